@@ -1,0 +1,27 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Exceptions of the package; each derives from the built-in a caller would expect to catch."""
+
+
+class PromptError(ValueError):
+    """Prompts are missing, too few, or do not fit the model."""
+
+
+class ImageFileError(ValueError):
+    """An image file cannot be read; the message names it."""
+
+
+class DatasetError(ValueError):
+    """A dataset does not hold what its use here needs."""
+
+
+class BackboneError(ValueError):
+    """The named OpenCLIP model does not exist or is not a plain vision transformer."""
+
+
+class PretrainedWeightsError(FileNotFoundError):
+    """Backbone weights were found neither on disk nor for download."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint does not fit the model; the message names the keys or settings."""
