@@ -1,0 +1,42 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+
+# `make demo` and `make test` set everything up by themselves: an environment in .venv, this package and its tools in it.
+# PYTHON chooses the interpreter, ARGS is passed on: `make demo PYTHON=python3.12`, `make test ARGS="-k prompts"`.
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+ARGS ?=
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint format clean
+
+demo: $(INSTALLED)
+	$(BIN)/anomalib-inctrl demo $(ARGS)
+
+# One thread per worker: the tests' tensors are small, and threads of two workers only wait for each other.
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+
+# The stamp is older than these files when what is installed has changed; the package itself is installed editable.
+$(INSTALLED): pyproject.toml $(wildcard autoload/*)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' || { \
+	  echo "anomalib-inctrl needs Python 3.10 to 3.13; '$(PYTHON)' is $$($(PYTHON) --version || echo not there)." \
+	    "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e ".[dev]"
+	@touch $@

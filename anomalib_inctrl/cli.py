@@ -1,0 +1,62 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``anomalib-inctrl``: everything ``anomalib`` does, with the plugin loaded, and a few commands of its own.
+
+It needs no start-up file, so it also works where Python processes none (``pip install --target``, ``PYTHONPATH``).
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class _Command(NamedTuple):
+    module: str  # imported when the command is called; holds `main(argv) -> exit status or None`
+    summary: str
+
+
+_COMMANDS = {
+    "demo": _Command("anomalib_inctrl.demo.run", "Render the demo data, train on half of it, test on the other half."),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one of the package's own commands, or hand over to anomalib's command line.
+
+    Args:
+        argv: Arguments without the program's name; those of the process if None.
+
+    Returns:
+        The exit status. Anomalib's command line ends the process itself where it fails.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    first = arguments[0] if arguments else "--help"
+    if first == "--version":
+        print(*(f"{name} {version(name)}" for name in ("anomalib-inctrl", "anomalib", "torch")), sep="\n")
+        return 0
+    if first in _COMMANDS:
+        status: int | None = import_module(_COMMANDS[first].module).main(arguments[1:])
+        return status or 0
+    if first in {"-h", "--help"}:
+        print("Commands of anomalib-inctrl:")
+        for name, (_, summary) in _COMMANDS.items():
+            print(f"  {name:<12}{summary}")
+        print("\nEverything else is handed over to anomalib:\n", flush=True)
+        arguments = ["--help"]
+
+    # Importing this package has registered it: anomalib's command line now knows its models and datamodules.
+    from anomalib.cli.cli import main as anomalib_main
+
+    sys.argv = ["anomalib-inctrl", *arguments]
+    anomalib_main()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

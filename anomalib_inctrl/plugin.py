@@ -1,0 +1,42 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tells anomalib about the models and datamodules; the only module that touches anomalib's registries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anomalib.data
+import anomalib.models
+
+from anomalib_inctrl.data import GeneralistDataModule
+from anomalib_inctrl.demo import InCTRLDemo
+from anomalib_inctrl.models import InCTRL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import ModuleType
+
+MODELS = (InCTRL,)
+DATAMODULES = (GeneralistDataModule, InCTRLDemo)
+
+
+def register() -> None:
+    """Make the models and datamodules known to anomalib by their short names; doing it twice changes nothing.
+
+    ``get_model``, ``get_datamodule`` and ``anomalib benchmark`` look names up in ``anomalib.models`` and
+    ``anomalib.data``, and take dotted names only from the modules in ``anomalib.models.ALLOWED_MODULES``. The command
+    line finds every imported subclass by itself. A name that anomalib has of its own is left as it is.
+    """
+    _publish(anomalib.models, MODELS)
+    _publish(anomalib.data, DATAMODULES)
+    anomalib.models.ALLOWED_MODULES.add(__name__.rpartition(".")[0])
+
+
+def _publish(module: ModuleType, classes: Iterable[type]) -> None:
+    for cls in classes:
+        name = cls.__name__
+        if hasattr(module, name):
+            continue
+        setattr(module, name, cls)
+        module.__all__.append(name)

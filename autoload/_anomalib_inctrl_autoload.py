@@ -1,0 +1,99 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Registers anomalib-inctrl with anomalib as soon as ``anomalib.models`` has been imported.
+
+Anomalib has no entry point for models, so a start-up file (``anomalib_inctrl.pth``, from Python 3.15 on
+``anomalib_inctrl.start``) calls :func:`install` whenever Python starts. This puts one small finder in front of the
+import system and does nothing else: no import beyond the standard library, none of anomalib. Setting the environment
+variable ``ANOMALIB_INCTRL_AUTOLOAD`` to 0 turns it off.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# Seen by type checkers as true; the real imports would be most of what a Python start pays.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+_HOST = "anomalib.models"
+_PLUGIN = "anomalib_inctrl"
+_NAMES = ("InCTRL", "InCTRLv2")
+_SWITCH = "ANOMALIB_INCTRL_AUTOLOAD"
+
+
+class _AfterHostImport:
+    """A finder that never finds anything by itself; it hangs the plugin's import behind that of ``anomalib.models``."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != _HOST:
+            return None
+        # Only the finders behind this one, so that two hooks of this kind cannot ask each other for ever.
+        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
+            find_spec = getattr(finder, "find_spec", None)
+            spec: ModuleSpec | None = find_spec(name, path, target) if find_spec else None
+            if spec is not None:
+                self._watch(spec)
+                return spec
+        return None
+
+    def _watch(self, spec: ModuleSpec) -> None:
+        """Let the loader of ``anomalib.models`` load the plugin once it is done, and then be as it was."""
+        loader = spec.loader
+        execute = getattr(loader, "exec_module", None)
+        if loader is None or execute is None:
+            return
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)  # an error in here is anomalib's own, and the hook stays for the next attempt
+            vars(loader).pop("exec_module", None)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+            _load_plugin(module)
+
+        try:
+            loader.exec_module = exec_module  # type: ignore[method-assign]
+        except AttributeError:  # a loader with fixed attributes: the short names are missing, nothing else
+            return
+
+
+def _load_plugin(host: ModuleType) -> None:
+    """Import the plugin, which registers itself; whatever is wrong with it, ``host`` stays usable."""
+    taken = [name for name in _NAMES if hasattr(host, name)]
+    if taken:
+        _warn(
+            f"anomalib has a model {' and '.join(taken)} of its own, so anomalib-inctrl does not register its models. "
+            f"Use dotted names for them, for example {_PLUGIN}.{taken[0]}."
+        )
+        return
+    try:
+        __import__(_PLUGIN)
+    except Exception as error:  # nothing a plugin does may break anomalib
+        _warn(
+            f"anomalib-inctrl could not be loaded and its models are missing ({type(error).__name__}: {error}). "
+            f"anomalib works without it. `python -c 'import {_PLUGIN}'` shows the whole error; "
+            f"set {_SWITCH}=0 to load anomalib without anomalib-inctrl."
+        )
+
+
+def _warn(message: str) -> None:
+    import warnings
+
+    try:
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+    except RuntimeWarning:  # warnings are errors here, but this one must not end the import of anomalib
+        sys.stderr.write(f"RuntimeWarning: {message}\n")
+
+
+def install() -> None:
+    """Put the finder in place, once, unless the environment variable turns it off."""
+    if os.environ.get(_SWITCH, "").strip().lower() in {"0", "false", "no", "off"}:
+        return
+    if not any(isinstance(finder, _AfterHostImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AfterHostImport())
