@@ -1,0 +1,356 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""The frozen OpenCLIP backbone: images to features, class names to text prototypes.
+
+Everything that knows about OpenCLIP's insides is here, so that a new OpenCLIP release is met in one place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
+from anomalib_inctrl.prompts.sentences import text_prompts
+from anomalib_inctrl.weights import read_state_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+_RANDOM_WEIGHTS_SEED = 0
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What one pass of the image tower gives.
+
+    Attributes:
+        patches: Residual-stream output of the selected blocks, class token dropped, neither normalised nor
+            projected, ``(B, L, P, D_v)``.
+        image: Class token after ``ln_post`` and projection, not normalised, ``(B, D)``.
+    """
+
+    patches: Tensor
+    image: Tensor
+
+
+class FrozenCLIP(nn.Module):
+    """An OpenCLIP vision transformer with its text tower, frozen and always in eval mode.
+
+    Its weights never enter a state dict: a checkpoint stores a fingerprint instead, and loading one onto a backbone
+    with other weights or other blocks is refused.
+
+    Args:
+        backbone: Name of an OpenCLIP model, or a ready OpenCLIP ``CLIP`` module.
+        pretrained: OpenCLIP pretrained tag or path of a weights file (``.pt``, ``.pth``, ``.safetensors``); ``None``
+            for random weights from a fixed seed. Unused if ``backbone`` is a module.
+        layers: Blocks whose patch tokens are used, counted from 1. Defaults to 7/12, 9/12 and 11/12 of the depth.
+
+    Raises:
+        BackboneError: If the model is unknown, is no plain vision transformer, or has fewer blocks than asked for.
+        PretrainedWeightsError: If the weights can neither be found nor downloaded.
+        CheckpointError: If a weights file does not fit the model.
+    """
+
+    def __init__(
+        self,
+        backbone: str | nn.Module = "ViT-B-16-plus-240",
+        pretrained: str | None = "laion400m_e32",
+        layers: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(backbone, nn.Module):
+            self.name, self.pretrained = type(backbone).__name__, None
+            self.clip = backbone
+        else:
+            self.name, self.pretrained = backbone, pretrained
+            self.clip = create_clip(backbone, pretrained)
+        self.clip.requires_grad_(requires_grad=False).eval()
+
+        visual = _plain_vision_transformer(self.clip, self.name)
+        depth = len(visual.transformer.resblocks)
+        self.layers = tuple(sorted(layers)) if layers else default_layers(depth)
+        if not all(1 <= layer <= depth for layer in self.layers) or len(set(self.layers)) != len(self.layers):
+            msg = f"layers={list(self.layers)}: the blocks must differ and lie in 1..{depth}, the depth of {self.name}."
+            raise BackboneError(msg)
+        self.grid: tuple[int, int] = tuple(visual.grid_size)
+        self.image_size: tuple[int, int] = tuple(visual.image_size)
+        self.patch_width = int(visual.conv1.out_channels)
+        self.embed_dim = int(visual.proj.shape[1])
+        self._text_prototypes: dict[str, Tensor] = {}
+        self._fingerprint: str | None = None
+        self.register_state_dict_post_hook(_leave_out_clip)
+
+    @property
+    def num_patches(self) -> int:
+        """Patches per image, ``P``."""
+        return self.grid[0] * self.grid[1]
+
+    def train(self, mode: bool = True) -> FrozenCLIP:
+        """Set the mode of this module but leave the backbone in eval mode."""
+        super().train(mode)
+        self.clip.eval()
+        return self
+
+    @torch.no_grad()
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """Run the image tower once.
+
+        Args:
+            images: Preprocessed images ``(B, 3, H, W)`` of the backbone's own size.
+
+        Returns:
+            Features of all ``B`` images.
+
+        Raises:
+            BackboneError: If the images do not have the backbone's size.
+        """
+        if images.ndim != 4 or tuple(images.shape[-2:]) != self.image_size:  # noqa: PLR2004
+            msg = (
+                f"images: expected (B, 3, {self.image_size[0]}, {self.image_size[1]}) for {self.name}, "
+                f"found {tuple(images.shape)}. Preprocess them first (CLIPPreProcessor)."
+            )
+            raise BackboneError(msg)
+        visual = self.clip.visual
+        x = visual.conv1(images).flatten(2).transpose(1, 2)
+        x = torch.cat([visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+        x = visual.ln_pre(x + visual.positional_embedding.to(x.dtype))
+        # OpenCLIP up to 2.26 runs its blocks on (token, batch, width), later releases on (batch, token, width).
+        batch_first = getattr(visual.transformer, "batch_first", False)
+        x = x if batch_first else x.transpose(0, 1)
+        taps: list[Tensor] = []
+        for number, block in enumerate(visual.transformer.resblocks, start=1):
+            x = block(x)
+            if number in self.layers:
+                taps.append(x if batch_first else x.transpose(0, 1))
+        token = x[:, 0] if batch_first else x[0]
+        return ImageFeatures(
+            patches=torch.stack([tap[:, 1:] for tap in taps], dim=1),
+            image=visual.ln_post(token) @ visual.proj,
+        )
+
+    def text_prototypes(self, class_name: str) -> Tensor:
+        """Encode the text prompts of a class name; each name is encoded once and kept.
+
+        Each sentence embedding is normalised, the ensemble averaged, the average normalised (WinCLIP, section 4.1).
+
+        Args:
+            class_name: Name of the thing in the picture; underscores read as spaces.
+
+        Returns:
+            Unit-length prototypes ``(2, D)``: row 0 normal, row 1 abnormal.
+        """
+        device = next(self.clip.parameters()).device
+        if class_name not in self._text_prototypes:
+            # Kept for later, possibly for training: must not be an inference tensor.
+            with torch.inference_mode(mode=False), torch.no_grad():
+                rows = [self._encode_sentences(sentences, device) for sentences in text_prompts(class_name)]
+                self._text_prototypes[class_name] = torch.stack(rows).cpu()
+        return self._text_prototypes[class_name].to(device)
+
+    def _encode_sentences(self, sentences: Sequence[str], device: torch.device) -> Tensor:
+        import open_clip
+
+        # Every plain OpenCLIP model uses the same byte-pair vocabulary; custom tokenizers belong to other text towers.
+        tokenizer = (
+            open_clip.get_tokenizer(self.name)
+            if open_clip.get_model_config(self.name)
+            else open_clip.SimpleTokenizer(context_length=self.clip.context_length)
+        )
+        tokens = tokenizer(list(sentences)).to(device)
+        embeddings = F.normalize(self.clip.encode_text(tokens).float(), dim=-1)
+        return F.normalize(embeddings.mean(dim=0), dim=-1)
+
+    def load_weights(self, state_dict: dict[str, Tensor], source: str) -> None:
+        """Replace the backbone's weights.
+
+        Args:
+            state_dict: Tensors under OpenCLIP's names.
+            source: Where they come from, for messages.
+
+        Raises:
+            CheckpointError: If they do not fit.
+        """
+        load_clip_weights(self.clip, state_dict, source)
+        self._text_prototypes.clear()
+        self._fingerprint = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the weights that matter for the features, the same on every device."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256()
+            for key, value in sorted(self.clip.state_dict().items()):
+                sample = value.flatten()[:: max(1, value.numel() // 64)].float().cpu().contiguous()
+                digest.update(f"{key}{tuple(value.shape)}".encode())
+                digest.update(sample.numpy().tobytes())
+            self._fingerprint = digest.hexdigest()[:16]
+        return self._fingerprint
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Name, blocks and fingerprint of the backbone, kept in checkpoints in place of its weights."""
+        return {
+            "backbone": self.name,
+            "pretrained": self.pretrained,
+            "layers": list(self.layers),
+            "fingerprint": self.fingerprint,
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Check that a checkpoint was made with this backbone.
+
+        Args:
+            state: What :meth:`get_extra_state` returned when the checkpoint was written.
+
+        Raises:
+            CheckpointError: If blocks or weights differ.
+        """
+        for key in ("layers", "fingerprint"):
+            if state[key] != self.get_extra_state()[key]:
+                msg = (
+                    f"The checkpoint was made with backbone {state['backbone']!r} (pretrained {state['pretrained']!r}, "
+                    f"{key} {state[key]}), this model has {self.name!r} (pretrained {self.pretrained!r}, {key} "
+                    f"{self.get_extra_state()[key]}). Build the model with the checkpoint's backbone and weights."
+                )
+                raise CheckpointError(msg)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
+        # The backbone's weights are not in state dicts, so a strict load is given the ones already in place.
+        for key, value in self.clip.state_dict().items():
+            state_dict.setdefault(f"{prefix}clip.{key}", value)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def default_layers(depth: int) -> tuple[int, ...]:
+    """Blocks used by default: 7/12, 9/12 and 11/12 of the depth, counted from 1 (7, 9 and 11 of 12)."""
+    return tuple(sorted({max(1, round(depth * part / 12)) for part in (7, 9, 11)}))
+
+
+def create_clip(name: str, pretrained: str | None) -> nn.Module:
+    """Create an OpenCLIP model with its weights.
+
+    Args:
+        name: OpenCLIP model name.
+        pretrained: Pretrained tag, path of a weights file, or ``None`` for random weights from a fixed seed.
+
+    Returns:
+        The OpenCLIP module on the CPU in float32.
+
+    Raises:
+        BackboneError: If OpenCLIP has no model of that name.
+        PretrainedWeightsError: If the weights can neither be found nor downloaded.
+        CheckpointError: If a weights file does not fit the model.
+    """
+    import open_clip
+
+    if open_clip.get_model_config(name) is None:
+        known = ", ".join(model for model in open_clip.list_models() if model.startswith("ViT-"))
+        msg = f"backbone={name!r}: OpenCLIP has no model of that name. Vision transformers it has: {known}."
+        raise BackboneError(msg)
+    if pretrained is None:
+        logger.warning("Backbone %s has random weights (pretrained=None): it shows the mechanics, not the method.", name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_RANDOM_WEIGHTS_SEED)
+            return open_clip.create_model(name)
+    if (config := open_clip.pretrained.get_pretrained_cfg(name, pretrained)) and not Path(pretrained).is_file():
+        return _create_from_tag(name, pretrained, config)
+    if not Path(pretrained).is_file():
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        msg = (
+            f"pretrained={pretrained!r}: neither a file nor a pretrained tag of {name}. Its tags: {tags}. "
+            "Give one of them or the path of a weights file."
+        )
+        raise PretrainedWeightsError(msg)
+    clip = open_clip.create_model(name)
+    load_clip_weights(clip, read_state_dict(pretrained), pretrained)
+    return clip
+
+
+def load_clip_weights(clip: nn.Module, state_dict: dict[str, Tensor], source: str) -> None:
+    """Load OpenCLIP weights strictly; only the logit scale, which no model here uses, may be missing.
+
+    Args:
+        clip: The OpenCLIP module to fill.
+        state_dict: Tensors under OpenCLIP's names; a common ``module.`` prefix is removed.
+        source: Where the weights come from, for messages.
+
+    Raises:
+        CheckpointError: If keys are missing, unexpected, or of another shape; nothing is loaded then.
+    """
+    state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    own = clip.state_dict()
+    missing = sorted(own.keys() - state_dict.keys() - {"logit_scale", "logit_bias"})
+    unexpected = sorted(state_dict.keys() - own.keys())
+    wrong = sorted(key for key in own.keys() & state_dict.keys() if own[key].shape != state_dict[key].shape)
+    if missing or unexpected or wrong:
+        msg = (
+            f"{source}: the weights do not fit the backbone; missing keys: {missing}, unexpected keys: {unexpected}, "
+            f"keys of another shape: {wrong}."
+        )
+        raise CheckpointError(msg)
+    clip.load_state_dict(state_dict, strict=False)
+
+
+def _create_from_tag(name: str, tag: str, config: dict[str, Any]) -> nn.Module:
+    import open_clip
+    from open_clip.pretrained import download_pretrained_from_url
+
+    url = config.get("url", "")
+    try:
+        if url and "openaipublic" not in url:
+            # The URL's file name carries a checksum that is verified; for laion400m_e32 of ViT-B-16-plus-240 the hub
+            # entry of OpenCLIP 3.3 names other weights (e31), so the hub is not asked where a URL is known.
+            path = download_pretrained_from_url(url)
+            clip = open_clip.create_model(name)
+            load_clip_weights(clip, read_state_dict(path), path)
+            return clip
+        return open_clip.create_model(name, pretrained=tag)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        cache = Path(os.environ.get("HF_HUB_CACHE", "~/.cache/huggingface/hub")).expanduser()
+        msg = (
+            f"The weights {tag!r} of {name} could not be downloaded ({type(error).__name__}: {error}). "
+            f"Cache folders: {Path('~/.cache/clip').expanduser()} and {cache}. "
+            f"Without a connection, fetch {url or config.get('hf_hub')} elsewhere and pass the file: "
+            f"pretrained=/path/to/weights.pt (--model.pretrained on the command line)."
+        )
+        raise PretrainedWeightsError(msg) from error
+
+
+def _plain_vision_transformer(clip: nn.Module, name: str) -> Any:  # noqa: ANN401
+    visual = getattr(clip, "visual", None)
+    plain = (
+        hasattr(visual, "conv1")
+        and hasattr(visual, "class_embedding")
+        and getattr(visual, "attn_pool", None) is None
+        and getattr(visual, "pool_type", "tok") == "tok"
+        and getattr(visual, "proj", None) is not None
+        and hasattr(clip, "encode_text")
+    )
+    if not plain:
+        msg = (
+            f"backbone={name!r} has no plain vision transformer with a class token and a projection "
+            f"(its image tower is {type(visual).__name__}). Choose an OpenCLIP 'ViT-...' model."
+        )
+        raise BackboneError(msg)
+    return visual
+
+
+def _leave_out_clip(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any]) -> None:
+    del module, local_metadata
+    for key in [key for key in state_dict if key.startswith(f"{prefix}clip.")]:
+        del state_dict[key]

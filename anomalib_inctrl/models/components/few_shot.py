@@ -1,0 +1,176 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""What both models are before their heads: a frozen backbone, a prompt bank, and scores per class name."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from anomalib_inctrl.backbone import FrozenCLIP, ImageFeatures
+from anomalib_inctrl.errors import PromptError
+from anomalib_inctrl.models.components.terms import ScoreTerms
+from anomalib_inctrl.prompts.bank import PromptBank, PromptContext
+from anomalib_inctrl.residuals import unit
+
+logger = logging.getLogger(__name__)
+
+_ENCODE_BATCH = 32
+
+
+class FewShotModel(nn.Module, ABC):
+    """A frozen CLIP with a prompt bank. Show it prompts once, then score any number of queries.
+
+    Args:
+        backbone: Name of an OpenCLIP vision transformer, or a ready OpenCLIP module.
+        pretrained: OpenCLIP pretrained tag, path of a weights file, or ``None`` for random weights.
+        layers: Blocks whose patch tokens are compared, counted from 1.
+
+    Attributes:
+        heads_trained: Whether the heads have been trained or loaded. If not, the training-free floor scores.
+    """
+
+    def __init__(
+        self,
+        backbone: str | nn.Module = "ViT-B-16-plus-240",
+        pretrained: str | None = "laion400m_e32",
+        layers: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = FrozenCLIP(backbone, pretrained, layers)
+        self.bank = PromptBank()
+        self.heads_trained = False
+
+    def set_prompts(self, images: Tensor, class_name: str, files: Sequence[str] = ()) -> None:
+        """Encode the prompts of a class and keep them; replaces earlier ones of the same name.
+
+        Args:
+            images: Preprocessed normal images ``(K, 3, H, W)``. ``K = 0`` leaves the text prompts alone (zero-shot).
+            class_name: Name of the thing in the pictures; the text prompts are made with it.
+            files: Where the images came from, kept with them.
+
+        Raises:
+            PromptError: If the images do not have this shape or hold values that are not finite.
+        """
+        if images.ndim != 4:  # noqa: PLR2004
+            msg = f"images: expected prompts (K, 3, H, W), found {tuple(images.shape)}."
+            raise PromptError(msg)
+        if not images.isfinite().all():
+            msg = f"images: the prompts of class_name={class_name!r} hold NaN or infinite values."
+            raise PromptError(msg)
+        device = self._device
+        with torch.inference_mode(mode=False), torch.no_grad():
+            parts = [self.backbone.encode_image(part.to(device)) for part in images.split(_ENCODE_BATCH) if len(part)]
+            if parts:
+                patches = unit(torch.cat([part.patches for part in parts]))
+                image = torch.cat([part.image for part in parts])
+            else:
+                patches = torch.empty(
+                    0, len(self.backbone.layers), self.backbone.num_patches, self.backbone.patch_width, device=device
+                )
+                image = torch.empty(0, self.backbone.embed_dim, device=device)
+            context = PromptContext(patches, image, self.backbone.text_prototypes(class_name))
+        self.bank.put(class_name, context, list(files))
+
+    def score_terms(self, images: Tensor, class_name: str | Sequence[str] | None = None) -> ScoreTerms:
+        """Score queries against the prompts in the bank.
+
+        Args:
+            images: Preprocessed queries ``(B, 3, H, W)``.
+            class_name: Class of all queries, or one per query. May be left out if the bank holds one class.
+
+        Returns:
+            Scores and their terms. A query meets only its own class's prompts, so its scores do not depend on the
+            batch it comes in.
+
+        Raises:
+            PromptError: If no prompts are set for a class name, or the number of names is not ``B``.
+        """
+        names = [class_name] * len(images) if class_name is None or isinstance(class_name, str) else list(class_name)
+        if len(names) != len(images):
+            msg = f"class_name: {len(names)} names for {len(images)} images; give one name, or one per image."
+            raise PromptError(msg)
+        groups = list(dict.fromkeys(names))
+        contexts = [self.bank.select(name) for name in groups] or [self.bank.select()]
+        query = self.backbone.encode_image(images)
+        if len(contexts) == 1:
+            return self.score_features(query, contexts[0])
+        rows = [[row for row, name in enumerate(names) if name == group] for group in groups]
+        parts = [
+            self.score_features(ImageFeatures(query.patches[index], query.image[index]), context)
+            for index, context in zip(rows, contexts, strict=True)
+        ]
+        return ScoreTerms.merge(parts, rows)
+
+    def score_pairs(self, images: Tensor, prompt_images: Tensor, class_name: Sequence[str]) -> ScoreTerms:
+        """Score queries each against prompts of its own, as in training; the bank is neither used nor changed.
+
+        Args:
+            images: Preprocessed queries ``(B, 3, H, W)``.
+            prompt_images: Preprocessed prompts of each query ``(B, K, 3, H, W)``.
+            class_name: Class of each query.
+
+        Returns:
+            Scores and their terms, with gradient to the heads.
+        """
+        self.heads_trained |= self.training
+        batch, k_shot = prompt_images.shape[:2]
+        # One pass for queries and prompts together.
+        features = self.backbone.encode_image(torch.cat([images, prompt_images.flatten(0, 1)]))
+        query = ImageFeatures(features.patches[:batch], features.image[:batch])
+        context = PromptContext(
+            patches=unit(features.patches[batch:]).unflatten(0, (batch, k_shot)),
+            image=features.image[batch:].unflatten(0, (batch, k_shot)),
+            prototypes=torch.stack([self.backbone.text_prototypes(name) for name in class_name]),
+        )
+        return self.score_features(query, context)
+
+    @abstractmethod
+    def score_features(self, query: ImageFeatures, context: PromptContext) -> ScoreTerms:
+        """Score encoded queries in a context; the model's own maths.
+
+        Args:
+            query: Features of ``B`` queries.
+            context: What they are compared with.
+
+        Returns:
+            Scores and their terms.
+        """
+
+    def inference_batch(self, terms: ScoreTerms) -> InferenceBatch:
+        """Turn terms into anomalib's result.
+
+        Args:
+            terms: Scores and their terms.
+
+        Returns:
+            ``pred_score (B,)`` and ``anomaly_map (B, 1, H, W)``, bilinear from the patch grid; both in [0, 1].
+        """
+        grid = terms.anomaly_map.unflatten(-1, terms.grid).unsqueeze(1)
+        anomaly_map = F.interpolate(grid, size=self.backbone.image_size, mode="bilinear", align_corners=False)
+        return InferenceBatch(pred_score=terms.score, anomaly_map=anomaly_map)
+
+    def forward(self, images: Tensor, class_name: str | Sequence[str] | None = None) -> InferenceBatch:
+        """Score queries and map where they are abnormal; see :meth:`score_terms` for arguments and errors."""
+        return self.inference_batch(self.score_terms(images, class_name))
+
+    predict = forward
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.backbone.clip.parameters()).device
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Whether the heads are trained, for state dicts."""
+        return {"heads_trained": self.heads_trained}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_extra_state` gave."""
+        self.heads_trained = bool(state["heads_trained"])

@@ -1,0 +1,56 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""The terms an anomaly score is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class ScoreTerms:
+    """Scores of ``B`` queries, term by term.
+
+    Attributes:
+        text_score: Probability of "abnormal" by the text prompts, s_q ``(B,)`` in [0, 1].
+        image_score: Score of the image residual, s_I ``(B,)`` in [0, 1]; 0 where its head is off or untrained.
+        patch_map: Patch residual map, M_x ``(B, P)``, in [0, 1] at half scale and [0, 2] at full.
+        patch_score: Largest patch residual, s_p ``(B,)``.
+        head_score: Score of the head over the whole map, ``(B,)`` in [0, 1]; 0 where untrained.
+        score: The image's anomaly score ``(B,)`` in [0, 1].
+        anomaly_map: The map shown to the user, on the patch grid ``(B, P)`` in [0, 1]. Without image prompts the text
+            score, spread evenly.
+        grid: Rows and columns of patches; ``patch_map`` reshapes to ``(B, *grid)``.
+    """
+
+    text_score: Tensor
+    image_score: Tensor
+    patch_map: Tensor
+    patch_score: Tensor
+    head_score: Tensor
+    score: Tensor
+    anomaly_map: Tensor
+    grid: tuple[int, int]
+
+    @classmethod
+    def merge(cls, parts: Sequence[ScoreTerms], rows: Sequence[Sequence[int]]) -> ScoreTerms:
+        """Put together the terms of groups of queries.
+
+        Args:
+            parts: Terms of each group.
+            rows: For each group the positions its queries have in the whole batch.
+
+        Returns:
+            Terms of the whole batch.
+        """
+        order = torch.tensor([row for group in rows for row in group]).argsort()
+        merged = {
+            name.name: torch.cat([getattr(part, name.name) for part in parts])[order.to(parts[0].score.device)]
+            for name in fields(cls)
+            if name.name != "grid"
+        }
+        return cls(**merged, grid=parts[0].grid)

@@ -1,0 +1,179 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""InCTRL in plain PyTorch (Zhu and Pang, CVPR 2024, arXiv 2403.06495)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from anomalib_inctrl.backbone import ImageFeatures
+from anomalib_inctrl.errors import CheckpointError
+from anomalib_inctrl.models.components.few_shot import FewShotModel
+from anomalib_inctrl.models.components.heads import ImageAdapter, ScoreHead
+from anomalib_inctrl.models.components.terms import ScoreTerms
+from anomalib_inctrl.prompts.bank import PromptContext
+from anomalib_inctrl.residuals import (
+    ResidualOperation,
+    ResidualScale,
+    image_residual,
+    nearest_prompt_similarity,
+    text_score,
+    unit,
+)
+
+# Names of the authors' layers and where the same ones stand here. Their bn1 layers are never used.
+_OFFICIAL_HEADS = {"diff_head_ref": "image_head", "diff_head": "map_head"}
+_OFFICIAL_LAYERS = {"projection1": 0, "bn2": 2, "projection2": 3, "bn3": 5, "projection3": 6}
+
+
+class InCTRLModel(FewShotModel):
+    r"""InCTRL: in-context residual learning with few normal images as prompts.
+
+    .. math::
+        M^+ = M_x + s_I + s_q, \qquad s = \tfrac12 (\phi(M^+) + \max_p M_x[p])
+
+    with the patch residual map M_x, the score s_I of the image residual and the text score s_q (section 3 of the
+    paper). Without trained heads the training-free floor ``(s_q + max M_x) / 2`` scores instead.
+
+    Args:
+        backbone: Name of an OpenCLIP vision transformer, or a ready OpenCLIP module.
+        pretrained: OpenCLIP pretrained tag, path of a weights file, or ``None`` for random weights.
+        layers: Blocks whose patch tokens are compared, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
+        resize_mode: How images are brought to the backbone's size; used by whoever preprocesses for this model.
+        use_text: Whether the text score takes part (ablation "T").
+        use_patch: Whether the patch residual takes part ("P").
+        use_image: Whether the image residual takes part ("I").
+        residual: Operation between the adapted embeddings; the paper compares ``"residual"`` with the other two.
+        residual_scale: ``"half"`` as in the authors' code, ``"full"`` as in the paper's equation.
+
+    Raises:
+        ValueError: If all three parts are switched off.
+
+    Example:
+        >>> model = InCTRLModel("ViT-B-16-plus-240", pretrained=None).eval()  # doctest: +SKIP
+        >>> model.set_prompts(normal_images, class_name="candle")             # (K, 3, 240, 240) # doctest: +SKIP
+        >>> model.predict(images).pred_score                                  # (B,) # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        backbone: str | nn.Module = "ViT-B-16-plus-240",
+        pretrained: str | None = "laion400m_e32",
+        layers: Sequence[int] | None = None,
+        resize_mode: str = "squash",
+        use_text: bool = True,
+        use_patch: bool = True,
+        use_image: bool = True,
+        residual: ResidualOperation = "residual",
+        residual_scale: ResidualScale = "half",
+    ) -> None:
+        if not (use_text or use_patch or use_image):
+            msg = "use_text, use_patch and use_image are all off: nothing is left to score with. Switch one on."
+            raise ValueError(msg)
+        super().__init__(backbone, pretrained, layers)
+        self.resize_mode = resize_mode
+        self.use_text = use_text
+        self.use_patch = use_patch
+        self.use_image = use_image
+        self.residual: ResidualOperation = residual
+        self.residual_scale = residual_scale
+        width = self.backbone.embed_dim
+        self.adapter = ImageAdapter(width) if use_image else None
+        self.image_head = ScoreHead(2 * width if residual == "concat" else width) if use_image else None
+        self.map_head = ScoreHead(self.backbone.num_patches)
+
+    def score_features(self, query: ImageFeatures, context: PromptContext) -> ScoreTerms:
+        """Score encoded queries in a context (InCTRL, eq. 2 to 9).
+
+        The paper's InCTRL detects at image level only; giving its residual map as anomaly map is ours.
+
+        Args:
+            query: Features of ``B`` queries.
+            context: What they are compared with.
+
+        Returns:
+            Scores and their terms.
+        """
+        by_text = text_score(query.image, context.prototypes)
+        nothing = torch.zeros_like(by_text)
+        terms = ScoreTerms(
+            text_score=by_text,
+            image_score=nothing,
+            patch_map=nothing.unsqueeze(-1).expand(-1, self.backbone.num_patches),
+            patch_score=nothing,
+            head_score=nothing,
+            score=by_text,
+            anomaly_map=by_text.unsqueeze(-1).expand(-1, self.backbone.num_patches),
+            grid=self.backbone.grid,
+        )
+        if context.k_shot == 0:
+            return terms
+        # The bank's patch tokens are of unit length already.
+        distance = (1 - nearest_prompt_similarity(unit(query.patches), context.patches)).clamp(min=0).mean(dim=1)
+        terms.anomaly_map = distance / 2
+        terms.patch_map = distance / 2 if self.residual_scale == "half" else distance
+        terms.patch_score = terms.patch_map.amax(dim=-1)
+        if self.training or self.heads_trained:
+            self._score_with_heads(query, context, terms)
+        else:
+            terms.score = (by_text + terms.patch_score) / 2
+        # Only the full scale can leave [0, 1], which focal loss and metrics take for granted.
+        terms.score = terms.score.clamp(0, 1)
+        return terms
+
+    def _score_with_heads(self, query: ImageFeatures, context: PromptContext, terms: ScoreTerms) -> None:
+        holistic = terms.patch_map if self.use_patch else torch.zeros_like(terms.patch_map)
+        if self.adapter is not None and self.image_head is not None:
+            residual = image_residual(self.adapter(query.image), self.adapter(context.image), self.residual)
+            terms.image_score = self.image_head(residual)
+            holistic = holistic + terms.image_score.unsqueeze(-1)
+        if self.use_text:
+            holistic = holistic + terms.text_score.unsqueeze(-1)
+        terms.head_score = self.map_head(holistic)
+        terms.score = (terms.head_score + terms.patch_score) / 2 if self.use_patch else terms.head_score
+
+    def load_official_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load weights under the names of the authors' code, backbone and heads.
+
+        Prompts in the bank were encoded by other weights and are dropped.
+
+        Args:
+            state_dict: The authors' ``.pyth`` content.
+
+        Raises:
+            CheckpointError: If a key is missing, unknown, or of another shape; nothing is loaded then.
+        """
+        clip: dict[str, Tensor] = {}
+        heads: dict[str, Tensor] = {}
+        for key, value in state_dict.items():
+            owner, _, rest = key.partition(".")
+            layer, _, parameter = rest.partition(".")
+            if owner in _OFFICIAL_HEADS and layer == "bn1":
+                continue
+            if owner in _OFFICIAL_HEADS and layer in _OFFICIAL_LAYERS:
+                heads[f"{_OFFICIAL_HEADS[owner]}.layers.{_OFFICIAL_LAYERS[layer]}.{parameter}"] = value
+            elif owner == "adapter":
+                heads[key] = value
+            else:
+                clip[key] = value.float()
+        own = {
+            key: value
+            for key, value in self.state_dict().items()
+            if key.split(".")[0] in {"adapter", "image_head", "map_head"}
+        }
+        wrong = sorted(key for key in heads.keys() & own.keys() if heads[key].shape != own[key].shape)
+        missing, unexpected = sorted(own.keys() - heads.keys()), sorted(heads.keys() - own.keys())
+        if missing or unexpected or wrong:
+            msg = (
+                f"The weights do not fit InCTRL's heads; missing keys: {missing}, unexpected keys: {unexpected}, "
+                f"keys of another shape: {wrong}."
+            )
+            raise CheckpointError(msg)
+        self.backbone.load_weights(clip, "official weights")
+        for key, value in heads.items():
+            own[key].copy_(value)
+        self.bank.clear()
+        self.heads_trained = True
