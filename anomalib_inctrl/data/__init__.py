@@ -1,0 +1,19 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Data for the generalist protocol: train on auxiliary datasets, test on others."""
+
+from anomalib_inctrl.data.dataset import GeneralistDataset
+from anomalib_inctrl.data.generalist import GeneralistDataModule
+from anomalib_inctrl.data.items import PromptedBatch, PromptedItem
+from anomalib_inctrl.data.sampler import BalancedSampler, TrainingDraw
+from anomalib_inctrl.data.source import DataSource
+
+__all__ = [
+    "BalancedSampler",
+    "DataSource",
+    "GeneralistDataModule",
+    "GeneralistDataset",
+    "PromptedBatch",
+    "PromptedItem",
+    "TrainingDraw",
+]

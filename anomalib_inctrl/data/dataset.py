@@ -1,0 +1,189 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""One dataset made of many: every sample knows its class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from anomalib import TaskType
+from anomalib.data import AnomalibDataset
+from anomalib.data.utils import LabelName, read_mask
+from torchvision.transforms.v2 import functional as TF
+from torchvision.tv_tensors import Image, Mask
+
+from anomalib_inctrl.data.items import PromptedBatch, PromptedItem
+from anomalib_inctrl.data.sampler import TrainingDraw
+from anomalib_inctrl.errors import DatasetError
+from anomalib_inctrl.images import read_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from torchvision.transforms.v2 import Transform
+
+
+class GeneralistDataset(AnomalibDataset):
+    """Samples of many classes from many anomalib datasets in one table.
+
+    The table has anomalib's columns, ``class_name``, and ``has_mask``, which tells whether the pixel mask is known: for
+    all images of a source that has masks, but for abnormal ones without a mask file. Rows are sorted by class name and
+    image path. Images are read here rather than by the merged datasets, so that every image mode works and every error
+    names its file.
+
+    Indexed with a row it gives the item, indexed with a :class:`TrainingDraw` the item with its prompts.
+
+    Args:
+        samples: Table with the columns ``image_path``, ``split``, ``label_index``, ``mask_path``, ``class_name`` and
+            ``has_mask``.
+        augmentations: Applied to every query, with its mask.
+        prompt_augmentations: Applied to every prompt: the resize, but nothing random.
+    """
+
+    def __init__(
+        self,
+        samples: pd.DataFrame,
+        augmentations: Transform | None = None,
+        prompt_augmentations: Transform | None = None,
+    ) -> None:
+        super().__init__(augmentations=augmentations)
+        self.prompt_augmentations = prompt_augmentations
+        self.samples = samples
+
+    @classmethod
+    def merge(cls, parts: Iterable[tuple[str, AnomalibDataset]]) -> GeneralistDataset:
+        """Merge datasets; an image that several datasets of a class hold is kept once.
+
+        Args:
+            parts: Class names and the datasets that hold images of the class.
+
+        Returns:
+            The merged dataset.
+
+        Raises:
+            DatasetError: If there are no images, or images without a label.
+        """
+        tables = [_class_table(name, part) for name, part in parts if len(part)]
+        if not tables:
+            msg = "The chosen sources hold no images for this use. Check their folders and split options."
+            raise DatasetError(msg)
+        return cls(pd.concat(tables, ignore_index=True).drop_duplicates(["class_name", "image_path"]))
+
+    @property
+    def samples(self) -> pd.DataFrame:
+        """Table of the samples, sorted by class name and image path."""
+        return super().samples
+
+    @samples.setter
+    def samples(self, samples: pd.DataFrame) -> None:
+        # The base checks the table, but sorts by path alone: then the classes' order would depend on where they lie.
+        AnomalibDataset.samples.fset(self, samples)
+        self._samples = samples.sort_values(["class_name", "image_path"], ignore_index=True)
+        task = TaskType.SEGMENTATION if samples["has_mask"].any() else TaskType.CLASSIFICATION
+        self._samples.attrs["task"] = task.value
+
+    @property
+    def collate_fn(self) -> Callable[[list[PromptedItem]], PromptedBatch]:
+        """Function that stacks items."""
+        return PromptedBatch.collate
+
+    def __getitem__(self, index: int | TrainingDraw) -> PromptedItem:
+        """Read one sample.
+
+        Args:
+            index: Row, or a draw of row and prompts.
+
+        Returns:
+            The item, with ``prompt_image`` for a draw.
+
+        Raises:
+            ImageFileError: If an image file cannot be read.
+            DatasetError: If a mask cannot be read or its size is not that of its image.
+        """
+        if not isinstance(index, TrainingDraw):
+            return self._read(index)
+        # Random augmentations follow the draw, not the worker that happens to read it.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(index.seed)
+            item = self._read(index.query)
+        item.prompt_image = self._read_prompts(index.prompts, item.image.shape[-2:])
+        return item
+
+    def _read(self, row: int) -> PromptedItem:
+        sample = self.samples.iloc[row]
+        image = Image(read_image(sample.image_path))
+        mask = _read_mask(sample, image)
+        if self.augmentations is not None:
+            image, mask = self.augmentations(image, mask)
+        mask_files = _mask_files(sample.mask_path)
+        return PromptedItem(
+            image=image,
+            gt_mask=mask,
+            gt_label=torch.tensor(int(sample.label_index)),
+            image_path=sample.image_path,
+            mask_path=mask_files[0] if mask_files else None,
+            class_name=sample.class_name,
+        )
+
+    def _read_prompts(self, rows: tuple[int, ...], size: torch.Size) -> Image:
+        images = [Image(read_image(self.samples["image_path"].iloc[row])) for row in rows]
+        if self.prompt_augmentations is not None:
+            images = [self.prompt_augmentations(image) for image in images]
+        # Only needed where neither model nor user resizes: prompts are stacked with their query.
+        images = [image if image.shape[-2:] == size else TF.resize(image, list(size)) for image in images]
+        return Image(torch.stack(images))
+
+
+def _class_table(class_name: str, part: AnomalibDataset) -> pd.DataFrame:
+    labels = part.samples["label_index"]
+    unlabelled = part.samples[~labels.isin([int(LabelName.NORMAL), int(LabelName.ABNORMAL)])]
+    if len(unlabelled):
+        msg = (
+            f"Class {class_name!r}: {len(unlabelled)} of {len(part)} images have no label, for example "
+            f"{unlabelled.image_path.iloc[0]}. Leave them out or sort them into normal and abnormal."
+        )
+        raise DatasetError(msg)
+    masks = part.samples["mask_path"] if "mask_path" in part.samples else pd.Series("", index=part.samples.index)
+    has_mask_file = masks.map(lambda value: bool(_mask_files(value)))
+    return pd.DataFrame(
+        {
+            "image_path": part.samples["image_path"].astype(str),
+            "split": part.samples["split"],
+            "label_index": labels.astype(int),
+            "mask_path": masks.where(has_mask_file, ""),
+            "class_name": class_name,
+            "has_mask": (part.task == TaskType.SEGMENTATION) & (has_mask_file | (labels == int(LabelName.NORMAL))),
+        },
+    )
+
+
+def _mask_files(value: Any) -> list[str]:
+    # anomalib writes "no mask" as None, NaN or an empty string, and several masks of one image as a list.
+    if isinstance(value, list):
+        return value
+    return [value] if isinstance(value, str) and value else []
+
+
+def _read_mask(sample: pd.Series, image: Image) -> Mask | None:
+    size = tuple(image.shape[-2:])
+    if not sample.has_mask:
+        return None
+    mask = torch.zeros(size, dtype=torch.bool)
+    if sample.label_index == int(LabelName.NORMAL):
+        return Mask(mask)
+    for path in _mask_files(sample.mask_path):
+        try:
+            part = read_mask(path, as_tensor=True)
+        except (OSError, ValueError, SyntaxError) as error:
+            msg = f"{path}: the mask of {sample.image_path} cannot be read ({error}). Replace or remove the file."
+            raise DatasetError(msg) from error
+        if tuple(part.shape[-2:]) != size:
+            msg = (
+                f"{path} is {part.shape[-2]} x {part.shape[-1]} pixels (height x width), its image "
+                f"{sample.image_path} {size[0]} x {size[1]}. Give the mask the size of its image."
+            )
+            raise DatasetError(msg)
+        mask |= part.bool()
+    return Mask(mask)

@@ -1,0 +1,88 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Items and batches that carry a class name and, in training, the prompts of each query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from anomalib.data import ImageBatch, ImageItem
+
+if TYPE_CHECKING:
+    from anomalib.data import NumpyImageBatch, NumpyImageItem
+
+
+@dataclass
+class PromptedItem(ImageItem):
+    """One query image with its class name.
+
+    Attributes:
+        class_name: Name of the thing in the picture; prompts and text prototypes are looked up by it.
+        prompt_image: Prompts ``(K, 3, H, W)`` in [0, 1], drawn for this query in training; None otherwise.
+        mask_valid: Whether ``gt_mask`` is known, a scalar bool tensor. None means: if there is a mask.
+    """
+
+    class_name: str | None = None
+    prompt_image: torch.Tensor | None = None
+    mask_valid: torch.Tensor | None = None
+
+    def to_numpy(self) -> NumpyImageItem:
+        """Convert anomalib's own fields to NumPy."""
+        return ImageItem(**{field.name: getattr(self, field.name) for field in fields(ImageItem)}).to_numpy()
+
+
+@dataclass
+class PromptedBatch(ImageBatch):
+    """A batch of query images whose class names and sources may be mixed.
+
+    Where no pixel mask is known, ``gt_mask`` is zero and ``mask_valid`` is False; pixel losses must leave these images
+    out. If no image of the batch has a known mask, ``gt_mask`` is None.
+
+    Attributes:
+        class_name: Class name of each image.
+        prompt_image: Prompts ``(B, K, 3, H, W)`` in [0, 1]; None outside training.
+        mask_valid: ``(B,)`` bool, whether ``gt_mask`` of the image is known.
+    """
+
+    item_class: ClassVar[type[ImageItem]] = PromptedItem
+
+    class_name: list[str] | None = None
+    prompt_image: torch.Tensor | None = None
+    mask_valid: torch.Tensor | None = None
+
+    def to_numpy(self) -> NumpyImageBatch:
+        """Convert anomalib's own fields to NumPy."""
+        return ImageBatch(**{field.name: getattr(self, field.name) for field in fields(ImageBatch)}).to_numpy()
+
+    @classmethod
+    def collate(cls, items: list[PromptedItem]) -> PromptedBatch:
+        """Stack items to a batch; images of several sizes are resized to the largest.
+
+        anomalib's own collation takes the fields of the first item for those of all, so masks and mask paths, which
+        only some images have, are filled in before and after.
+
+        Args:
+            items: Items with the same fields, masks apart.
+
+        Returns:
+            The batch.
+        """
+        valid = [item.gt_mask is not None if item.mask_valid is None else bool(item.mask_valid) for item in items]
+        filled = [
+            item.update(in_place=False, mask_path=None, mask_valid=torch.tensor(known), gt_mask=_mask(item, valid))
+            for item, known in zip(items, valid, strict=True)
+        ]
+        batch: PromptedBatch = super().collate(filled)
+        if any(item.mask_path for item in items):
+            batch.mask_path = [item.mask_path or "" for item in items]
+        return batch
+
+
+def _mask(item: PromptedItem, valid: list[bool]) -> torch.Tensor | None:
+    if not any(valid):
+        return None
+    if item.gt_mask is None:
+        return torch.zeros(item.image.shape[-2:], dtype=torch.bool)
+    return item.gt_mask

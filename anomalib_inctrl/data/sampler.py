@@ -1,0 +1,184 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which images go into which batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import distributed
+from torch.utils.data import BatchSampler, DistributedSampler, Sampler
+
+from anomalib_inctrl.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from anomalib_inctrl.data.dataset import GeneralistDataset
+
+
+@dataclass(frozen=True)
+class TrainingDraw:
+    """One query and the prompts it is compared with.
+
+    Attributes:
+        query: Row of the query image in the dataset's samples.
+        prompts: Rows of its prompts.
+        seed: Seed of the random augmentations of the query.
+    """
+
+    query: int
+    prompts: tuple[int, ...]
+    seed: int = 0
+
+
+class BalancedSampler(DistributedSampler[TrainingDraw]):
+    """Draws batches of half normal, half abnormal queries, each with prompts of its own class.
+
+    Each run of ``batch_size`` draws is one batch of one process, in random order, so that a query's place says nothing
+    about its label. Queries are drawn uniformly over all normal and over all abnormal images, as the authors do: a
+    class weighs as much as it has images. Within an epoch no image is drawn again before all of its label were, over
+    all processes together. Prompts are drawn without replacement from the normal images of the query's class, never the
+    query itself.
+
+    What is drawn depends on seed, epoch, step and rank alone. Being a ``DistributedSampler``, it is left in place by
+    Lightning and told the epoch.
+
+    Args:
+        dataset: What to draw from.
+        batch_size: Images a batch and process, an even number.
+        steps_per_epoch: Batches an epoch.
+        k_shot: Prompts a query.
+        seed: Decides every draw.
+        world_size: Number of processes; that of ``torch.distributed`` by default, or one.
+        rank: Index of this process, likewise.
+
+    Raises:
+        ValueError: If ``batch_size`` is odd or below 2, or ``k_shot`` or ``steps_per_epoch`` below 1.
+        DatasetError: If there are no normal or no abnormal images, or a class has too few normal ones.
+    """
+
+    def __init__(
+        self,
+        dataset: GeneralistDataset,
+        batch_size: int,
+        *,
+        steps_per_epoch: int = 100,
+        k_shot: int = 2,
+        seed: int = 0,
+        world_size: int | None = None,
+        rank: int | None = None,
+    ) -> None:
+        if batch_size < 2 or batch_size % 2:
+            msg = f"train_batch_size={batch_size}: give an even number of at least 2, half normal and half abnormal."
+            raise ValueError(msg)
+        for name, value in (("k_shot", k_shot), ("steps_per_epoch", steps_per_epoch)):
+            if value < 1:
+                msg = f"{name}={value}: training needs at least 1."
+                raise ValueError(msg)
+        running = distributed.is_available() and distributed.is_initialized()
+        super().__init__(
+            dataset,
+            num_replicas=world_size or (distributed.get_world_size() if running else 1),
+            rank=rank if rank is not None else (distributed.get_rank() if running else 0),
+            seed=seed,
+        )
+        self.batch_size = batch_size
+        self.steps_per_epoch = steps_per_epoch
+        self.k_shot = k_shot
+
+        abnormal = dataset.samples["label_index"].to_numpy(dtype=int) == 1
+        self._class_of = dataset.samples["class_name"].to_numpy()
+        self._pools = {"normal": np.flatnonzero(~abnormal), "abnormal": np.flatnonzero(abnormal)}
+        for label, pool in self._pools.items():
+            if not len(pool):
+                msg = f"auxiliary: no {label} images among {len(dataset)}. Training needs normal and abnormal ones."
+                raise DatasetError(msg)
+        # Per class the rows of its normal images, in ascending order.
+        self._normals = {name: np.flatnonzero(~abnormal & (self._class_of == name)) for name in set(self._class_of)}
+        for name, normals in sorted(self._normals.items()):
+            if len(normals) < k_shot + 1:
+                msg = (
+                    f"auxiliary: class {name!r} has {len(normals)} normal images; k_shot={k_shot} prompts and a query "
+                    f"need {k_shot + 1}. Add normal images, lower k_shot or leave the class out."
+                )
+                raise DatasetError(msg)
+
+    def __len__(self) -> int:
+        """Draws of this process in an epoch."""
+        return self.steps_per_epoch * self.batch_size
+
+    def __iter__(self) -> Iterator[TrainingDraw]:
+        """Draws of this process in the current epoch."""
+        # One stream that all processes share decides the queries, so that they can be dealt out without overlap.
+        shared = np.random.default_rng([self.seed, self.epoch, 0])
+        own = np.random.default_rng([self.seed, self.epoch, 1 + self.rank])
+        half = self.batch_size // 2
+        mine = slice(self.rank * half, (self.rank + 1) * half)
+        decks = [_Deck(pool, shared) for pool in self._pools.values()]
+        for _ in range(self.steps_per_epoch):
+            queries = np.concatenate([deck.deal(half * self.num_replicas)[mine] for deck in decks])
+            for query in own.permutation(queries):
+                yield TrainingDraw(int(query), self._draw_prompts(int(query), own), int(own.integers(2**31)))
+
+    def _draw_prompts(self, query: int, rng: np.random.Generator) -> tuple[int, ...]:
+        normals = self._normals[self._class_of[query]]
+        candidates = normals[normals != query]
+        return tuple(int(row) for row in rng.choice(candidates, self.k_shot, replace=False))
+
+
+class _Deck:
+    """Deals the cards of a pool in random order and reshuffles when all are dealt."""
+
+    def __init__(self, pool: np.ndarray, rng: np.random.Generator) -> None:
+        self._pool = pool
+        self._rng = rng
+        self._left = pool[:0]
+
+    def deal(self, count: int) -> np.ndarray:
+        dealt = self._left[:0]
+        while len(dealt) < count:
+            if not len(self._left):
+                # What this hand already holds goes to the bottom: no repetition in a step unless the pool is smaller.
+                shuffled = self._rng.permutation(self._pool)
+                held = np.isin(shuffled, dealt)
+                self._left = np.concatenate([shuffled[~held], shuffled[held]])
+            missing = count - len(dealt)
+            dealt = np.concatenate([dealt, self._left[:missing]])
+            self._left = self._left[missing:]
+        return dealt
+
+
+class MaskwiseBatchSampler(BatchSampler):
+    """Batches in order, keeping images with and without a known mask apart.
+
+    anomalib's pixel metrics take a batch's masks all or none, so a mixed batch would count unknown masks as empty ones.
+
+    Args:
+        sampler: Rows in order.
+        batch_size: Images a batch.
+        drop_last: Whether to leave out incomplete batches.
+        has_mask: For each row whether its mask is known.
+    """
+
+    def __init__(self, sampler: Sampler[int], batch_size: int, drop_last: bool, has_mask: Sequence[bool]) -> None:
+        super().__init__(sampler, batch_size, drop_last)
+        self.has_mask = has_mask
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Batches of rows."""
+        waiting: dict[bool, list[int]] = {True: [], False: []}
+        for row in self.sampler:
+            batch = waiting[self.has_mask[row]]
+            batch.append(row)
+            if len(batch) == self.batch_size:
+                yield batch
+                waiting[self.has_mask[row]] = []
+        if not self.drop_last:
+            yield from (batch for batch in waiting.values() if batch)
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return sum(1 for _ in self)
