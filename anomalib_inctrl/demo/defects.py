@@ -1,0 +1,258 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""The kinds of defect, each a small function that changes a scene before it is lit.
+
+A defect works around a site: local coordinates `u, v` (turned and centred), a size and a strength. Two kinds, `bent`
+and `missing`, change where or what is drawn and therefore ask the category to draw again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from anomalib_inctrl.demo.shapes import FBM, FINE, Draw, Scene, blend, box, noise, radius, ramp
+
+_CANDIDATES = 96
+_MARGIN = 0.05  # how far inside the outline a defect's middle should lie
+_REACH = 0.84  # how far from the middle of the picture it may lie
+
+
+@dataclass
+class Site:
+    """Where a defect is and how it looks.
+
+    Attributes:
+        x: Middle of the defect, `(B, 1, 1)`, in `[-1, 1]`.
+        y: Middle of the defect, `(B, 1, 1)`, in `[-1, 1]`.
+        u: Local coordinate `(B, H, W)` along the defect.
+        v: Local coordinate `(B, H, W)` across the defect.
+        size: `(B, 1, 1)` in `[0, 1]`, small to large.
+        strength: `(B, 1, 1)` in `[0, 1]`, faint to plain.
+        luma: Brightness of the picture at the site `(B, 1, 1)` in `[0, 1]`.
+        draw: Random numbers of the images.
+    """
+
+    x: Tensor
+    y: Tensor
+    u: Tensor
+    v: Tensor
+    size: Tensor
+    strength: Tensor
+    luma: Tensor
+    draw: Draw
+
+    @property
+    def pixel(self) -> float:
+        """Side of a pixel."""
+        return 2 / self.u.shape[-1]
+
+    def span(self, small: float, large: float) -> Tensor:
+        """A length between `small` and `large` by the size of the defect, `(B, 1, 1)`."""
+        return small * torch.exp(self.size * torch.log(torch.tensor(large / small)).item())
+
+    def noise(self, channel: int, scale: float) -> Tensor:
+        """Noise around the site."""
+        return noise(self.draw, channel, self.u, self.v, scale)
+
+    def blob(self, reach: Tensor, wobble: float = 0.22) -> Tensor:
+        """Signed distance to an irregular patch of about the radius `reach`."""
+        stretch = self.draw.uniform(0.65, 1.0)
+        return radius(self.u * stretch, self.v / stretch) - reach * (1 + self.noise(FBM, 2.0) * wobble)
+
+    def line(self, bow: float, jitter: float) -> Tensor:
+        """Distance `(B, H, W)` across a line along u that bows and wanders."""
+        still = torch.zeros_like(self.u)
+        path = self.u * self.u * self.draw.uniform(-bow, bow)
+        return (self.v - path - noise(self.draw, FBM, self.u, still, 1.5) * jitter).abs()
+
+    def inside(self, sdf: Tensor) -> Tensor:
+        """Antialiased coverage of a shape."""
+        return (0.5 - sdf / self.pixel).clamp(0, 1)
+
+    def contrast(self) -> Tensor:
+        """A grey `(B, 3, 1, 1)` clearly darker or lighter than the site."""
+        dark = (self.luma > self.draw.uniform(0.3, 0.5)).float()
+        return (dark * self.draw.uniform(0.02, 0.15) + (1 - dark) * self.draw.uniform(0.85, 1.0))[:, None]
+
+
+def choose_site(  # noqa: PLR0913
+    outline: Tensor, clean: Tensor, on_rim: Tensor, draw: Draw, least: float = 0.0
+) -> Site:
+    """Choose where defects go: on the solid, or on its rim for the kinds that belong there.
+
+    Args:
+        outline: Signed distance `(B, H, W)` of the scenes without defect.
+        clean: Pictures `(B, 3, H, W)`, uint8, of the scenes without defect.
+        on_rim: `(B,)` bool, whether the kind breaks the rim.
+        draw: Random numbers.
+        least: Lower bound in `[0, 1]` of size and strength.
+
+    Returns:
+        One site per image.
+    """
+    batch, side = len(outline), outline.shape[-1]
+    spots = (draw.uniforms(2 * _CANDIDATES).view(batch, 2, -1) * 2 - 1) * _REACH
+    columns, rows = ((spots + 1) * (side / 2)).long().unbind(1)
+    depth = outline.flatten(1).gather(1, rows * side + columns)
+    # the first candidate that is well inside, or else the one deepest inside; the nearest to the rim for rim kinds
+    order = torch.arange(_CANDIDATES, 0, -1, device=outline.device)
+    inner = torch.where(depth < -_MARGIN, order + 10.0, -depth)
+    best = torch.where(on_rim[:, None], -depth.abs(), inner).argmax(1)
+    picked = torch.arange(batch, device=outline.device)
+    x, y = spots[picked, 0, best].view(-1, 1, 1), spots[picked, 1, best].view(-1, 1, 1)
+    pixels = clean.flatten(2)[picked, :, rows[picked, best] * side + columns[picked, best]]
+    luma = pixels.float().mean(1).view(-1, 1, 1) / 255
+
+    axis = (torch.arange(side, device=outline.device) + 0.5) * (2 / side) - 1
+    phi = draw.uniform(0, 6.2832)
+    cos, sin = torch.cos(phi), torch.sin(phi)
+    dx, dy = axis - x, axis[:, None] - y
+    size, strength = draw.uniform(least, 1), draw.uniform(least, 1)
+    return Site(x, y, dx * cos + dy * sin, dy * cos - dx * sin, size, strength, luma, draw)
+
+
+def scratch(scene: Scene, at: Site) -> Scene:
+    """A long shallow line that shows bright or dark."""
+    length, width = at.span(0.12, 0.55), at.draw.uniform(0.006, 0.016)
+    line = torch.maximum(at.line(0.4, 0.004) - width, at.u.abs() - length)
+    weight = at.inside(line) * (0.35 + 0.6 * at.strength)
+    target = at.contrast().expand_as(scene.albedo)
+    return replace(scene, albedo=blend(scene.albedo, target, weight), relief=scene.relief - at.inside(line) * 0.012)
+
+
+def crack(scene: Scene, at: Site) -> Scene:
+    """A dark jagged line with a branch, tapering off."""
+    length = at.span(0.15, 0.65)
+    still = torch.zeros_like(at.u)
+    zigzag = noise(at.draw, FINE, at.u, still, 0.7) * 0.022 + noise(at.draw, FBM, at.u, still, 1.0) * 0.05
+    width = (0.009 + 0.016 * at.strength) * ramp(at.u.abs(), length, length * 0.3)
+    trunk = torch.maximum((at.v - zigzag).abs() - width, at.u.abs() - length)
+    slope, start = at.draw.uniform(0.5, 1.1) * at.draw.sign(), at.draw.uniform(-0.4, 0.2) * length
+    along = at.u - start
+    thin = width * 0.7 * ramp(along, length * 0.6, 0.0)
+    branch = torch.maximum((at.v - zigzag - along * slope).abs() - thin, torch.maximum(-along, along - length * 0.6))
+    line = at.inside(torch.minimum(trunk, branch))
+    dark = torch.full_like(scene.albedo, 0.03)
+    weight = line * (0.55 + 0.4 * at.strength)
+    return replace(scene, albedo=blend(scene.albedo, dark, weight), relief=scene.relief - line * 0.02)
+
+
+def hole(scene: Scene, at: Site) -> Scene:
+    """Material gone right through."""
+    return scene.carve(at.blob(at.span(0.035, 0.14)))
+
+
+def cut(scene: Scene, at: Site) -> Scene:
+    """A slit right through."""
+    length, width = at.span(0.10, 0.40), 0.012 + 0.014 * at.strength
+    gape = width * (1 - (at.u / length).square()).clamp(min=0)
+    return scene.carve(torch.maximum(at.line(0.5, 0.003) - gape, at.u.abs() - length))
+
+
+def chip(scene: Scene, at: Site) -> Scene:
+    """A piece broken out of the rim."""
+    reach = at.span(0.08, 0.22)
+    ragged = noise(at.draw, FINE, at.u, at.v, 0.5) * 0.018
+    corner = torch.maximum(box(at.u, at.v, reach, reach * 0.8), (at.u + at.v).abs() - reach * 1.2)
+    return scene.carve(corner + ragged)
+
+
+def stain(scene: Scene, at: Site) -> Scene:
+    """Something spilt that darkens or bleaches, with a soft edge and a darker border."""
+    reach = at.span(0.08, 0.30)
+    spill = at.blob(reach, 0.30)
+    body = ramp(spill, reach * 0.12, reach * -0.12)
+    border = ramp((spill + reach * 0.1).abs(), reach * 0.16, 0.0)
+    weight = (body * 0.75 + border * 0.25) * (0.30 + 0.55 * at.strength)
+    bleach = (at.luma < 0.25).float()[:, None]  # noqa: PLR2004  (a dark stain would not show on dark ground)
+    brown = torch.stack([at.draw.uniform(0.30, 0.55), at.draw.uniform(0.22, 0.40), at.draw.uniform(0.10, 0.30)], dim=1)
+    target = scene.albedo * brown * (1 - bleach) + (brown * 0.5 + 0.45) * bleach
+    return replace(scene, albedo=blend(scene.albedo, target, weight))
+
+
+def colour(scene: Scene, at: Site) -> Scene:
+    """A patch of another hue and about the same brightness."""
+    reach = at.span(0.09, 0.28)
+    edge = at.draw.uniform(0.08, 0.35)
+    weight = ramp(at.blob(reach, 0.12), reach * edge, -reach * edge) * (0.45 + 0.5 * at.strength)
+    hue = at.draw.uniform(0, 6.2832)
+    tint = torch.stack([1 + 0.65 * torch.cos(hue + turn) for turn in (0.0, 2.0944, 4.1888)], dim=1)
+    grey = scene.albedo.mean(dim=1, keepdim=True) * 0.85 + 0.06
+    return replace(scene, albedo=blend(scene.albedo, grey * tint, weight))
+
+
+def dent(scene: Scene, at: Site) -> Scene:
+    """A hollow or a bump that shows by its shading alone."""
+    reach = at.span(0.10, 0.26)
+    falloff = (1 - (radius(at.u, at.v * at.draw.uniform(1.0, 1.6)) / reach).square()).clamp(min=0)
+    depth = reach * (0.28 + 0.45 * at.strength) * at.draw.sign()
+    return replace(scene, relief=scene.relief + falloff * falloff * depth)
+
+
+def thread(scene: Scene, at: Site) -> Scene:
+    """A hair or thread lying on top."""
+    length, width = at.span(0.25, 0.75), 0.007 + 0.008 * at.strength
+    waves = torch.sin(at.u * at.draw.uniform(4, 9) + at.draw.uniform(0, 6)) * at.draw.uniform(0.02, 0.09)
+    path = (at.v - waves - at.u * at.u * at.draw.uniform(-0.5, 0.5)).abs()
+    line = torch.maximum(path * 0.8 - width, at.u.abs() - length)
+    return replace(scene, over=at.inside(line) * 0.92, over_colour=at.contrast().expand(-1, 3, -1, -1))
+
+
+def contamination(scene: Scene, at: Site) -> Scene:
+    """A crumb of foreign matter with a few specks beside it, lying on top."""
+    reach = at.span(0.04, 0.13)
+    crumb = at.blob(reach, 0.28)
+    specks = torch.full_like(crumb, 1.0)
+    for _ in range(3):
+        away, around = reach * at.draw.uniform(1.3, 2.2), at.draw.uniform(0, 6.2832)
+        speck = radius(at.u - torch.cos(around) * away, at.v - torch.sin(around) * away) - reach * 0.25
+        specks = torch.minimum(specks, speck)
+    tint = torch.stack([at.draw.uniform(-0.12, 0.12) for _ in range(3)], dim=1)
+    lit = 0.85 + 0.15 * (at.u / reach).clamp(-1, 1)
+    cover = at.inside(torch.minimum(crumb, specks)) * (0.65 + 0.3 * at.strength) * lit
+    return replace(scene, over=cover, over_colour=(at.contrast() * 0.8 + 0.1 + tint).clamp(0, 1))
+
+
+def bend(x: Tensor, y: Tensor, at: Site) -> tuple[Tensor, Tensor]:
+    """Displace picture coordinates around a site; what is drawn at them comes out bent."""
+    reach = at.span(0.28, 0.50)
+    window = (1 - (at.u * at.u + at.v * at.v) / (reach * reach)).clamp(min=0)
+    push = window * window * reach * (0.20 + 0.22 * at.strength)
+    phi = at.draw.uniform(0, 6.2832)
+    return x + push * torch.cos(phi), y + push * torch.sin(phi)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of defect.
+
+    Attributes:
+        words: What a caption calls it.
+        apply: Changes the scene; None for the kinds that draw the product anew.
+        on_rim: Whether it belongs on the rim of the solid.
+    """
+
+    words: str
+    apply: Callable[[Scene, Site], Scene] | None = None
+    on_rim: bool = False
+
+
+KINDS: dict[str, Kind] = {
+    "bent": Kind("a bent part"),
+    "chip": Kind("a broken edge", chip, on_rim=True),
+    "colour": Kind("a discoloured patch", colour),
+    "contamination": Kind("a foreign particle", contamination),
+    "crack": Kind("a crack", crack),
+    "cut": Kind("a cut", cut),
+    "dent": Kind("a dent", dent),
+    "hole": Kind("a hole", hole),
+    "missing": Kind("a missing part"),
+    "scratch": Kind("a scratch", scratch),
+    "stain": Kind("a stain", stain),
+    "thread": Kind("a loose thread", thread),
+}
+"""All kinds of defect by the name of their folder."""
