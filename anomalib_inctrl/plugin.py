@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import anomalib.data
-import anomalib.models
+# Not `import anomalib.models`: this runs while that module's import ends, before it is an attribute of `anomalib`.
+from anomalib import data, models
 
 from anomalib_inctrl.data import GeneralistDataModule
 from anomalib_inctrl.demo import InCTRLDemo
@@ -28,9 +28,9 @@ def register() -> None:
     ``anomalib.data``, and take dotted names only from the modules in ``anomalib.models.ALLOWED_MODULES``. The command
     line finds every imported subclass by itself. A name that anomalib has of its own is left as it is.
     """
-    _publish(anomalib.models, MODELS)
-    _publish(anomalib.data, DATAMODULES)
-    anomalib.models.ALLOWED_MODULES.add(__name__.rpartition(".")[0])
+    _publish(models, MODELS)
+    _publish(data, DATAMODULES)
+    models.ALLOWED_MODULES.add(__name__.rpartition(".")[0])
 
 
 def _publish(module: ModuleType, classes: Iterable[type]) -> None:

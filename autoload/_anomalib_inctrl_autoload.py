@@ -8,15 +8,12 @@ import system and does nothing else: no import beyond the standard library, none
 variable ``ANOMALIB_INCTRL_AUTOLOAD`` to 0 turns it off.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 
-# Seen by type checkers as true; the real imports would be most of what a Python start pays.
+# True for type checkers; importing `typing`, or what annotations name, would be most of what a Python start pays.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
@@ -29,28 +26,32 @@ _SWITCH = "ANOMALIB_INCTRL_AUTOLOAD"
 class _AfterHostImport:
     """A finder that never finds anything by itself; it hangs the plugin's import behind that of ``anomalib.models``."""
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if name != _HOST:
-            return None
-        # Only the finders behind this one, so that two hooks of this kind cannot ask each other for ever.
-        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
-            find_spec = getattr(finder, "find_spec", None)
-            spec: ModuleSpec | None = find_spec(name, path, target) if find_spec else None
-            if spec is not None:
-                self._watch(spec)
-                return spec
-        return None
+    def __init__(self) -> None:
+        self._searching = False
 
-    def _watch(self, spec: ModuleSpec) -> None:
+    def find_spec(self, name: str, *_: object) -> "ModuleSpec | None":
+        if name != _HOST or self._searching:
+            return None
+        from importlib.util import find_spec
+
+        # The search asks every finder, this one as well, and maybe another hook that asks this one.
+        self._searching = True
+        try:
+            spec = find_spec(name)
+        finally:
+            self._searching = False
+        if spec is not None:
+            self._watch(spec)
+        return spec
+
+    def _watch(self, spec: "ModuleSpec") -> None:
         """Let the loader of ``anomalib.models`` load the plugin once it is done, and then be as it was."""
         loader = spec.loader
         execute = getattr(loader, "exec_module", None)
         if loader is None or execute is None:
             return
 
-        def exec_module(module: ModuleType) -> None:
+        def exec_module(module: "ModuleType") -> None:
             execute(module)  # an error in here is anomalib's own, and the hook stays for the next attempt
             vars(loader).pop("exec_module", None)
             if self in sys.meta_path:
@@ -63,7 +64,7 @@ class _AfterHostImport:
             return
 
 
-def _load_plugin(host: ModuleType) -> None:
+def _load_plugin(host: "ModuleType") -> None:
     """Import the plugin, which registers itself; whatever is wrong with it, ``host`` stays usable."""
     taken = [name for name in _NAMES if hasattr(host, name)]
     if taken:

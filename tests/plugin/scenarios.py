@@ -1,0 +1,353 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""What has to hold in a Python process of its own, run by the interpreter of an environment with the plugin.
+
+Importing anomalib costs ten seconds, of which nine are other packages. They are imported once, by a process that its
+start-up files have prepared like any other; every scenario then runs in a fork of it, where neither anomalib nor the
+plugin has been imported. Prints a JSON object: scenario -> null, or the traceback of what failed.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import json
+import os
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+HOST = "anomalib.models"
+# What makes `import anomalib` slow. One that is missing here is imported later, in every scenario again.
+PRELOADED = (
+    "torch",
+    "torchvision.transforms.v2",
+    "lightning.pytorch.cli",
+    "torchmetrics",
+    "timm",
+    "kornia",
+    "FrEIA.framework",
+    "skimage.io",
+    "sklearn.decomposition",
+    "pandas",
+    "matplotlib.pyplot",
+    "cv2",
+    "omegaconf",
+)
+# A small backbone with random weights, so that nothing is downloaded.
+MODEL = {"backbone": "ViT-S-32-alt", "pretrained": None}
+SCENARIOS: dict[str, Callable[[], None]] = {}
+
+
+def scenario(function: Callable[[], None]) -> Callable[[], None]:
+    SCENARIOS[function.__name__] = function
+    return function
+
+
+def assert_registered() -> None:
+    import anomalib.data
+    import anomalib.models
+
+    ours = sys.modules["anomalib_inctrl"]
+    assert anomalib.models.InCTRL is ours.InCTRL
+    assert anomalib.models.__all__.count("InCTRL") == 1
+    assert "anomalib_inctrl" in anomalib.models.ALLOWED_MODULES
+    for name in ("GeneralistDataModule", "InCTRLDemo"):
+        assert getattr(anomalib.data, name).__module__.startswith("anomalib_inctrl.")
+        assert anomalib.data.__all__.count(name) == 1
+    assert not hooked(), "the hook stays although its work is done"
+
+
+def hooked() -> bool:
+    return any(type(finder).__module__ == "_anomalib_inctrl_autoload" for finder in sys.meta_path)
+
+
+def cli_output(*arguments: str) -> str:
+    """What ``anomalib`` prints for arguments with which it ends of itself, as with help."""
+    from anomalib.cli.cli import main
+
+    sys.argv = ["anomalib", *arguments]
+    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.suppress(SystemExit):
+        main()
+    return output.getvalue()
+
+
+@contextlib.contextmanager
+def plugin_warning(text: str) -> Iterator[None]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    ours = [str(w.message) for w in caught if w.category is RuntimeWarning and "anomalib-inctrl" in str(w.message)]
+    assert len(ours) == 1, ours
+    assert text in ours[0], ours[0]
+
+
+def break_plugin(source: str) -> None:
+    """Put another ``anomalib_inctrl`` before the installed one."""
+    folder = Path(tempfile.mkdtemp())
+    (folder / "anomalib_inctrl").mkdir()
+    (folder / "anomalib_inctrl" / "__init__.py").write_text(source)
+    sys.path.insert(0, str(folder))
+
+
+def _first(module: str) -> Callable[[], None]:
+    def run() -> None:
+        importlib.import_module(module)
+        import anomalib.models  # noqa: F401
+
+        assert_registered()
+
+    run.__name__ = f"first_{module.replace('.', '_')}"
+    return scenario(run)
+
+
+for _module in (
+    "anomalib.models",
+    "anomalib.models.image.padim",
+    "anomalib.data",
+    "anomalib.engine",
+    "anomalib.cli",
+    "anomalib.deploy",
+    "anomalib.pipelines",
+    "anomalib_inctrl",
+    "anomalib_inctrl.prompts",
+    "anomalib_inctrl.plugin",
+):
+    _first(_module)
+
+
+@scenario
+def names_resolve() -> None:
+    from anomalib.data import get_datamodule
+    from anomalib.models import get_model, list_models
+
+    assert "InCTRL" in list_models("pascal")
+    from anomalib_inctrl import InCTRL
+
+    for name in ("InCTRL", "inctrl", "in_ctrl"):
+        assert type(get_model(name, **MODEL)) is InCTRL
+    for path in ("InCTRL", "anomalib.models.InCTRL", "anomalib_inctrl.InCTRL"):
+        assert type(get_model({"class_path": path, "init_args": MODEL})) is InCTRL
+    demo = get_datamodule({"class_path": "InCTRLDemo", "init_args": {"root": tempfile.mkdtemp()}})
+    assert type(demo).__name__ == "InCTRLDemo"
+
+
+@scenario
+def command_line_knows_the_names() -> None:
+    assert "--model.k_shot" in cli_output("train", "--model.help", "InCTRL")
+    for name in ("GeneralistDataModule", "InCTRLDemo"):
+        assert "--data." in cli_output("train", "--data.help", name)
+    assert "--data.category" in cli_output("test", "--data.help", "MVTecAD")
+
+
+@scenario
+def importing_the_plugin_imports_no_engine() -> None:
+    import anomalib_inctrl  # noqa: F401
+
+    heavy = ("anomalib.engine", "anomalib.cli", "anomalib.pipelines", "open_clip")
+    assert not [name for name in sys.modules if name.startswith(heavy)]
+
+
+@scenario
+def registering_twice_changes_nothing() -> None:
+    import anomalib.data
+    import anomalib.models
+
+    from anomalib_inctrl.plugin import register
+
+    before = (list(anomalib.models.__all__), list(anomalib.data.__all__), set(anomalib.models.ALLOWED_MODULES))
+    register()
+    assert before == (anomalib.models.__all__, anomalib.data.__all__, anomalib.models.ALLOWED_MODULES)
+
+
+@scenario
+def looking_for_the_host_imports_nothing() -> None:
+    import anomalib  # noqa: F401
+
+    assert importlib.util.find_spec(HOST) is not None
+    assert "anomalib_inctrl" not in sys.modules
+    assert hooked()
+    loader = importlib.import_module(HOST).__spec__.loader
+    assert_registered()
+    assert "exec_module" not in vars(loader), "the loader is left as it was found"
+
+
+@scenario
+def hook_waits_for_an_import_that_succeeds() -> None:
+    import builtins
+
+    real = builtins.__import__
+
+    def fail(name, *args, **kwargs):
+        if name == "omegaconf":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    import anomalib  # noqa: F401
+
+    builtins.__import__ = fail
+    with contextlib.suppress(ImportError):
+        importlib.import_module(HOST)
+    builtins.__import__ = real
+    assert HOST not in sys.modules
+    assert "anomalib_inctrl" not in sys.modules
+    for name in [name for name in sys.modules if name.startswith("anomalib.")]:
+        del sys.modules[name]
+    importlib.import_module(HOST)
+    assert_registered()
+
+
+def _beside_another_hook(name: str, place: int) -> None:
+    """Another post-import hook, which asks all finders but itself as such hooks do, before or behind ours."""
+
+    class Hook:
+        calls = 0
+
+        def find_spec(self, name, path=None, target=None):
+            if name != HOST:
+                return None
+            self.calls += 1
+            specs = (f.find_spec(name, path, target) for f in sys.meta_path if f is not self)
+            return next((spec for spec in specs if spec is not None), None)
+
+    def run() -> None:
+        hook = Hook()
+        sys.meta_path.insert(place, hook)
+        importlib.import_module(HOST)
+        assert hook.calls > 0
+        assert_registered()
+
+    run.__name__ = name
+    scenario(run)
+
+
+_beside_another_hook("behind_another_hook", 0)
+_beside_another_hook("before_another_hook", 1)
+
+
+def _broken(name: str, source: str, text: str) -> None:
+    def run() -> None:
+        break_plugin(source)
+        with plugin_warning(text):
+            from anomalib.models import Padim, list_models
+        assert Padim is not None
+        assert "InCTRL" not in list_models("pascal")
+        assert not hooked()
+        assert "--model.layers" in cli_output("train", "--model.help", "Padim")
+
+    run.__name__ = name
+    scenario(run)
+
+
+_broken("plugin_without_a_dependency", "import a_package_that_is_not_there", "a_package_that_is_not_there")
+_broken("plugin_with_a_syntax_error", "def broken(:", "SyntaxError")
+_broken("plugin_of_another_anomalib", "from anomalib.models import NotThereAnyMore", "NotThereAnyMore")
+
+
+@scenario
+def broken_plugin_where_warnings_are_errors() -> None:
+    break_plugin("raise OSError('no library')")
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()) as output:
+        warnings.simplefilter("error", RuntimeWarning)
+        import anomalib.models
+    assert "RuntimeWarning" in output.getvalue()
+    assert "no library" in output.getvalue()
+    assert anomalib.models.Padim is not None
+
+
+@scenario
+def stands_down_before_a_model_of_anomalibs_own() -> None:
+    """As if a later anomalib came with an InCTRL: a finder behind the hook whose loader adds one."""
+    from importlib.machinery import PathFinder, SourceFileLoader
+
+    class Loader(SourceFileLoader):
+        def exec_module(self, module):
+            super().exec_module(module)
+            namespace = {"__module__": HOST, "trainer_arguments": {}, "learning_type": None}
+            module.InCTRL = type("InCTRL", (module.AnomalibModule,), namespace)
+
+    class Finder:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name != HOST:
+                return None
+            origin = PathFinder.find_spec(name, path, target).origin
+            loader = Loader(name, origin)
+            return importlib.util.spec_from_file_location(name, origin, loader=loader)
+
+    sys.meta_path.insert(1, Finder)
+    with plugin_warning("anomalib_inctrl.InCTRL"):
+        import anomalib.models
+    assert "anomalib_inctrl" not in sys.modules
+    theirs = anomalib.models.InCTRL
+
+    # Dotted names work, on the command line and in Python, and change nothing about the short one.
+    assert "--model.k_shot" in cli_output("train", "--model.help", "anomalib_inctrl.InCTRL")
+    from anomalib_inctrl import InCTRL
+
+    assert type(anomalib.models.get_model({"class_path": "anomalib_inctrl.InCTRL", "init_args": MODEL})) is InCTRL
+    assert anomalib.models.InCTRL is theirs is not InCTRL
+
+
+@scenario
+def fallback_command_registers_by_itself() -> None:
+    sys.meta_path[:] = [f for f in sys.meta_path if type(f).__module__ != "_anomalib_inctrl_autoload"]
+    import anomalib.models
+
+    assert not hasattr(anomalib.models, "InCTRL"), "there is another way in than the hook"
+    from anomalib_inctrl.cli import main
+
+    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.suppress(SystemExit):
+        main(["train", "--model.help", "InCTRL"])
+    assert "--model.k_shot" in output.getvalue()
+
+
+@scenario
+def fallback_command_lists_commands_and_versions() -> None:
+    from anomalib_inctrl.cli import main
+
+    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.suppress(SystemExit):
+        main([])
+    assert "demo" in output.getvalue()
+    assert "benchmark" in output.getvalue(), "anomalib's own commands are listed too"
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert main(["--version"]) == 0
+    assert "anomalib 2." in output.getvalue()
+
+
+def _in_fork(function: Callable[[], None]) -> str | None:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        failure = ""
+        try:
+            os.close(reading)
+            function()
+        except BaseException:
+            failure = traceback.format_exc()
+        with os.fdopen(writing, "w") as pipe:
+            pipe.write(failure)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        failure = pipe.read()
+    _, status = os.waitpid(child, 0)
+    return failure or (f"the process ended with status {status}" if status else None)
+
+
+def main() -> None:
+    results = sys.stdout
+    sys.stdout = sys.stderr
+    for name in PRELOADED:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    assert hooked(), "the start-up file did not run"
+    assert not [name for name in sys.modules if name.startswith("anomalib")], "the plugin must come after the fork"
+    json.dump({name: _in_fork(function) for name, function in SCENARIOS.items()}, results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""The plugin inside anomalib, in processes of their own, installed from a wheel and editable."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.plugin import scenarios
+
+CLI = "import sys; from anomalib.cli.cli import main; sys.argv[0] = 'anomalib'; main()"
+
+
+@pytest.fixture(scope="module")
+def outcomes(wheel_environment) -> dict[str, str | None]:
+    if not hasattr(os, "fork"):
+        pytest.skip("the scenarios are forks of one process")
+    return json.loads(wheel_environment.run(Path(scenarios.__file__)).stdout)
+
+
+@pytest.mark.parametrize("name", scenarios.SCENARIOS)
+def test_scenario(outcomes, name):
+    if outcomes[name]:
+        pytest.fail(outcomes[name], pytrace=False)
+
+
+def test_scenarios_see_the_installed_wheel(wheel_environment):
+    script = "import importlib.util as u; print(u.find_spec('anomalib_inctrl').origin)"
+    origin = Path(wheel_environment.run("-c", script).stdout.strip())
+    assert origin.is_relative_to(wheel_environment.site_packages)
+
+
+def test_editable_install_registers_on_the_command_line(editable_environment):
+    process = editable_environment.run("-c", CLI, "train", "--model.help", "InCTRL")
+    assert "--model.k_shot" in process.stdout
+    assert "RuntimeWarning" not in process.stderr
+
+
+def test_switched_off_anomalib_knows_dotted_names_only(wheel_environment):
+    script = (
+        "import anomalib.models as m, sys; from anomalib.cli.cli import main\n"
+        "assert not hasattr(m, 'InCTRL') and 'anomalib_inctrl' not in sys.modules\n"
+        "sys.argv = ['anomalib', 'train', '--model.help', 'anomalib_inctrl.InCTRL']; main()"
+    )
+    process = wheel_environment.run("-c", script, ANOMALIB_INCTRL_AUTOLOAD="0")
+    assert "--model.k_shot" in process.stdout
