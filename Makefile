@@ -32,11 +32,12 @@ format: $(INSTALLED)
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
 
-# The stamp is older than these files when what is installed has changed; the package itself is installed editable.
+# The stamp is older than these files when what is installed has changed; the package's modules are used in place.
 $(INSTALLED): pyproject.toml $(wildcard autoload/*)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' || { \
 	  echo "anomalib-inctrl needs Python 3.10 to 3.13; '$(PYTHON)' is $$($(PYTHON) --version || echo not there)." \
 	    "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing anomalib-inctrl, what it needs and its tools into $(VENV); the first time this takes some minutes."
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e ".[dev]"
 	@touch $@

@@ -12,6 +12,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, NamedTuple
 
+from anomalib_inctrl import __version__
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -38,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     first = arguments[0] if arguments else "--help"
     if first == "--version":
-        print(*(f"{name} {version(name)}" for name in ("anomalib-inctrl", "anomalib", "torch")), sep="\n")
+        print("anomalib-inctrl", __version__)
+        print("anomalib", version("anomalib"))
+        print("torch", version("torch"))
         return 0
     if first in _COMMANDS:
         status: int | None = import_module(_COMMANDS[first].module).main(arguments[1:])

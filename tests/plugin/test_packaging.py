@@ -37,8 +37,8 @@ def test_wheel_holds_package_and_startup_files(distributions):
         # Start-up files are a way into every Python process: ours stay one line each, and that line does one thing.
         assert wheel.read("anomalib_inctrl.pth") == b"import _anomalib_inctrl_autoload as _a; _a.install()\n"
         assert wheel.read("anomalib_inctrl.start") == b"_anomalib_inctrl_autoload:install\n"
-        sources = {str(path.relative_to(ROOT)) for path in (ROOT / "anomalib_inctrl").rglob("*.py")}
-        assert sources <= names
+        sources = [path for path in (ROOT / "anomalib_inctrl").rglob("*") if path.is_file()]
+        assert {path.relative_to(ROOT).as_posix() for path in sources if path.suffix != ".pyc"} <= names
 
 
 def test_sdist_holds_what_a_build_needs(distributions):

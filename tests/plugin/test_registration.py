@@ -38,11 +38,7 @@ def test_editable_install_registers_on_the_command_line(editable_environment):
     assert "RuntimeWarning" not in process.stderr
 
 
-def test_switched_off_anomalib_knows_dotted_names_only(wheel_environment):
-    script = (
-        "import anomalib.models as m, sys; from anomalib.cli.cli import main\n"
-        "assert not hasattr(m, 'InCTRL') and 'anomalib_inctrl' not in sys.modules\n"
-        "sys.argv = ['anomalib', 'train', '--model.help', 'anomalib_inctrl.InCTRL']; main()"
-    )
-    process = wheel_environment.run("-c", script, ANOMALIB_INCTRL_AUTOLOAD="0")
+def test_own_command_needs_no_startup_file(wheel_environment):
+    command = wheel_environment.python.with_name("anomalib-inctrl")
+    process = wheel_environment.run(command, "train", "--model.help", "InCTRL", ANOMALIB_INCTRL_AUTOLOAD="0")
     assert "--model.k_shot" in process.stdout
