@@ -1,0 +1,9 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a person sees of a run: anomalib's pictures, explanation sheets, and a table of scores."""
+
+from anomalib_inctrl.visualization.scores import ScoreTable
+from anomalib_inctrl.visualization.sheet import HeatMap, explanation_sheet
+from anomalib_inctrl.visualization.visualizer import ExplanationVisualizer
+
+__all__ = ["ExplanationVisualizer", "HeatMap", "ScoreTable", "explanation_sheet"]

@@ -1,0 +1,98 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""The scores of a run as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch.distributed as dist
+from lightning.pytorch import Callback
+
+from anomalib_inctrl.io import write_whole
+from anomalib_inctrl.visualization.outputs import class_names, raw_score, score_terms, to_cpu
+
+if TYPE_CHECKING:
+    import torch
+    from anomalib.data import ImageBatch
+    from lightning.pytorch import LightningModule, Trainer
+
+
+class ScoreTable(Callback):
+    """Writes one row per image of `test` and `predict` to `scores.csv` in the run's folder.
+
+    Columns: `image_path`, `class_name`, `score` (raw), `pred_score` (after post-processing), `pred_label` and
+    `gt_label` (1 anomalous, 0 normal), then every term of the score; a column that no image has a value for is left
+    out. Rows are sorted by path and class name, whatever the order and size of the batches and the number of
+    processes. Numbers have nine significant digits, enough to get a 32-bit value back exactly.
+
+    The callback must stand after the post-processor in the model's list, else `pred_score` is raw too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rows: list[dict[str, Any]] = []
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin a new table."""
+        del trainer, pl_module
+        self._rows = []
+
+    on_predict_start = on_test_start
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: ImageBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add a batch's rows."""
+        del pl_module, outputs, batch_idx, dataloader_idx
+        size = batch.batch_size
+        columns: dict[str, list[Any]] = {
+            "image_path": [str(path) for path in batch.image_path or [""] * size],
+            "class_name": class_names(batch, trainer),
+        }
+        numbers = {"score": raw_score(batch), "pred_score": batch.pred_score}
+        labels = {"pred_label": batch.pred_label, "gt_label": batch.gt_label}
+        columns |= {name: _values(values) for name, values in numbers.items() if values is not None}
+        columns |= {name: [int(v) for v in _values(values)] for name, values in labels.items() if values is not None}
+        columns |= {name: _values(values) for name, values in score_terms(batch).items()}
+        self._rows += [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    on_predict_batch_end = on_test_batch_end
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the table, from the first process where there are several."""
+        del pl_module
+        rows = self._rows
+        if dist.is_available() and dist.is_initialized():
+            gathered: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(gathered, rows)
+            rows = [row for part in gathered for row in part]
+        self._rows = []
+        if trainer.is_global_zero and rows:
+            _write(rows, Path(trainer.default_root_dir) / "scores.csv")
+
+    on_predict_epoch_end = on_test_epoch_end
+
+
+def _values(values: torch.Tensor) -> list[Any]:
+    return list(to_cpu(values).reshape(-1).tolist())
+
+
+def _write(rows: list[dict[str, Any]], path: Path) -> None:
+    order = ["image_path", "class_name", "score", "pred_score", "pred_label", "gt_label"]
+    table = pd.DataFrame(rows)
+    table = table[[name for name in order if name in table] + [name for name in table if name not in order]]
+    # A distributed sampler repeats images to give every process the same number.
+    repeated = table.duplicated(["image_path", "class_name"]) & (table.image_path != "")
+    table = table[~repeated].sort_values(["image_path", "class_name"], kind="stable")
+    labels = [name for name in ("pred_label", "gt_label") if name in table]
+    table = table.astype(dict.fromkeys(labels, "Int64"))
+    write_whole(path, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
