@@ -1,0 +1,31 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""The embedded default: rendered products and materials with defects, to see everything work without a download.
+
+A demonstration, not a benchmark: what holds on these pictures need not hold on real ones.
+"""
+
+from anomalib_inctrl.demo.datamodule import InCTRLDemo
+from anomalib_inctrl.demo.render import (
+    AUXILIARY_CATEGORIES,
+    CATEGORIES,
+    IMAGE_SIZE,
+    UNSEEN_CATEGORIES,
+    RenderedBatch,
+    Sample,
+    render_batch,
+)
+from anomalib_inctrl.demo.writer import DemoSettings, render_category
+
+__all__ = [
+    "AUXILIARY_CATEGORIES",
+    "CATEGORIES",
+    "IMAGE_SIZE",
+    "UNSEEN_CATEGORIES",
+    "DemoSettings",
+    "InCTRLDemo",
+    "RenderedBatch",
+    "Sample",
+    "render_batch",
+    "render_category",
+]

@@ -75,26 +75,24 @@ class View:
         gone = radius(self.x - cx, self.y - cy) - reach
         return torch.where(self.omit < 0, sdf, torch.maximum(sdf, -gone))
 
-    def plain(self, colour: Tensor) -> Tensor:
-        """A colour `(B, 3, 1, 1)` spread over the picture."""
-        return colour.expand(-1, -1, *self.x.shape[-2:])
-
     def matte(self, red: float, green: float, blue: float, speckle: float = 0.03) -> Tensor:
         """A plain background with faint speckle, `(B, 3, H, W)`."""
         return self.draw.colour(red, green, blue) * (1 + self.noise(FINE) * speckle)[:, None]
 
-    def scene(  # noqa: PLR0913
+    def scene(
         self,
         albedo: Tensor,
         outline: Tensor | None = None,
         backdrop: Tensor | None = None,
+        *,
         relief: Tensor | None = None,
         bevel: float = 0.05,
         gloss: float = 0.1,
     ) -> Scene:
         """Complete a scene; without an outline the material fills the picture and holes in it are dark."""
-        dark = torch.full_like(albedo, 0.06)
         scalar = torch.ones_like(self.omit)
+        albedo = albedo.expand(-1, -1, *self.x.shape[-2:])
+        dark = torch.full_like(scalar, 0.06)[:, None].expand_as(albedo)
         return Scene(
             albedo=albedo,
             relief=torch.zeros_like(self.x) if relief is None else relief,
@@ -113,13 +111,11 @@ def washer(v: View) -> Scene:
     outline = torch.maximum(r - outer, inner - r)
     turned = noise(v.draw, FINE, r, torch.zeros_like(r), 1.0)
     albedo = v.draw.colour(0.60, 0.61, 0.64) * (1 + turned * v.draw.uniform(0.05, 0.08) + v.noise(FINE) * 0.02)[:, None]
-    marks = torch.minimum(
-        box(v.x.abs() - middle, v.y, 0.09, 0.022), box(v.x, v.y.abs() - middle, 0.022, 0.09)
-    )
+    marks = torch.minimum(box(v.x.abs() - middle, v.y, 0.09, 0.022), box(v.x, v.y.abs() - middle, 0.022, 0.09))
     quarter = v.omitted(4) * (math.pi / 2)
     stamp = v.inside(v.without(marks, torch.cos(quarter) * middle, torch.sin(quarter) * middle, 0.2))
     albedo = albedo * (1 - stamp * 0.45)[:, None]
-    return v.scene(albedo, outline, v.matte(0.17, 0.18, 0.21), stamp * -0.01, bevel=0.05, gloss=0.25)
+    return v.scene(albedo, outline, v.matte(0.17, 0.18, 0.21), relief=stamp * -0.01, bevel=0.05, gloss=0.25)
 
 
 def gear(v: View) -> Scene:
@@ -140,7 +136,7 @@ def gear(v: View) -> Scene:
     hub = v.inside(r - 0.26)
     albedo = v.draw.colour(0.72, 0.56, 0.26) * (1 + v.noise(FINE, 1.0, 6) * v.draw.uniform(0.04, 0.07))[:, None]
     ring = ((r - 0.26).abs() * -30).clamp(-1, 0) * 0.012
-    return v.scene(albedo, outline, v.matte(0.25, 0.27, 0.30), hub * 0.02 + ring, bevel=0.045, gloss=0.22)
+    return v.scene(albedo, outline, v.matte(0.25, 0.27, 0.30), relief=hub * 0.02 + ring, bevel=0.045, gloss=0.22)
 
 
 def capsule(v: View) -> Scene:
@@ -153,15 +149,15 @@ def capsule(v: View) -> Scene:
     outline = across - rad
     dome = (rad * rad - across * across).clamp(min=0) + 0.004
     left, right = v.draw.colour(0.75, 0.16, 0.13), v.draw.colour(0.90, 0.82, 0.62)
-    albedo = blend(v.plain(left), v.plain(right), half.float())
+    albedo = blend(left, right, half.float())
     third = v.omitted(3) * 0.11 - 0.36
     bars = box(fract((v.x + 0.415) / 0.11) * 0.11 - 0.055, v.y, 0.025, 0.11)
     bars = torch.maximum(bars, (v.x + 0.25).abs() - 0.165)
     print_ = v.inside(v.without(bars, third, torch.zeros_like(third), 0.05))
-    print_ = torch.where(v.omit < 0, print_, print_ * ((v.x - third).abs() > 0.054))  # noqa: PLR2004
-    albedo = blend(albedo, v.plain(v.draw.colour(0.93, 0.92, 0.90)), print_ * 0.9)
+    print_ = torch.where(v.omit < 0, print_, print_ * ((v.x - third).abs() > 0.054))
+    albedo = blend(albedo, v.draw.colour(0.93, 0.92, 0.90), print_ * 0.9)
     albedo = albedo * (1 + v.noise(FBM, 0.6) * 0.015)[:, None]
-    return v.scene(albedo, outline, v.matte(0.80, 0.81, 0.80, 0.015), dome.sqrt() * 0.8, bevel=0.02, gloss=0.55)
+    return v.scene(albedo, outline, v.matte(0.80, 0.81, 0.80, 0.015), relief=dome.sqrt() * 0.8, bevel=0.02, gloss=0.55)
 
 
 _CHIPS = ((-0.38, -0.30, 0.25, 0.20), (0.38, 0.42, 0.19, 0.19))
@@ -182,12 +178,13 @@ def board(v: View) -> Scene:
     lines = torch.maximum(lines, box(v.x - 0.05, v.y - 0.06, 0.62, 0.50))
     rails = torch.minimum((v.y + 0.68).abs() - 0.02, (v.x + 0.80).abs() - 0.02)
     traces = torch.maximum(torch.minimum(lines, rails), box(v.x, v.y, 0.82, 0.70))
-    albedo = blend(albedo, v.plain(green * 1.45 + 0.03), v.inside(traces))
+    albedo = blend(albedo, green * 1.45 + 0.03, v.inside(traces))
 
     gone = v.omitted(8)
     pads = corner - 0.095
     relief = torch.zeros_like(v.x)
-    dark, silver, body = v.draw.colour(0.10, 0.10, 0.11), v.draw.colour(0.72, 0.73, 0.75), v.draw.colour(0.20, 0.17, 0.15)
+    dark, silver = v.draw.colour(0.10, 0.10, 0.11), v.draw.colour(0.72, 0.73, 0.75)
+    body = v.draw.colour(0.20, 0.17, 0.15)
     for number, (cx, cy, w, h) in enumerate(_CHIPS):
         x, y = v.x - cx, v.y - cy
         legs = torch.maximum((fract(y / 0.08) - 0.5).abs() * 0.08 - 0.02, box(x, y, w + 0.07, h))
@@ -196,28 +193,28 @@ def board(v: View) -> Scene:
         case = box(x, y, w, h)
         dot = radius(x + w - 0.06, y + h - 0.06) - 0.025
         fill = v.inside(case) * there
-        albedo = blend(albedo, v.plain(dark), fill)
-        albedo = blend(albedo, v.plain(silver * 0.6), v.inside(dot) * there)
+        albedo = blend(albedo, dark, fill)
+        albedo = blend(albedo, silver * 0.6, v.inside(dot) * there)
         relief = relief + ramp(case, 0.0, -0.03) * there * 0.035
     for number, (cx, cy, rad) in enumerate(_CANS, start=2):
         d = radius(v.x - cx, v.y - cy)
         there = (gone != number).float()
         lid = v.inside(d - rad) * there
         pads = torch.minimum(pads, ((d - 0.07).abs() - 0.025))
-        albedo = blend(albedo, v.plain(silver), lid)
-        albedo = blend(albedo, v.plain(dark), v.inside(torch.maximum(d - rad * 0.86, cx - v.x + rad * 0.45)) * there)
+        albedo = blend(albedo, silver, lid)
+        albedo = blend(albedo, dark, v.inside(torch.maximum(d - rad * 0.86, cx - v.x + rad * 0.45)) * there)
         relief = relief + ramp(d, rad, rad - 0.05) * there * 0.05
     cell = ((v.x + 0.34) / 0.26).floor()  # four resistors side by side
     x, y = v.x + 0.34 - (cell + 0.5) * 0.26, v.y - 0.70
-    row = ((cell >= 0) & (cell < 4)).float()  # noqa: PLR2004
+    row = ((cell >= 0) & (cell < 4)).float()
     there = row * (cell + 4 != gone)
     ends = box(x.abs() - 0.075, y, 0.03, 0.055)
     pads = torch.minimum(pads, ends + (1 - row))
-    albedo = blend(albedo, v.plain(copper), v.inside(pads) * v.inside(-(relief - 0.002)))
-    albedo = blend(albedo, v.plain(body), v.inside(box(x, y, 0.07, 0.055)) * there)
-    albedo = blend(albedo, v.plain(silver), v.inside(box(x.abs() - 0.07, y, 0.02, 0.055)) * there)
+    albedo = blend(albedo, copper, v.inside(pads) * v.inside(relief - 0.002))
+    albedo = blend(albedo, body, v.inside(box(x, y, 0.07, 0.055)) * there)
+    albedo = blend(albedo, silver, v.inside(box(x.abs() - 0.07, y, 0.02, 0.055)) * there)
     relief = relief + ramp(box(x, y, 0.09, 0.055), 0.0, -0.02) * there * 0.02
-    return v.scene(albedo, outline, v.matte(0.72, 0.71, 0.68), relief, bevel=0.02, gloss=0.10)
+    return v.scene(albedo, outline, v.matte(0.72, 0.71, 0.68), relief=relief, bevel=0.02, gloss=0.10)
 
 
 def tile(v: View) -> Scene:
@@ -234,18 +231,18 @@ def tile(v: View) -> Scene:
     petal = v.omitted(16)
     side, arm = (petal / 4).floor(), petal - (petal / 4).floor() * 4
     mine = (right + low * 2 == side) & (v.omit >= 0)
-    ex = torch.where(arm < 2, arm * 2 - 1, torch.zeros_like(arm))  # noqa: PLR2004
-    ey = torch.where(arm < 2, torch.zeros_like(arm), arm * 2 - 5)  # noqa: PLR2004
+    ex = torch.where(arm < 2, arm * 2 - 1, torch.zeros_like(arm))
+    ey = torch.where(arm < 2, torch.zeros_like(arm), arm * 2 - 5)
     lost = radius(x - ex * 0.28, y - ey * 0.28) - 0.14
     flower = torch.where(mine, torch.maximum(flower, -lost), flower)
     corner = radius(x.abs() - 0.44, y.abs() - 0.44)
     figure = torch.minimum(flower, (corner - 0.15).abs() - 0.028)
-    albedo = v.plain(v.draw.colour(0.86, 0.86, 0.82))
-    albedo = blend(albedo, v.plain(v.draw.colour(0.14, 0.26, 0.58)), v.inside(figure))
-    albedo = blend(albedo, v.plain(v.draw.colour(0.85, 0.62, 0.16)), v.inside(r - 0.075))
+    albedo = v.draw.colour(0.86, 0.86, 0.82)
+    albedo = blend(albedo, v.draw.colour(0.14, 0.26, 0.58), v.inside(figure))
+    albedo = blend(albedo, v.draw.colour(0.85, 0.62, 0.16), v.inside(r - 0.075))
     glaze = v.noise(FBM, 0.35)
     albedo = albedo * (1 + glaze * 0.02)[:, None]
-    return v.scene(albedo, outline, v.matte(0.52, 0.50, 0.47, 0.06), glaze * 0.003, bevel=0.035, gloss=0.22)
+    return v.scene(albedo, outline, v.matte(0.52, 0.50, 0.47, 0.06), relief=glaze * 0.003, bevel=0.035, gloss=0.22)
 
 
 def mesh(v: View) -> Scene:
@@ -259,7 +256,7 @@ def mesh(v: View) -> Scene:
     # a wire segment between two crossings near the middle is left out
     place = v.omitted(9)
     row = (place / 3).floor()
-    lost = (cx == 99 + place - row * 3) & ((uy - 99 - row).abs() < 0.5) & (v.omit >= 0)  # noqa: PLR2004
+    lost = (cx == 99 + place - row * 3) & ((uy - 99 - row).abs() < 0.5) & (v.omit >= 0)
     dx = torch.where(lost, dx + 1, dx)
     bow_x, bow_y = 1 - (dx / wire).square(), 1 - (dy / wire).square()
     hx = bow_x.clamp(min=-1) + over * torch.cos((uy - cy - 0.5) * math.pi) * 0.4
@@ -267,7 +264,7 @@ def mesh(v: View) -> Scene:
     outline = torch.minimum(dx, dy) - wire
     relief = torch.maximum(hx, hy).clamp(-1, 2) * 0.03
     albedo = v.draw.colour(0.66, 0.67, 0.68) * (1 + v.noise(FINE) * 0.05)[:, None]
-    return v.scene(albedo, outline, v.matte(0.13, 0.13, 0.15, 0.06), relief, bevel=0.015, gloss=0.3)
+    return v.scene(albedo, outline, v.matte(0.13, 0.13, 0.15, 0.06), relief=relief, bevel=0.015, gloss=0.3)
 
 
 def screw(v: View) -> Scene:
@@ -287,7 +284,7 @@ def screw(v: View) -> Scene:
     albedo = v.draw.colour(0.62, 0.60, 0.55) * (1 + v.noise(FINE, 1.0, 4) * 0.05)[:, None]
     albedo = albedo * (1 - cut * (1 - tooth) * 0.35)[:, None]
     relief = dome * 0.7 + tooth * cut * 0.02
-    return v.scene(albedo, outline, v.matte(0.86, 0.86, 0.84, 0.015), relief, bevel=0.02, gloss=0.30)
+    return v.scene(albedo, outline, v.matte(0.86, 0.86, 0.84, 0.015), relief=relief, bevel=0.02, gloss=0.30)
 
 
 def cap(v: View) -> Scene:
@@ -303,10 +300,10 @@ def cap(v: View) -> Scene:
     turn = v.omitted(5) * (2 * math.pi / 5)
     star = v.without(star, torch.cos(turn) * 0.32, torch.sin(turn) * 0.32, 0.14)
     ring = (r - 0.47).abs() - 0.035
-    albedo = v.plain(v.draw.colour(0.66, 0.10, 0.12))
-    albedo = blend(albedo, v.plain(v.draw.colour(0.92, 0.80, 0.45)), v.inside(torch.minimum(star, ring)))
+    albedo = v.draw.colour(0.66, 0.10, 0.12)
+    albedo = blend(albedo, v.draw.colour(0.92, 0.80, 0.45), v.inside(torch.minimum(star, ring)))
     albedo = albedo * (1 + v.noise(FINE) * 0.02)[:, None]
-    return v.scene(albedo, outline, v.matte(0.60, 0.62, 0.64), relief, bevel=0.04, gloss=0.30)
+    return v.scene(albedo, outline, v.matte(0.60, 0.62, 0.64), relief=relief, bevel=0.04, gloss=0.30)
 
 
 def connector(v: View) -> Scene:
@@ -329,9 +326,9 @@ def connector(v: View) -> Scene:
     well = v.inside(torch.maximum(box(px, v.y.abs() - 0.14, 0.052, 0.08), v.x.abs() - 0.60))
     albedo = v.draw.colour(0.19, 0.19, 0.21) * (1 + v.noise(FINE) * v.draw.uniform(0.06, 0.12))[:, None]
     albedo = albedo * (1 - v.inside(cavity) * 0.35 - well * 0.4)[:, None]
-    albedo = blend(albedo, v.plain(v.draw.colour(0.88, 0.71, 0.32)), pin)
+    albedo = blend(albedo, v.draw.colour(0.88, 0.71, 0.32), pin)
     relief = ramp(cavity, 0.0, -0.03) * -0.03 + ramp(pins, 0.0, -0.03) * (1 - lost.float()) * 0.03
-    return v.scene(albedo, outline, v.matte(0.64, 0.66, 0.68), relief, bevel=0.03, gloss=0.10)
+    return v.scene(albedo, outline, v.matte(0.64, 0.66, 0.68), relief=relief, bevel=0.03, gloss=0.10)
 
 
 _BITS = ((0.02, 0.10), (0.18, 0.15), (0.34, 0.08), (0.50, 0.14), (0.64, 0.10))
@@ -356,7 +353,9 @@ def key(v: View) -> Scene:
     emblem = v.inside((radius(v.x + 0.42, v.y) - 0.12).abs() - 0.018)
     albedo = v.draw.colour(0.70, 0.63, 0.45) * (1 + v.noise(FINE, 1.0, 8) * v.draw.uniform(0.05, 0.08))[:, None]
     albedo = albedo * (1 - groove * 0.3 - emblem * 0.25)[:, None]
-    return v.scene(albedo, outline, v.matte(0.28, 0.22, 0.20), (groove + emblem) * -0.015, bevel=0.035, gloss=0.25)
+    return v.scene(
+        albedo, outline, v.matte(0.28, 0.22, 0.20), relief=(groove + emblem) * -0.015, bevel=0.035, gloss=0.25
+    )
 
 
 def biscuit(v: View) -> Scene:
@@ -373,10 +372,10 @@ def biscuit(v: View) -> Scene:
     frame = (round_box(v.x, v.y, 0.60, 0.60, 0.06)).abs()
     crumb, baked = v.noise(FBM, 1.0), v.noise(FINE)
     albedo = v.draw.colour(0.80, 0.60, 0.33, 0.04) * (1 + crumb * 0.03 + baked * 0.03)[:, None]
-    albedo = blend(albedo, v.plain(v.draw.colour(0.55, 0.32, 0.13, 0.05)), ramp(outline, -0.16, 0.0) * 0.7)
+    albedo = blend(albedo, v.draw.colour(0.55, 0.32, 0.13, 0.05), ramp(outline, -0.16, 0.0) * 0.7)
     albedo = albedo * (1 - ramp(dots, 0.045, 0.025) * 0.55)[:, None]
     relief = ramp(dots, 0.06, 0.02) * -0.03 + ramp(frame, 0.035, 0.0) * -0.015 + crumb * 0.006 + baked * 0.002
-    return v.scene(albedo, outline, v.matte(0.36, 0.42, 0.46), relief, bevel=0.08, gloss=0.03)
+    return v.scene(albedo, outline, v.matte(0.36, 0.42, 0.46), relief=relief, bevel=0.08, gloss=0.03)
 
 
 def weave(v: View) -> Scene:
@@ -389,7 +388,7 @@ def weave(v: View) -> Scene:
     warp = 1 - fu * fu * 3.4 + over * torch.cos(fw * math.pi) * 0.45
     weft = 1 - fw * fw * 3.4 - over * torch.cos(fu * math.pi) * 0.45
     place = v.omitted(7)
-    lost = (cu == 97 + place) & ((w - 98 - place * 0.6).abs() < 2.6) & (v.omit >= 0)  # noqa: PLR2004
+    lost = (cu == 97 + place) & ((w - 98 - place * 0.6).abs() < 2.6) & (v.omit >= 0)
     warp = torch.where(lost, warp - 1.6, warp)
     fibre_x, fibre_y = v.noise(FINE, 1.0, 5), noise(v.draw, FINE, v.x, v.y / 5, 1.0)
     top = ramp(warp - weft, -0.08, 0.08)
@@ -400,17 +399,17 @@ def weave(v: View) -> Scene:
     )
     height = torch.maximum(warp, weft).clamp(min=-0.8)
     albedo = yarn * (0.55 + 0.33 * height.clamp(max=1.4))[:, None]
-    return v.scene(albedo, None, None, height * pitch * 0.22, gloss=0.03)
+    return v.scene(albedo, relief=height * pitch * 0.22, gloss=0.03)
 
 
 def leather(v: View) -> Scene:
     """Grained brown leather."""
     warp_x, warp_y = v.x + v.noise(FBM, 0.6) * 0.012, v.y + v.noise(FBM, 0.6) * 0.012
     creases = noise(v.draw, CELL_EDGE, warp_x, warp_y, 1.0)
-    pebble = ramp(creases, 0.0, 0.35)
     soft, fine = v.noise(FBM, 0.5), v.noise(FINE)
-    albedo = v.draw.colour(0.46, 0.27, 0.16) * (0.72 + pebble * 0.28 + soft * 0.03 + fine * 0.03)[:, None]
-    return v.scene(albedo, None, None, pebble * (2 - pebble) * 0.012 + fine * 0.0012, gloss=0.10)
+    pebble = ramp(creases, -0.05, 0.45 + soft * 0.08)
+    albedo = v.draw.colour(0.46, 0.27, 0.16) * (0.78 + pebble * 0.22 + soft * 0.03 + fine * 0.03)[:, None]
+    return v.scene(albedo, relief=pebble * (2 - pebble) * 0.007 + fine * 0.0012, gloss=0.10)
 
 
 def wood(v: View) -> Scene:
@@ -419,21 +418,19 @@ def wood(v: View) -> Scene:
     ring = fract(flow)
     late = ring * ring * ramp(ring, 1.0, 0.88)
     pores = v.noise(FINE, 1.0, 14)
-    albedo = blend(
-        v.plain(v.draw.colour(0.78, 0.59, 0.38, 0.03)), v.plain(v.draw.colour(0.52, 0.33, 0.17)), late * 0.75
-    )
+    albedo = blend(v.draw.colour(0.78, 0.59, 0.38, 0.03), v.draw.colour(0.52, 0.33, 0.17), late * 0.75)
     albedo = albedo * (1 + pores * v.draw.uniform(0.05, 0.08) + v.noise(FBM, 0.3) * 0.02)[:, None]
-    return v.scene(albedo, None, None, pores * 0.0015, gloss=0.05)
+    return v.scene(albedo, relief=pores * 0.0015, gloss=0.05)
 
 
 def terrazzo(v: View) -> Scene:
     """Polished cement with stone chips of three colours."""
     state = v.draw.child(1), v.draw.child(1)  # the same place of the atlas for both channels
-    edge, number = noise(state[0], CELL_EDGE, v.x, v.y, 0.8), noise(state[1], CELL_ID, v.x, v.y, 0.8)
+    edge, number = noise(state[0], CELL_EDGE, v.x, v.y, 0.5), noise(state[1], CELL_ID, v.x, v.y, 0.5)
     chip = ramp(edge, 0.14 + (1 - number) * 0.1, 0.19 + (1 - number) * 0.1) * ramp(number, 0.30, 0.31)
     albedo = v.draw.colour(0.74, 0.72, 0.68) * (1 + v.noise(FINE) * 0.035 + v.noise(FBM, 0.5) * 0.02)[:, None]
-    stone = blend(v.plain(v.draw.colour(0.34, 0.30, 0.30)), v.plain(v.draw.colour(0.62, 0.36, 0.26)), ramp(number, 0.55, 0.56))
-    stone = blend(stone, v.plain(v.draw.colour(0.90, 0.88, 0.84)), ramp(number, 0.76, 0.77))
+    stone = blend(v.draw.colour(0.34, 0.30, 0.30), v.draw.colour(0.62, 0.36, 0.26), ramp(number, 0.55, 0.56))
+    stone = blend(stone, v.draw.colour(0.90, 0.88, 0.84), ramp(number, 0.76, 0.77))
     albedo = blend(albedo, stone * (1 + v.noise(FBM) * 0.05)[:, None], chip)
     return v.scene(albedo, gloss=0.12)
 
@@ -441,7 +438,7 @@ def terrazzo(v: View) -> Scene:
 @lru_cache(maxsize=8)
 def _photograph(name: str, device: torch.device) -> Tensor:
     """Read a grey photograph `(512, 512)` from scikit-image's wheel, scaled to mean 0.5."""
-    from skimage import data  # noqa: PLC0415  (kept off the import path of the package)
+    from skimage import data
 
     picture = torch.from_numpy(getattr(data, name)().copy()).float() / 255
     return (picture + (0.5 - picture.mean())).to(device)
@@ -449,7 +446,7 @@ def _photograph(name: str, device: torch.device) -> Tensor:
 
 def _photographic(name: str, red: float, green: float, blue: float, field: float) -> Callable[[View], Scene]:
     def photographed(v: View) -> Scene:
-        room = 1 - 1.45 * field  # how far the window may wander without leaving the photograph
+        room = 1 - 1.2 * field  # how far the window may wander without leaving the photograph
         x = v.x * field + v.draw.uniform(-room, room)
         y = v.y * field + v.draw.uniform(-room, room)
         grey = sample_plane(_photograph(name, v.x.device), x, y)
@@ -485,31 +482,33 @@ class Category:
 _SOLID = ("scratch", "dent", "chip", "stain", "colour", "bent", "missing", "contamination")
 _CLOTH = ("cut", "hole", "stain", "colour", "bent", "thread", "contamination")
 _STONE = ("crack", "scratch", "hole", "stain", "colour", "contamination", "thread")
+_LOOSE = ("hole", "cut", "stain", "colour", "thread", "contamination")
+_PILL = ("scratch", "crack", "dent", "hole", "stain", "bent", "missing", "contamination")
+_BAKED = ("crack", "chip", "hole", "stain", "colour", "missing", "contamination", "thread")
+_GLAZED = ("crack", "chip", "hole", "stain", "colour", "missing", "contamination", "scratch")
+_WIRE = ("cut", "stain", "colour", "bent", "missing", "thread", "contamination")
+_brick = _photographic("brick", 0.60, 0.50, 0.45, 0.62)
+_grass = _photographic("grass", 0.42, 0.50, 0.30, 0.55)
+_gravel = _photographic("gravel", 0.52, 0.50, 0.48, 0.55)
 
 REGISTRY: dict[str, Category] = {
-    "biscuit": Category(
-        biscuit, "biscuit", "baked dough", ("crack", "chip", "hole", "stain", "colour", "missing", "contamination", "thread"), 180
-    ),
-    "board": Category(board, "circuit board", "green laminate", (*_SOLID, "crack"), 2),
-    "brick": Category(_photographic("brick", 0.60, 0.50, 0.45, 0.62), "brick wall", "brick", (*_STONE, "dent"), 2),
-    "cap": Category(cap, "bottle cap", "painted metal", (*_SOLID, "thread"), 180),
-    "capsule": Category(capsule, "capsule", "gelatine", ("scratch", "crack", "dent", "hole", "stain", "bent", "missing", "contamination"), 8),
-    "connector": Category(connector, "connector", "black plastic", (*_SOLID, "thread"), 3),
-    "gear": Category(gear, "gear wheel", "brass", (*_SOLID, "crack"), 180),
-    "grass": Category(
-        _photographic("grass", 0.42, 0.50, 0.30, 0.55), "lawn", "grass", ("hole", "stain", "colour", "cut", "contamination", "thread", "bent"), 180
-    ),
-    "gravel": Category(
-        _photographic("gravel", 0.52, 0.50, 0.48, 0.55), "gravel", "stone", ("hole", "stain", "colour", "cut", "contamination", "thread", "crack"), 180
-    ),
-    "key": Category(key, "key", "nickel brass", (*_SOLID, "crack"), 6),
-    "leather": Category(leather, "leather", "brown leather", (*_CLOTH, "scratch", "dent"), 180),
-    "mesh": Category(mesh, "wire mesh", "steel wire", ("missing", "bent", "cut", "thread", "contamination", "colour", "stain"), 4),
-    "screw": Category(screw, "screw", "steel", ("scratch", "dent", "chip", "bent", "missing", "colour", "stain", "contamination"), 180),
-    "terrazzo": Category(terrazzo, "terrazzo floor", "cement and stone chips", (*_STONE, "dent"), 180),
-    "tile": Category(tile, "ceramic tiles", "glazed ceramic", ("crack", "chip", "scratch", "stain", "colour", "missing", "contamination", "hole"), 2),
-    "washer": Category(washer, "washer", "brushed steel", (*_SOLID, "crack"), 180),
-    "weave": Category(weave, "woven cloth", "linen and cotton", (*_CLOTH, "missing"), 4),
-    "wood": Category(wood, "wooden board", "softwood", (*_STONE, "dent", "cut"), 3),
+    "biscuit": Category(biscuit, "biscuit", "baked dough", _BAKED, turn=180),
+    "board": Category(board, "circuit board", "green laminate", (*_SOLID, "crack"), turn=2),
+    "brick": Category(_brick, "brick paving", "brick", (*_STONE, "dent"), turn=2),
+    "cap": Category(cap, "bottle cap", "painted metal", (*_SOLID, "thread"), turn=180),
+    "capsule": Category(capsule, "capsule", "gelatine", _PILL, turn=8),
+    "connector": Category(connector, "connector", "black plastic", (*_SOLID, "thread"), turn=3),
+    "gear": Category(gear, "gear wheel", "brass", (*_SOLID, "crack"), turn=180),
+    "grass": Category(_grass, "lawn", "grass", _LOOSE, turn=180),
+    "gravel": Category(_gravel, "gravel", "stone", (*_LOOSE, "crack"), turn=180),
+    "key": Category(key, "key", "nickel brass", (*_SOLID, "crack"), turn=6),
+    "leather": Category(leather, "leather", "brown leather", (*_CLOTH, "scratch", "dent"), turn=180),
+    "mesh": Category(mesh, "wire mesh", "steel wire", _WIRE, turn=4),
+    "screw": Category(screw, "screw", "steel", _SOLID, turn=180),
+    "terrazzo": Category(terrazzo, "terrazzo floor", "cement and stone chips", (*_STONE, "dent"), turn=180),
+    "tile": Category(tile, "ceramic tiles", "glazed ceramic", _GLAZED, turn=2),
+    "washer": Category(washer, "washer", "brushed steel", (*_SOLID, "crack"), turn=180),
+    "weave": Category(weave, "woven cloth", "linen and cotton", (*_CLOTH, "missing"), turn=4),
+    "wood": Category(wood, "wooden board", "softwood", (*_STONE, "dent", "cut"), turn=3),
 }
-"""All categories by name."""
+"""All categories by name, sorted."""

@@ -79,9 +79,7 @@ class Site:
         return (dark * self.draw.uniform(0.02, 0.15) + (1 - dark) * self.draw.uniform(0.85, 1.0))[:, None]
 
 
-def choose_site(  # noqa: PLR0913
-    outline: Tensor, clean: Tensor, on_rim: Tensor, draw: Draw, least: float = 0.0
-) -> Site:
+def choose_site(outline: Tensor, clean: Tensor, on_rim: Tensor, draw: Draw, least: float = 0.0) -> Site:
     """Choose where defects go: on the solid, or on its rim for the kinds that belong there.
 
     Args:
@@ -119,9 +117,9 @@ def scratch(scene: Scene, at: Site) -> Scene:
     """A long shallow line that shows bright or dark."""
     length, width = at.span(0.12, 0.55), at.draw.uniform(0.006, 0.016)
     line = torch.maximum(at.line(0.4, 0.004) - width, at.u.abs() - length)
-    weight = at.inside(line) * (0.35 + 0.6 * at.strength)
-    target = at.contrast().expand_as(scene.albedo)
-    return replace(scene, albedo=blend(scene.albedo, target, weight), relief=scene.relief - at.inside(line) * 0.012)
+    groove = at.inside(line)
+    albedo = blend(scene.albedo, at.contrast(), groove * (0.35 + 0.6 * at.strength))
+    return replace(scene, albedo=albedo, relief=scene.relief - groove * 0.012)
 
 
 def crack(scene: Scene, at: Site) -> Scene:
@@ -136,7 +134,7 @@ def crack(scene: Scene, at: Site) -> Scene:
     thin = width * 0.7 * ramp(along, length * 0.6, 0.0)
     branch = torch.maximum((at.v - zigzag - along * slope).abs() - thin, torch.maximum(-along, along - length * 0.6))
     line = at.inside(torch.minimum(trunk, branch))
-    dark = torch.full_like(scene.albedo, 0.03)
+    dark = torch.full_like(at.size, 0.03)[:, None]
     weight = line * (0.55 + 0.4 * at.strength)
     return replace(scene, albedo=blend(scene.albedo, dark, weight), relief=scene.relief - line * 0.02)
 
@@ -168,7 +166,8 @@ def stain(scene: Scene, at: Site) -> Scene:
     body = ramp(spill, reach * 0.12, reach * -0.12)
     border = ramp((spill + reach * 0.1).abs(), reach * 0.16, 0.0)
     weight = (body * 0.75 + border * 0.25) * (0.30 + 0.55 * at.strength)
-    bleach = (at.luma < 0.25).float()[:, None]  # noqa: PLR2004  (a dark stain would not show on dark ground)
+    # a dark stain would not show on dark ground
+    bleach = (at.luma < 0.25).float()[:, None]
     brown = torch.stack([at.draw.uniform(0.30, 0.55), at.draw.uniform(0.22, 0.40), at.draw.uniform(0.10, 0.30)], dim=1)
     target = scene.albedo * brown * (1 - bleach) + (brown * 0.5 + 0.45) * bleach
     return replace(scene, albedo=blend(scene.albedo, target, weight))
@@ -178,9 +177,9 @@ def colour(scene: Scene, at: Site) -> Scene:
     """A patch of another hue and about the same brightness."""
     reach = at.span(0.09, 0.28)
     edge = at.draw.uniform(0.08, 0.35)
-    weight = ramp(at.blob(reach, 0.12), reach * edge, -reach * edge) * (0.45 + 0.5 * at.strength)
-    hue = at.draw.uniform(0, 6.2832)
-    tint = torch.stack([1 + 0.65 * torch.cos(hue + turn) for turn in (0.0, 2.0944, 4.1888)], dim=1)
+    weight = ramp(at.blob(reach, 0.12), reach * edge, -reach * edge) * at.draw.uniform(0.6, 0.95)
+    hue, vivid = at.draw.uniform(0, 6.2832), 0.12 + 0.33 * at.strength
+    tint = torch.stack([1 + vivid * torch.cos(hue + turn) for turn in (0.0, 2.0944, 4.1888)], dim=1)
     grey = scene.albedo.mean(dim=1, keepdim=True) * 0.85 + 0.06
     return replace(scene, albedo=blend(scene.albedo, grey * tint, weight))
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from anomalib_inctrl.demo.categories import NOTHING_OMITTED, REGISTRY, View
@@ -19,6 +19,15 @@ from anomalib_inctrl.errors import DatasetError
 
 IMAGE_SIZE = 240
 """Side of a demo image in pixels."""
+
+CATEGORIES = tuple(REGISTRY)
+"""Names of all categories, sorted."""
+
+AUXILIARY_CATEGORIES = ("board", "cap", "gear", "key", "leather", "mesh", "terrazzo", "tile", "weave")
+"""The half to train on."""
+
+UNSEEN_CATEGORIES = tuple(name for name in CATEGORIES if name not in AUXILIARY_CATEGORIES)
+"""The half to test on, the three photographs among them."""
 
 _POSE, _PRODUCT, _LIGHT, _DEFECT = range(4)  # streams of random numbers
 _VISIBLE = 10  # levels of 255 by which a pixel must change to count
@@ -123,7 +132,8 @@ def _check(sample: Sample) -> None:
     check_category(sample.category)
     possible = REGISTRY[sample.category].defects
     if sample.defect is not None and sample.defect not in possible:
-        msg = f"Demo category {sample.category!r} has no defect {sample.defect!r}; choose one of: {', '.join(possible)}."
+        choices = ", ".join(possible)
+        msg = f"Demo category {sample.category!r} has no defect {sample.defect!r}; choose one of: {choices}."
         raise DatasetError(msg)
 
 
@@ -132,8 +142,11 @@ def _draw(samples: Sequence[Sample], seed: int, device: torch.device) -> Draw:
         digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
         return [int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")]
 
-    keys = [pair(f"{seed}/{s.category}/{s.index}/{s.style}") for s in samples]
-    return Draw(torch.tensor(keys, device=device), torch.tensor([s.style for s in samples], device=device))
+    keys = torch.tensor([pair(f"{seed}/{s.category}/{s.index}/{s.style}") for s in samples], device=device)
+    if not any(s.style for s in samples):
+        return Draw(keys)
+    style_keys = torch.tensor([pair(f"{s.category}/{s.style}") for s in samples], device=device)
+    return Draw(keys, style_keys, torch.tensor([s.style == 0 for s in samples], device=device))
 
 
 def _render_chunk(samples: Sequence[Sample], seed: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -175,6 +188,8 @@ def _groups(names: Sequence[str], device: torch.device) -> list[tuple[str, Tenso
 
 def _stack(groups: list[tuple[Tensor, Scene]]) -> Scene:
     """Put the scenes of groups of images back into the order of the batch."""
+    if len(groups) == 1:
+        return groups[0][1]
     order = torch.argsort(torch.cat([index for index, _ in groups]))
     parts = {
         f.name: torch.cat([getattr(scene, f.name) for _, scene in groups])[order]
@@ -183,12 +198,15 @@ def _stack(groups: list[tuple[Tensor, Scene]]) -> Scene:
     }
     stacked = Scene(**parts)
     if any(scene.over is not None for _, scene in groups):
-        over, colours = [], []
-        for _, scene in groups:
-            blank = scene.over is None or scene.over_colour is None
-            over.append(torch.zeros_like(scene.relief) if blank else scene.over)
-            colours.append(torch.zeros_like(scene.albedo[:, :, :1, :1]) if blank else scene.over_colour)
-        stacked.over, stacked.over_colour = torch.cat(over)[order], torch.cat(colours)[order]
+        stacked.over = torch.cat(
+            [torch.zeros_like(scene.relief) if scene.over is None else scene.over for _, scene in groups]
+        )[order]
+        stacked.over_colour = torch.cat(
+            [
+                torch.zeros_like(scene.albedo[:, :, :1, :1]) if scene.over_colour is None else scene.over_colour
+                for _, scene in groups
+            ]
+        )[order]
     return stacked
 
 
@@ -209,9 +227,7 @@ def _scenes(samples: Sequence[Sample], draw: Draw, x: Tensor, y: Tensor, omit: T
     return _stack(groups)
 
 
-def _damage(
-    samples: Sequence[Sample], draw: Draw, scene: Scene, clean: Tensor, attempt: int
-) -> tuple[Tensor, Tensor]:
+def _damage(samples: Sequence[Sample], draw: Draw, scene: Scene, clean: Tensor, attempt: int) -> tuple[Tensor, Tensor]:
     """Put a defect into each image; returns pictures `(B, 3, H, W)` uint8 and masks `(B, H, W)`."""
     size, device = clean.shape[-1], clean.device
     kinds = [s.defect or "" for s in samples]
@@ -244,7 +260,7 @@ def _damage(
 def _tidy(changed: Tensor) -> Tensor:
     """Close gaps of a few pixels and drop lone pixels of masks `(B, H, W)`."""
     m = changed[:, None].float()
-    dense = F.avg_pool2d(m, 3, stride=1, padding=1) > 0.25  # noqa: PLR2004  (at least three of nine)
+    dense = F.avg_pool2d(m, 3, stride=1, padding=1) > 0.25  # at least three of nine
     m = m * dense
     m = F.max_pool2d(m, 5, stride=1, padding=2)
     return (-F.max_pool2d(-m, 5, stride=1, padding=2))[:, 0] > 0
