@@ -11,12 +11,13 @@ import hashlib
 import logging
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
 from anomalib_inctrl.prompts.sentences import text_prompts
@@ -24,6 +25,7 @@ from anomalib_inctrl.weights import read_state_dict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import ModuleType
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +120,7 @@ class FrozenCLIP(nn.Module):
         Raises:
             BackboneError: If the images do not have the backbone's size.
         """
-        if images.ndim != 4 or tuple(images.shape[-2:]) != self.image_size:  # noqa: PLR2004
+        if images.ndim != 4 or tuple(images.shape[-2:]) != self.image_size:
             msg = (
                 f"images: expected (B, 3, {self.image_size[0]}, {self.image_size[1]}) for {self.name}, "
                 f"found {tuple(images.shape)}. Preprocess them first (CLIPPreProcessor)."
@@ -162,8 +164,7 @@ class FrozenCLIP(nn.Module):
         return self._text_prototypes[class_name].to(device)
 
     def _encode_sentences(self, sentences: Sequence[str], device: torch.device) -> Tensor:
-        import open_clip
-
+        open_clip = _open_clip()
         # Every plain OpenCLIP model uses the same byte-pair vocabulary; custom tokenizers belong to other text towers.
         tokenizer = (
             open_clip.get_tokenizer(self.name)
@@ -227,7 +228,7 @@ class FrozenCLIP(nn.Module):
                 )
                 raise CheckpointError(msg)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # The backbone's weights are not in state dicts, so a strict load is given the ones already in place.
         for key, value in self.clip.state_dict().items():
             state_dict.setdefault(f"{prefix}clip.{key}", value)
@@ -254,14 +255,13 @@ def create_clip(name: str, pretrained: str | None) -> nn.Module:
         PretrainedWeightsError: If the weights can neither be found nor downloaded.
         CheckpointError: If a weights file does not fit the model.
     """
-    import open_clip
+    open_clip = _open_clip()
 
-    if open_clip.get_model_config(name) is None:
-        known = ", ".join(model for model in open_clip.list_models() if model.startswith("ViT-"))
-        msg = f"backbone={name!r}: OpenCLIP has no model of that name. Vision transformers it has: {known}."
-        raise BackboneError(msg)
+    _model_config(name)
     if pretrained is None:
-        logger.warning("Backbone %s has random weights (pretrained=None): it shows the mechanics, not the method.", name)
+        logger.warning(
+            "Backbone %s has random weights (pretrained=None): it shows the mechanics, not the method.", name
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_RANDOM_WEIGHTS_SEED)
             return open_clip.create_model(name)
@@ -305,7 +305,7 @@ def load_clip_weights(clip: nn.Module, state_dict: dict[str, Tensor], source: st
 
 
 def _create_from_tag(name: str, tag: str, config: dict[str, Any]) -> nn.Module:
-    import open_clip
+    open_clip = _open_clip()
     from open_clip.pretrained import download_pretrained_from_url
 
     url = config.get("url", "")
@@ -331,7 +331,7 @@ def _create_from_tag(name: str, tag: str, config: dict[str, Any]) -> nn.Module:
         raise PretrainedWeightsError(msg) from error
 
 
-def _plain_vision_transformer(clip: nn.Module, name: str) -> Any:  # noqa: ANN401
+def _plain_vision_transformer(clip: nn.Module, name: str) -> Any:
     visual = getattr(clip, "visual", None)
     plain = (
         hasattr(visual, "conv1")
@@ -354,3 +354,47 @@ def _leave_out_clip(module: nn.Module, state_dict: dict[str, Any], prefix: str, 
     del module, local_metadata
     for key in [key for key in state_dict if key.startswith(f"{prefix}clip.")]:
         del state_dict[key]
+
+
+def preprocessing_of(name: str, pretrained: str | None) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
+    """Look up a backbone's preprocessing without building it.
+
+    Args:
+        name: OpenCLIP model name.
+        pretrained: Pretrained tag or path.
+
+    Returns:
+        Side of the square input in pixels, per-channel mean and standard deviation.
+
+    Raises:
+        BackboneError: If OpenCLIP has no model of that name or its input is not square.
+    """
+    open_clip = _open_clip()
+
+    config = _model_config(name)
+    size = config["vision_cfg"]["image_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        msg = f"backbone={name!r} takes images of {height} x {width}; only square inputs are supported."
+        raise BackboneError(msg)
+    tag = open_clip.pretrained.get_pretrained_cfg(name, pretrained) if pretrained else {}
+    return height, tuple(tag.get("mean") or CLIP_MEAN), tuple(tag.get("std") or CLIP_STD)
+
+
+@cache
+def _open_clip() -> ModuleType:
+    """Import OpenCLIP, which takes seconds, when first needed, and tell it the package's own model configs."""
+    import open_clip
+
+    open_clip.add_model_config(Path(__file__).parent / "demo" / "model_configs")
+    return open_clip
+
+
+def _model_config(name: str) -> dict[str, Any]:
+    open_clip = _open_clip()
+
+    if (config := open_clip.get_model_config(name)) is None:
+        known = ", ".join(model for model in open_clip.list_models() if model.startswith("ViT-"))
+        msg = f"backbone={name!r}: OpenCLIP has no model of that name. Vision transformers it has: {known}."
+        raise BackboneError(msg)
+    return dict(config)

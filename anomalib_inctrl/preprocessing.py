@@ -11,7 +11,7 @@ from anomalib.pre_processing import PreProcessor
 from torch import nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as TF  # noqa: N812
+from torchvision.transforms.v2 import functional as TF
 
 from anomalib_inctrl.backbone import CLIP_MEAN, CLIP_STD
 from anomalib_inctrl.images import is_deep, read_image
@@ -52,13 +52,14 @@ class CLIPResize(v2.Resize):
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
         """Refuse an image whose mask has another size."""
-        sizes = {tuple(item.shape[-2:]) for item in flat_inputs if isinstance(item, (tv_tensors.Image, tv_tensors.Mask))}
+        pair = [item for item in flat_inputs if isinstance(item, (tv_tensors.Image, tv_tensors.Mask))]
+        sizes = {tuple(item.shape[-2:]) for item in pair}
         if len(sizes) > 1:
             found = " and ".join(f"{height} x {width}" for height, width in sorted(sizes))
             msg = f"An image and its mask differ in size: {found}. Give the mask the size of its image."
             raise ValueError(msg)
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Resize one image or mask."""
         is_float_image = (
             isinstance(inpt, torch.Tensor) and not isinstance(inpt, tv_tensors.Mask) and inpt.is_floating_point()
@@ -68,7 +69,7 @@ class CLIPResize(v2.Resize):
         eight_bits = TF.to_dtype(inpt.mul(255).round().clamp(0, 255) / 255, torch.uint8, scale=True)
         return TF.to_dtype(self._fit(super().transform(eight_bits, params)), inpt.dtype, scale=True)
 
-    def _fit(self, inpt: Any) -> Any:  # noqa: ANN401
+    def _fit(self, inpt: Any) -> Any:
         return TF.center_crop(inpt, [self.side, self.side]) if self.mode == "center_crop" else inpt
 
 
@@ -125,9 +126,7 @@ class CLIPPreProcessor(PreProcessor):
         super().__init__()
         self._set(image_size, resize_mode, tuple(mean), tuple(std))
 
-    def _set(
-        self, image_size: int, resize_mode: ResizeMode, mean: tuple[float, ...], std: tuple[float, ...]
-    ) -> None:
+    def _set(self, image_size: int, resize_mode: ResizeMode, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self.image_size, self.resize_mode, self.mean, self.std = image_size, resize_mode, mean, std
         normalize = v2.Normalize(mean=list(mean), std=list(std))
         self.transform = v2.Compose([CLIPResize(image_size, resize_mode), normalize])
@@ -146,34 +145,34 @@ class CLIPPreProcessor(PreProcessor):
         """Restore the settings of :meth:`checkpoint_config`."""
         self._set(config["image_size"], config["resize_mode"], tuple(config["mean"]), tuple(config["std"]))
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Transform images, masks and, if the batch has them, the prompts drawn for each query."""
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if (prompts := getattr(batch, "prompt_image", None)) is not None:
             batch.prompt_image = self.transform(prompts.flatten(0, 1)).unflatten(0, prompts.shape[:2])
 
     def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int  # noqa: ANN401
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Transform a validation batch."""
         self._read_deep_images_again(batch)
         super().on_validation_batch_start(trainer, pl_module, batch, batch_idx)
 
     def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0  # noqa: ANN401
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Transform a test batch."""
         self._read_deep_images_again(batch)
         super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
 
     def on_predict_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0  # noqa: ANN401
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Transform a predict batch."""
         self._read_deep_images_again(batch)
         super().on_predict_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
 
-    def _read_deep_images_again(self, batch: Any) -> None:  # noqa: ANN401
+    def _read_deep_images_again(self, batch: Any) -> None:
         deep = [index for index, path in enumerate(batch.image_path or []) if is_deep(path)]
         if not deep:
             return

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 ResidualScale = Literal["half", "full"]
 ResidualOperation = Literal["residual", "concat", "average"]
@@ -41,7 +41,7 @@ def nearest_prompt_similarity(query: Tensor, prompts: Tensor) -> Tensor:
     # One block at a time: the similarity matrix is the largest tensor of the whole model.
     for layer in range(layers):
         pool = prompts[..., layer, :, :].flatten(-3, -2)  # (K * P, D_v) or (B, K * P, D_v)
-        rows = query[:, layer].flatten(0, 1) if prompts.ndim == 4 else query[:, layer]  # noqa: PLR2004
+        rows = query[:, layer].flatten(0, 1) if prompts.ndim == 4 else query[:, layer]
         blocks.append((rows @ pool.transpose(-1, -2)).amax(dim=-1).reshape(batch, patches))
     return torch.stack(blocks, dim=1)
 

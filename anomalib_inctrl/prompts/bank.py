@@ -127,8 +127,8 @@ class PromptBank(nn.Module):
         """
         if not len(self):
             msg = (
-                "No prompts are set. Show the model some normal images first: set_prompts(images, class_name) in Python, "
-                "--model.prompts FOLDER or a datamodule with a train split on the command line, or a checkpoint that "
+                "No prompts are set. Show the model some normal images first: set_prompts(images, class_name) in "
+                "Python, --model.prompts FOLDER or a datamodule with a train split on the command line, or a checkpoint that "
                 "holds prompts (--ckpt_path)."
             )
             raise PromptError(msg)
@@ -151,7 +151,7 @@ class PromptBank(nn.Module):
         """Restore class names and files."""
         self._index = _Index(list(state["class_names"]), [list(files) for files in state["files"]])
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # Entries come into being with the checkpoint: make room of the right shapes before they are filled.
         self.entries = nn.ModuleList()
         while f"{prefix}entries.{len(self.entries)}.patches" in state_dict:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from anomalib_inctrl.backbone import FrozenCLIP, ImageFeatures
 from anomalib_inctrl.errors import PromptError
@@ -59,7 +59,7 @@ class FewShotModel(nn.Module, ABC):
         Raises:
             PromptError: If the images do not have this shape or hold values that are not finite.
         """
-        if images.ndim != 4:  # noqa: PLR2004
+        if images.ndim != 4:
             msg = f"images: expected prompts (K, 3, H, W), found {tuple(images.shape)}."
             raise PromptError(msg)
         if not images.isfinite().all():

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 
 class BinaryFocalLoss(nn.Module):
     r"""Binary focal loss on probabilities (Lin et al., ICCV 2017, eq. 5; used by InCTRL, eq. 8).
 
-    .. math:: \mathrm{FL} = \mathrm{mean}(-\alpha (1 - p_t)^\gamma \log p_t), \quad p_t = p \text{ if } y = 1 \text{ else } 1 - p
+    .. math:: \mathrm{FL} = \mathrm{mean}(-\alpha (1 - p_t)^\gamma \log p_t), \quad p_t = y p + (1 - y) (1 - p)
 
     kornia's and torchvision's focal losses take logits. Giving them probabilities is the InCTRL code's slip: normals
     then never get below a loss of 0.173.

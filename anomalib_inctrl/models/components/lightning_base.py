@@ -1,0 +1,391 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""The Lightning side of both models: prompts, checkpoints, weights and results around a plain PyTorch model."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from anomalib import LearningType
+from anomalib.data import AnomalibDataModule
+from anomalib.metrics import Evaluator
+from anomalib.post_processing import PostProcessor
+from anomalib.utils.path import create_versioned_dir
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.optim import AdamW
+from tqdm.auto import tqdm
+
+from anomalib_inctrl.backbone import preprocessing_of
+from anomalib_inctrl.data import GeneralistDataModule
+from anomalib_inctrl.errors import CheckpointError, PromptError
+from anomalib_inctrl.images import read_image
+from anomalib_inctrl.metrics import generalist_evaluator
+from anomalib_inctrl.preprocessing import CLIPPreProcessor
+from anomalib_inctrl.prompts.selection import create_selector, write_prompt_list
+from anomalib_inctrl.prompts.source import class_name_of, given_prompts, prompt_candidates
+from anomalib_inctrl.visualization import ExplanationVisualizer, ScoreTable
+from anomalib_inctrl.weights import read_checkpoint
+
+if TYPE_CHECKING:
+    from anomalib.models import AnomalibModule
+    from lightning.pytorch import Callback
+
+    from anomalib_inctrl.models.components.few_shot import FewShotModel
+
+    _Base = AnomalibModule
+else:
+    _Base = object
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MAX_EPOCHS = 10
+_LIGHTNING_MAX_EPOCHS = 1000
+_ENCODE_BATCH = 32
+
+
+class FewShotMixin(_Base):
+    """Everything that both Lightning modules do alike; to be put before ``AnomalibModule`` in the bases.
+
+    anomalib finds models by *direct* subclass of ``AnomalibModule`` only, hence a mixin. A subclass names in
+    ``architecture`` those of its arguments that shape the model: a checkpoint decides them, whatever the command line
+    says. The PyTorch model is built when first needed, after a checkpoint had its say.
+    """
+
+    architecture: tuple[str, ...]
+    model: FewShotModel
+
+    def _init_few_shot(self) -> None:
+        """Finish ``__init__`` of a subclass, once its arguments are in ``self.hparams``."""
+        self._heads: dict[str, Any] | None = None
+        self._restored_prompts: set[str] = set()
+        self._collected: dict[str, tuple[Any, ...]] = {}
+        self._class_name: str | None = self.hparams["class_name"]
+        create_selector(self.hparams["prompt_selection"])  # a wrong name is told now, not after training
+        if self.hparams["weights"] is not None:
+            self._heads = read_checkpoint(self.hparams["weights"])
+            self._adopt(self._heads, str(self.hparams["weights"]))
+
+    # ------------------------------------------------------------------ building
+
+    @abstractmethod
+    def build_model(self) -> FewShotModel:
+        """Create the PyTorch model from ``self.hparams``."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Build the PyTorch model on first access."""
+        if name == "model" and "model" not in self._modules:
+            # Heads start from the model's own seed: anomalib's command line does not pass on --seed_everything.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.hparams["seed"])
+                self.model = self.build_model().to(self.device).train(self.training)
+            if self._heads is not None:
+                self._load_heads(self._heads, str(self.hparams["weights"]))
+        return super().__getattr__(name)
+
+    def configure_model(self) -> None:
+        """Build the model before training sets up its optimizer; otherwise a checkpoint is waited for."""
+        trainer = getattr(self, "_trainer", None)
+        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+            _ = self.model
+
+    def _adopt(self, checkpoint: Mapping[str, Any], source: str) -> None:
+        """Take over what a checkpoint says about the model's shape and its preprocessing."""
+        saved = checkpoint.get("hyper_parameters", {})
+        if absent := [key for key in self.architecture if key not in saved]:
+            msg = (
+                f"{source}: no checkpoint of {type(self).__name__}; its settings lack {absent} (they are "
+                f"{sorted(saved)[:20]}). Give a checkpoint written by this model."
+            )
+            raise CheckpointError(msg)
+        for key in self.architecture:
+            if self.hparams[key] != saved[key]:
+                logger.info("%s=%r is taken from %s, in place of %r.", key, saved[key], source, self.hparams[key])
+                self.hparams[key] = saved[key]
+        config = checkpoint.get("anomalib_pre_processor_config")
+        if config is not None and isinstance(self.pre_processor, CLIPPreProcessor):
+            self.pre_processor.load_checkpoint_config(config)
+
+    def _load_heads(self, checkpoint: Mapping[str, Any], source: str) -> None:
+        """Load trained heads, leaving the saved prompts behind."""
+        state = {
+            key.removeprefix("model."): value
+            for key, value in checkpoint["state_dict"].items()
+            if key.startswith("model.") and not key.startswith("model.bank.")
+        }
+        own = {key: value for key, value in self.model.state_dict().items() if key.startswith("bank.")}
+        self._check_keys(state | own, self.model.state_dict(), source)
+        self.model.load_state_dict(state | own)
+
+    @staticmethod
+    def _check_keys(found: Mapping[str, Any], expected: Mapping[str, Any], source: str) -> None:
+        missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+        if missing or unexpected:
+            msg = f"{source}: does not fit this model; missing keys: {missing}, unexpected keys: {unexpected}."
+            raise CheckpointError(msg)
+
+    # ------------------------------------------------------------------ what anomalib asks of a model
+
+    @property
+    def learning_type(self) -> LearningType:
+        """Few-shot with given weights, which only need prompts and thresholds; otherwise trained like one-class."""
+        return LearningType.ONE_CLASS if self.hparams["weights"] is None else LearningType.FEW_SHOT
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Trainer settings that anomalib puts over the user's."""
+        return {"num_sanity_val_steps": 0}
+
+    def configure_pre_processor(self, image_size: tuple[int, int] | None = None) -> CLIPPreProcessor:  # type: ignore[override]
+        """Preprocessing of the backbone in use.
+
+        Args:
+            image_size: Another input size; must be square.
+
+        Returns:
+            The pre-processor.
+        """
+        size, mean, std = preprocessing_of(self.hparams["backbone"], self.hparams["pretrained"])
+        return CLIPPreProcessor(image_size[0] if image_size else size, self.hparams["resize_mode"], mean, std)
+
+    def configure_post_processor(self) -> PostProcessor:
+        """Anomalib's normalisation and thresholds."""
+        return PostProcessor()
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """The metrics of the generalist protocol on raw scores."""
+        return generalist_evaluator()
+
+    @classmethod
+    def configure_visualizer(cls) -> ExplanationVisualizer:
+        """Anomalib's pictures and one explaining sheet per image."""
+        return ExplanationVisualizer()
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Add the score table; make the results folder a versioned one."""
+        self._make_results_folder_versioned()
+        callbacks = super().configure_callbacks()
+        return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), ScoreTable()]
+
+    def _make_results_folder_versioned(self) -> None:
+        # anomalib test, run before any train, makes a plain folder "latest", over which the next train would stumble.
+        root = Path(self.trainer.default_root_dir)
+        if root.name == "latest" and not root.exists() and self.trainer.is_global_zero:
+            create_versioned_dir(root.parent)
+
+    def val_dataloader(self) -> list[Any]:
+        """No validation data where none is given.
+
+        anomalib validates few-shot models before it predicts, and in its benchmark without passing the data.
+        """
+        return []
+
+    # ------------------------------------------------------------------ training
+
+    @abstractmethod
+    def training_losses(self, batch: Any) -> dict[str, Tensor]:
+        """Weighted loss terms of a training batch by name."""
+
+    @property
+    def _trains_heads(self) -> bool:
+        # A stock datamodule has no abnormal images and no prompts per query; dataloaders may have.
+        datamodule = getattr(self.trainer, "datamodule", None)
+        return isinstance(datamodule, GeneralistDataModule) or not isinstance(datamodule, AnomalibDataModule)
+
+    def setup(self, stage: str) -> None:
+        """Give training a finite length; with a stock datamodule there is nothing to train."""
+        if stage != TrainerFn.FITTING:
+            return
+        if not self._trains_heads:
+            logger.warning(
+                "%s holds normal images of one category: prompts and thresholds are adapted to it, the heads stay as "
+                "they are. Train them with GeneralistDataModule.",
+                type(self.trainer.datamodule).__name__,  # type: ignore[attr-defined]
+            )
+            self.trainer.fit_loop.max_epochs = 1
+            self.trainer.limit_train_batches = 1
+        elif self.trainer.max_epochs == _LIGHTNING_MAX_EPOCHS and self.trainer.max_steps == -1:
+            logger.info("No max_epochs given: training for %d epochs.", DEFAULT_MAX_EPOCHS)
+            self.trainer.fit_loop.max_epochs = DEFAULT_MAX_EPOCHS
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """One step of the heads."""
+        del batch_idx
+        if not self._trains_heads:
+            return torch.zeros((), device=self.device, requires_grad=True)
+        if getattr(batch, "prompt_image", None) is None:
+            msg = (
+                "The training batch has no prompts (prompt_image). Train with GeneralistDataModule, which draws them "
+                "for every query."
+            )
+            raise PromptError(msg)
+        losses = self.training_losses(batch)
+        loss = torch.stack(list(losses.values())).sum()
+        terms = {f"train_{name}": value for name, value in losses.items()}
+        self.log_dict(terms, batch_size=len(batch), on_epoch=True, on_step=False)
+        self.log("train_loss", loss, batch_size=len(batch), prog_bar=True, on_epoch=True)
+        return loss
+
+    def configure_optimizers(self) -> AdamW | None:  # type: ignore[override]
+        """AdamW over the heads, as in the authors' code; nothing where they are not trained."""
+        if not self._trains_heads:
+            return None
+        return AdamW(
+            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
+            lr=self.hparams["learning_rate"],
+            weight_decay=self.hparams["weight_decay"],
+        )
+
+    # ------------------------------------------------------------------ prompts
+
+    @property
+    def prompt_files(self) -> dict[str, list[str]]:
+        """Files the prompts in use came from, by class name."""
+        return self.model.bank.files
+
+    def on_fit_start(self) -> None:
+        """Collect prompts."""
+        self._collect_prompts()
+
+    def on_validation_start(self) -> None:
+        """Collect prompts."""
+        self._collect_prompts()
+
+    def on_test_start(self) -> None:
+        """Collect prompts; say so if untrained heads leave the training-free floor."""
+        self._collect_prompts()
+        self._warn_if_untrained()
+
+    def on_predict_start(self) -> None:
+        """Collect prompts; say so if untrained heads leave the training-free floor."""
+        self._collect_prompts()
+        self._warn_if_untrained()
+
+    def _warn_if_untrained(self) -> None:
+        if not self.model.heads_trained:
+            logger.warning(
+                "The heads are untrained: scores are the training-free floor, (text score + largest patch residual) / 2."
+                " Give trained heads with --model.weights or a checkpoint with --ckpt_path."
+            )
+
+    def _collect_prompts(self) -> None:
+        """Fill the bank for the classes of this run.
+
+        Prompts the user names go first. Prompts from a checkpoint, or set by hand, stay. All others are chosen among
+        the train split's normal images.
+        """
+        datamodule = getattr(self.trainer, "datamodule", None)
+        candidates = prompt_candidates(datamodule, self.hparams["class_name"])
+        self._class_name = class_name_of(datamodule, self.hparams["class_name"])
+        if self.hparams["prompts"] is not None:
+            names = list(candidates) or [name for name in [self._class_name] if name]
+            for name, paths in given_prompts(self.hparams["prompts"], names).items():
+                self._put_prompts(name, paths, key=("given", *paths))
+                candidates.pop(name, None)
+        for name, paths in candidates.items():
+            by_hand = name in self.model.bank and name not in self._collected
+            if not (by_hand or name in self._restored_prompts):
+                self._choose_prompts(name, paths)
+        if self.hparams["k_shot"] == 0 and self._class_name and self._class_name not in self.model.bank:
+            self._put_prompts(self._class_name, [], key=("zero-shot",))
+        self._write_prompt_list()
+
+    def _choose_prompts(self, class_name: str, candidates: Sequence[Path]) -> None:
+        settings = (self.hparams["k_shot"], self.hparams["prompt_selection"], self.hparams["seed"])
+        if self._collected.get(class_name) == (settings, *candidates):
+            return
+        selector = create_selector(self.hparams["prompt_selection"], self.hparams["seed"])
+        try:
+            chosen = selector.select(candidates, self.hparams["k_shot"], self._encode_candidates)
+        except PromptError as error:
+            msg = f"class_name={class_name!r}: {error}"
+            raise PromptError(msg) from error
+        self._put_prompts(class_name, chosen, key=(settings, *candidates))
+
+    def _put_prompts(self, class_name: str, paths: Sequence[Path], key: tuple[Any, ...]) -> None:
+        if self._collected.get(class_name) == key:
+            return
+        height, width = self.model.backbone.image_size
+        images = self._read_prompts(paths) if paths else torch.empty(0, 3, height, width)
+        self.model.set_prompts(images, class_name, [str(path) for path in paths])
+        self._collected[class_name] = key
+
+    def _read_prompts(self, paths: Sequence[Path]) -> Tensor:
+        """Read images and bring them through the same preprocessing as queries ``(N, 3, H, W)``."""
+        transform = self.pre_processor.transform if self.pre_processor is not None else None
+        images = [read_image(path).unsqueeze(0) for path in paths]
+        return torch.cat([transform(image) if transform else image for image in images])
+
+    def _encode_candidates(self, paths: Sequence[Path]) -> Tensor:
+        batches = [paths[start : start + _ENCODE_BATCH] for start in range(0, len(paths), _ENCODE_BATCH)]
+        progress = tqdm(batches, desc="Looking at prompt candidates", unit="batch", leave=False)
+        encode = self.model.backbone.encode_image
+        return torch.cat([encode(self._read_prompts(batch).to(self.device)).image.cpu() for batch in progress])
+
+    def _write_prompt_list(self) -> None:
+        folder = Path(self.trainer.default_root_dir)
+        writes = self.trainer.is_global_zero and not (self.trainer.fast_dev_run or self.trainer.barebones)
+        if writes and any(self.prompt_files.values()):
+            write_prompt_list(self.prompt_files, folder)
+
+    # ------------------------------------------------------------------ scoring
+
+    def _class_names(self, batch: Any) -> list[str] | str | None:
+        return getattr(batch, "class_name", None) or self._class_name
+
+    def _score(self, batch: Any) -> Any:
+        """Score a batch; keep raw scores, maps and terms in it for metrics and pictures."""
+        class_names = self._class_names(batch)
+        terms = self.model.score_terms(batch.image, class_names)
+        batch.update(**self.model.inference_batch(terms)._asdict())
+        batch.raw_score, batch.raw_map, batch.terms = batch.pred_score, batch.anomaly_map, terms
+        if not isinstance(class_names, list):
+            batch.class_name = [class_names or self.model.bank.class_names[0]] * len(batch)
+        return batch
+
+    def validation_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:
+        """Score a validation batch."""
+        del batch_idx, args, kwargs
+        return self._score(batch)
+
+    def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:
+        """Score a test batch."""
+        del batch_idx, args, kwargs
+        return self._score(batch)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Score a predict batch."""
+        del batch_idx, dataloader_idx
+        return self._score(batch)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out paths that the checkpoint makes unnecessary: weights and prompts are inside."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["hyper_parameters"] = dict(checkpoint["hyper_parameters"]) | {"weights": None, "prompts": None}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Build the model that the checkpoint describes and check that the rest fits."""
+        if "model" not in self._modules:
+            self._heads = None  # the checkpoint has its own
+            self._adopt(checkpoint, "The checkpoint")
+        super().on_load_checkpoint(checkpoint)
+        expected, bank = self.state_dict() | self.model.state_dict(prefix="model."), "model.bank."
+        self._check_keys(
+            {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(bank)},
+            {key: value for key, value in expected.items() if not key.startswith(bank)},
+            "The checkpoint",
+        )
+        extra = checkpoint["state_dict"].get(f"{bank}_extra_state", {"class_names": []})
+        self._restored_prompts = set(extra["class_names"])
+        trainer = getattr(self, "_trainer", None)
+        if isinstance(getattr(trainer, "datamodule", None), AnomalibDataModule):
+            # The datasets took over the resize of a model that was not yet the checkpoint's.
+            trainer.datamodule.setup(trainer.state.fn)

@@ -1,0 +1,117 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""InCTRL for anomalib: few-shot generalist anomaly detection by in-context residuals.
+
+Example:
+    >>> from anomalib.data import MVTecAD
+    >>> from anomalib.engine import Engine
+    >>> from anomalib_inctrl import InCTRL
+    >>> model = InCTRL(k_shot=4, weights="inctrl.ckpt")  # doctest: +SKIP
+    >>> Engine().test(model, datamodule=MVTecAD(category="bottle"))  # doctest: +SKIP
+
+Paper:
+    Zhu and Pang, "Toward Generalist Anomaly Detection via In-context Residual Learning with Few-shot Sample Prompts",
+    CVPR 2024, https://arxiv.org/abs/2403.06495
+
+See Also:
+    :class:`anomalib_inctrl.models.inctrl.torch_model.InCTRLModel`: the model in plain PyTorch.
+"""
+
+from typing import Any, Literal
+
+from anomalib.metrics import Evaluator
+from anomalib.models import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.visualization import Visualizer
+from torch import Tensor, nn
+
+from anomalib_inctrl.models.components.lightning_base import FewShotMixin
+from anomalib_inctrl.models.components.losses import BinaryFocalLoss
+from anomalib_inctrl.models.inctrl.torch_model import InCTRLModel
+
+
+class InCTRL(FewShotMixin, AnomalibModule):
+    """InCTRL: trained once on an auxiliary dataset, then shown a few normal images of anything.
+
+    How it runs depends on what it is given. With ``GeneralistDataModule`` its heads are trained. With ``weights`` they
+    are taken as they are, and prompts and thresholds set anew on the target. With a checkpoint everything is as saved.
+    With neither it scores by the training-free floor. A stock datamodule adapts prompts and thresholds only.
+
+    Args:
+        backbone: Name of an OpenCLIP vision transformer. A checkpoint's own is used where one is given.
+        pretrained: OpenCLIP pretrained tag or path of a weights file; ``None`` for random weights.
+        layers: Blocks whose patch tokens are compared, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
+        resize_mode: ``"squash"`` sees the whole image, ``"center_crop"`` is the authors' protocol.
+        k_shot: Number of prompts per class; 0 leaves the text prompts alone.
+        class_name: Name of the thing in the pictures, for the text prompts; by default the datamodule's category.
+        prompts: Normal images to use as prompts: a folder, a list of files, or a written ``prompts.json``.
+        prompt_selection: How prompts are chosen among the train split's normal images: ``"random"``, ``"first"`` or
+            ``"representative"``.
+        weights: Checkpoint whose trained heads are used.
+        use_text: Whether the text score takes part.
+        use_patch: Whether the patch residual takes part.
+        use_image: Whether the image residual takes part.
+        residual: ``"residual"``, or the paper's comparisons ``"concat"`` and ``"average"``.
+        residual_scale: ``"half"`` as in the authors' code, ``"full"`` as in the paper's equation.
+        learning_rate: Of AdamW.
+        weight_decay: Of AdamW.
+        v1_double_sigmoid: Train with the authors' focal loss, which takes a sigmoid of probabilities; for comparison.
+        seed: Decides the heads' first weights and the choice of prompts.
+        pre_processor: anomalib pre-processor, or whether to use the model's own.
+        post_processor: anomalib post-processor, or whether to use the default.
+        evaluator: anomalib evaluator, or whether to use the default metrics.
+        visualizer: anomalib visualizer, or whether to use the model's own.
+    """
+
+    architecture = (
+        "backbone",
+        "pretrained",
+        "layers",
+        "resize_mode",
+        "use_text",
+        "use_patch",
+        "use_image",
+        "residual",
+        "residual_scale",
+    )
+
+    def __init__(
+        self,
+        backbone: str = "ViT-B-16-plus-240",
+        pretrained: str | None = "laion400m_e32",
+        layers: list[int] | None = None,
+        resize_mode: Literal["squash", "center_crop"] = "squash",
+        k_shot: int = 4,
+        class_name: str | None = None,
+        prompts: str | list[str] | None = None,
+        prompt_selection: str = "random",
+        weights: str | None = None,
+        use_text: bool = True,
+        use_patch: bool = True,
+        use_image: bool = True,
+        residual: Literal["residual", "concat", "average"] = "residual",
+        residual_scale: Literal["half", "full"] = "half",
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.01,
+        v1_double_sigmoid: bool = False,
+        seed: int = 0,
+        pre_processor: nn.Module | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        super().__init__(pre_processor, post_processor, evaluator, visualizer)
+        self.loss = BinaryFocalLoss(v1_double_sigmoid=v1_double_sigmoid)
+        self._init_few_shot()
+
+    def build_model(self) -> InCTRLModel:
+        """Create the PyTorch model from the arguments."""
+        return InCTRLModel(**{name: self.hparams[name] for name in self.architecture})
+
+    def training_losses(self, batch: Any) -> dict[str, Tensor]:
+        """Focal losses of the image's score and of the image residual's score (InCTRL, eq. 8 and 10)."""
+        terms = self.model.score_pairs(batch.image, batch.prompt_image, batch.class_name)
+        losses = {"score_loss": self.loss(terms.score, batch.gt_label)}
+        if self.hparams["use_image"]:
+            losses["image_loss"] = self.loss(terms.image_score, batch.gt_label)
+        return losses

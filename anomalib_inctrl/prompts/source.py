@@ -1,0 +1,80 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where the prompts of a run come from: a list the user gave, or the normal images of a datamodule's train split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from anomalib.data import AnomalibDataModule
+from anomalib.data.utils import LabelName
+
+from anomalib_inctrl.errors import PromptError
+from anomalib_inctrl.prompts.selection import read_prompt_list
+
+DEFAULT_CLASS_NAME = "object"
+
+
+def class_name_of(datamodule: object, class_name: str | None) -> str | None:
+    """Find the class name of a run on one class.
+
+    Args:
+        datamodule: anomalib datamodule with a ``category``, or something else.
+        class_name: What the user said; goes before the category.
+
+    Returns:
+        The user's name, the datamodule's category, ``"object"`` for a datamodule without one, ``None`` without
+        datamodule.
+    """
+    # A datamodule of several targets says the class with every image.
+    if class_name or hasattr(datamodule, "prompt_candidates") or not isinstance(datamodule, AnomalibDataModule):
+        return class_name
+    return datamodule.category or DEFAULT_CLASS_NAME
+
+
+def prompt_candidates(datamodule: Any, class_name: str | None) -> dict[str, list[Path]]:
+    """List the normal images that may serve as prompts.
+
+    Args:
+        datamodule: A datamodule with ``prompt_candidates()``, a stock anomalib datamodule (the normal images of its
+            train split), or ``None``.
+        class_name: Class name for a stock datamodule; see :func:`class_name_of`.
+
+    Returns:
+        Paths by class name; empty if there is nothing to choose from.
+    """
+    if hasattr(datamodule, "prompt_candidates"):
+        return dict(datamodule.prompt_candidates())
+    name = class_name_of(datamodule, class_name)
+    train_data = getattr(datamodule, "train_data", None)
+    if name is None or train_data is None:
+        return {}
+    samples = train_data.samples
+    normal = samples[samples.label_index == LabelName.NORMAL]
+    return {name: [Path(path) for path in sorted(normal.image_path)]}
+
+
+def given_prompts(source: str | list[str], class_names: list[str]) -> dict[str, list[Path]]:
+    """Read the prompts the user gave and say which class they are of.
+
+    Args:
+        source: See :func:`anomalib_inctrl.prompts.selection.read_prompt_list`.
+        class_names: Classes of this run.
+
+    Returns:
+        Paths by class name.
+
+    Raises:
+        PromptError: If the source names no class and the run has several.
+    """
+    lists = read_prompt_list(source)
+    if None not in lists:
+        return {name: paths for name, paths in lists.items() if name is not None}
+    if len(class_names) > 1:
+        msg = (
+            f"prompts={source}: the run has several classes, {class_names}, and this list names none. Give a "
+            'prompts.json: {"class name": ["path", ...], ...}.'
+        )
+        raise PromptError(msg)
+    return {class_names[0] if class_names else DEFAULT_CLASS_NAME: lists[None]}

@@ -1,0 +1,99 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""InCTRL agrees with the arithmetic of the authors' code, at every batch size."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from anomalib_inctrl.models.components.losses import BinaryFocalLoss
+from anomalib_inctrl.prompts import text_prompts
+
+EXACT = {"atol": 1e-5, "rtol": 0}
+SCORES = {
+    "score": "final_score",
+    "image_score": "img_ref_score",
+    "patch_map": "patch_ref_map",
+    "patch_score": "max_patch_score",
+    "head_score": "hl_score",
+}
+
+
+def test_features_are_the_authors(official, golden, pool):
+    features = official.backbone.encode_image(pool)
+    assert_close(features.image, golden["tokens"], **EXACT)
+    assert_close(features.patches[:1], golden["patches"], atol=5e-5, rtol=0)
+
+
+def test_sentences_and_prototypes_are_the_authors(official, golden):
+    for class_name, expected in golden["texts"].items():
+        normal, abnormal = text_prompts(class_name)
+        assert sorted(normal) == sorted(expected["normal"])
+        assert sorted(abnormal) == sorted(expected["abnormal"])
+        assert_close(official.backbone.text_prototypes(class_name), expected["prototypes"], **EXACT)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_scores_at_batch_size_one(official, golden, pool, number):
+    case = golden["cases"][number]
+    official.set_prompts(pool[case["prompts"]], case["cls"])
+    terms = official.score_terms(pool[[case["query"]]], case["cls"])
+    assert_close(terms.text_score.squeeze(), case["text_score"], **EXACT)
+    for ours, theirs in SCORES.items():
+        assert_close(getattr(terms, ours).squeeze(), case[theirs].squeeze(), **EXACT)
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_scores_in_batches_are_right_per_sample(official, golden, pool, number):
+    batch = golden["batches"][number]
+    prompts = torch.stack([pool[index] for index in batch["prompts"]])
+    terms = official.score_pairs(pool[batch["queries"]], prompts, batch["classes"])
+    for ours, theirs in (SCORES | {"patch_score": "fg_score"}).items():
+        assert_close(getattr(terms, ours), batch["expected"][theirs].reshape(getattr(terms, ours).shape), **EXACT)
+    # The authors' batch layout gives something else: the comparison can tell the two apart.
+    assert (terms.score - batch["released_score"].flatten()).abs().max() > 1e-3
+
+
+def test_focal_loss_of_the_authors_on_request(golden):
+    loss = BinaryFocalLoss(v1_double_sigmoid=True)
+    rows = zip(*(golden["focal"][key] for key in ("p", "loss_y1", "loss_y0")), strict=True)
+    for probability, abnormal, normal in rows:
+        assert_close(loss(probability, torch.tensor(1)), abnormal, **EXACT)
+        assert_close(loss(probability, torch.tensor(0)), normal, **EXACT)
+
+
+def test_one_training_step(official, golden, pool):
+    step = golden["train"]
+    official.train()
+    heads = [parameter for parameter in official.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(heads, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
+    prompts = torch.stack([pool[index] for index in step["prompts"]])
+    terms = official.score_pairs(pool[step["queries"]], prompts, step["classes"])
+    labels, focal = torch.tensor(step["labels"]), BinaryFocalLoss(v1_double_sigmoid=True)
+    losses = {"loss_holistic": focal(terms.score, labels), "loss_image": focal(terms.image_score, labels)}
+    assert_close(terms.score, step["preds"], atol=1e-4, rtol=0)
+    assert_close(terms.image_score, step["preds2"], atol=1e-4, rtol=0)
+    for name, loss in losses.items():
+        assert_close(loss, step[name], atol=1e-4, rtol=0)
+
+    sum(losses.values()).backward()
+    layers = {"projection1": 0, "bn2": 2, "projection2": 3, "bn3": 5, "projection3": 6}
+    ours = {
+        f"{theirs}.{name}.{kind}": getattr(head.layers[index], kind)
+        for theirs, head in (("diff_head_ref", official.image_head), ("diff_head", official.map_head))
+        for name, index in layers.items()
+        for kind in ("weight", "bias")
+    } | {f"adapter.fc.{index}.weight": official.adapter.fc[index].weight for index in (0, 2)}
+    assert ours.keys() == step["grads"].keys()
+
+    def thinned(name, tensor):
+        return tensor[::8] if name.startswith("adapter") else tensor
+
+    for name, expected in step["grads"].items():
+        largest = float(expected.abs().max())
+        assert_close(thinned(name, ours[name].grad), expected, atol=5e-3 * largest, rtol=0, msg=name)
+    optimizer.step()
+    for name, expected in step["params_after"].items():
+        gradient = step["grads"][name]
+        decided = gradient.abs() > 1e-3 * gradient.abs().max()
+        assert_close(thinned(name, ours[name].detach())[decided], expected[decided], atol=1e-4, rtol=0, msg=name)
