@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from anomalib import TaskType
 from anomalib.data import AnomalibDataset
-from anomalib.data.utils import LabelName, read_mask
+from anomalib.data.utils import LabelName, Split, read_mask
 from torchvision.transforms.v2 import functional as TF
 from torchvision.tv_tensors import Image, Mask
 
@@ -79,7 +79,7 @@ class GeneralistDataset(AnomalibDataset):
     @samples.setter
     def samples(self, samples: pd.DataFrame) -> None:
         # The base checks the table, but sorts by path alone: then the classes' order would depend on where they lie.
-        AnomalibDataset.samples.fset(self, samples)
+        AnomalibDataset.samples.fset(self, samples)  # type: ignore[attr-defined]
         self._samples = samples.sort_values(["class_name", "image_path"], ignore_index=True)
         task = TaskType.SEGMENTATION if samples["has_mask"].any() else TaskType.CLASSIFICATION
         self._samples.attrs["task"] = task.value
@@ -108,7 +108,8 @@ class GeneralistDataset(AnomalibDataset):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(index.seed)
             item = self._read(index.query)
-        item.prompt_image = self._read_prompts(index.prompts, item.image.shape[-2:])
+        image: Any = item.image
+        item.prompt_image = self._read_prompts(index.prompts, image.shape[-2:])
         return item
 
     def _read(self, row: int) -> PromptedItem:
@@ -150,7 +151,7 @@ def _class_table(class_name: str, part: AnomalibDataset) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "image_path": part.samples["image_path"].astype(str),
-            "split": part.samples["split"],
+            "split": part.samples["split"].map(lambda split: Split(split).value),
             "label_index": labels.astype(int),
             "mask_path": masks.where(has_mask_file, ""),
             "class_name": class_name,
@@ -175,7 +176,7 @@ def _read_mask(sample: pd.Series, image: Image) -> Mask | None:
         return Mask(mask)
     for path in _mask_files(sample.mask_path):
         try:
-            part = read_mask(path, as_tensor=True)
+            part = torch.as_tensor(read_mask(path, as_tensor=True))
         except (OSError, ValueError, SyntaxError) as error:
             msg = f"{path}: the mask of {sample.image_path} cannot be read ({error}). Replace or remove the file."
             raise DatasetError(msg) from error

@@ -55,6 +55,10 @@ class GeneralistDataModule(AnomalibDataModule):
         ... )
     """
 
+    train_data: GeneralistDataset
+    val_data: GeneralistDataset
+    test_data: GeneralistDataset
+
     def __init__(
         self,
         auxiliary: list[DataSource] | None = None,

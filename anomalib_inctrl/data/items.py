@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from anomalib.data import ImageBatch, ImageItem
@@ -57,7 +57,7 @@ class PromptedBatch(ImageBatch):
         return ImageBatch(**{field.name: getattr(self, field.name) for field in fields(ImageBatch)}).to_numpy()
 
     @classmethod
-    def collate(cls, items: list[PromptedItem]) -> PromptedBatch:
+    def collate(cls, items: list[PromptedItem]) -> PromptedBatch:  # type: ignore[override]
         """Stack items to a batch; images of several sizes are resized to the largest.
 
         anomalib's own collation takes the fields of the first item for those of all, so masks and mask paths, which
@@ -74,15 +74,13 @@ class PromptedBatch(ImageBatch):
             item.update(in_place=False, mask_path=None, mask_valid=torch.tensor(known), gt_mask=_mask(item, valid))
             for item, known in zip(items, valid, strict=True)
         ]
-        batch: PromptedBatch = super().collate(filled)
+        batch = cast("PromptedBatch", super().collate(filled))
         if any(item.mask_path for item in items):
             batch.mask_path = [item.mask_path or "" for item in items]
         return batch
 
 
-def _mask(item: PromptedItem, valid: list[bool]) -> torch.Tensor | None:
+def _mask(item: Any, valid: list[bool]) -> Any:  # fields of anomalib's dataclasses have no static type
     if not any(valid):
         return None
-    if item.gt_mask is None:
-        return torch.zeros(item.image.shape[-2:], dtype=torch.bool)
-    return item.gt_mask
+    return item.gt_mask if item.gt_mask is not None else torch.zeros_like(item.image[0], dtype=torch.bool)

@@ -64,8 +64,9 @@ def parse_sources(sources: Iterable[DataSource | Mapping[str, Any]] | None, argu
                 known = ", ".join(field.name for field in fields(DataSource))
                 msg = f"{argument}[{index}]: {error}. A source takes {known}; datamodule is needed."
                 raise DatasetError(msg) from error
-        if isinstance(source.categories, str):
-            msg = f"{argument}[{index}].categories={source.categories!r}: give a list of names."
+        categories: object = source.categories
+        if isinstance(categories, str):
+            msg = f"{argument}[{index}].categories={categories!r}: give a list of names."
             raise DatasetError(msg)
         parsed.append(source)
     return parsed
@@ -115,8 +116,8 @@ def prepare(datamodule: AnomalibDataModule) -> None:
     Args:
         datamodule: One of :func:`build_datamodules`.
     """
-    root = getattr(datamodule, "root", None)
-    in_place = root is not None and (Path(root) / datamodule.category).is_dir()
+    root = _root(datamodule)
+    in_place = root is not None and (root / datamodule.category).is_dir()
     if in_place or not _is_anomalibs(type(datamodule)):
         datamodule.prepare_data()
 
@@ -141,7 +142,7 @@ def read_parts(class_name: str, datamodule: AnomalibDataModule, argument: str) -
         except Exception as error:  # whatever a datamodule raises, the user needs to know which one it was
             msg = (
                 f"{argument}: {type(datamodule).__name__} cannot read class {class_name!r} in "
-                f"{getattr(datamodule, 'root', None)}: {error} Check that the dataset is complete and that its folders "
+                f"{_root(datamodule)}: {error} Check that the dataset is complete and that its folders "
                 f"are as {type(datamodule).__name__} expects."
             )
             raise DatasetError(msg) from error
@@ -154,7 +155,7 @@ def read_parts(class_name: str, datamodule: AnomalibDataModule, argument: str) -
 
 
 def _find_class(name: str, where: str) -> type[AnomalibDataModule]:
-    known = {cls.__name__: cls for cls in _subclasses(AnomalibDataModule)}
+    known = {cls.__name__: cls for cls in _subclasses(AnomalibDataModule)}  # type: ignore[type-abstract]
     found: Any = getattr(anomalib.data, name, None) or known.get(name)
     module, _, attribute = name.rpartition(".")
     if module:
@@ -194,11 +195,11 @@ def _build_source(
         if name in parameters:
             given.setdefault(name, value)
 
-    probe = _construct(cls, given, where)
     has_categories = "category" in parameters
     if source.categories is not None and not has_categories:
         msg = f"{where}.categories={source.categories}: {cls.__name__} has no categories. Leave them out."
         raise DatasetError(msg)
+    probe = _construct(cls, given, where)
     if _is_anomalibs(cls):
         _check_root(probe, where)
     if not has_categories:
@@ -219,8 +220,8 @@ def _construct(cls: type[AnomalibDataModule], arguments: dict[str, Any], where: 
 
 
 def _check_root(datamodule: AnomalibDataModule, where: str) -> None:
-    root = getattr(datamodule, "root", None)
-    if root is not None and not Path(root).is_dir():
+    root = _root(datamodule)
+    if root is not None and not root.is_dir():
         name = type(datamodule).__name__
         msg = (
             f"{where}.root: there is no folder {root}. Give the folder that holds {name}; if you do not have the "
@@ -230,22 +231,22 @@ def _check_root(datamodule: AnomalibDataModule, where: str) -> None:
 
 
 def _choose_categories(source: DataSource, datamodule: AnomalibDataModule, where: str) -> list[str]:
-    cls = type(datamodule)
+    cls, root = type(datamodule), _root(datamodule)
     known = _known_categories(cls)
     # Classes of other packages may create their categories; those of anomalib must find them.
-    creates = known and not _is_anomalibs(cls)
-    found = known if creates else _categories_on_disk(Path(datamodule.root), known)
+    creates = not _is_anomalibs(cls)
+    found = known if creates and known else _categories_on_disk(root, known)
     wanted = found if source.categories is None else source.categories
     if not wanted:
         msg = (
-            f"{where}.categories: none given and none found in {datamodule.root}, which holds "
-            f"{_listing(_folders(Path(datamodule.root)))}. Correct root or name the categories."
+            f"{where}.categories: none given and none found in {root}, which holds {_listing(_folders(root))}. "
+            "Correct root or name the categories."
         )
         raise DatasetError(msg)
     # Some classes keep no folder for a category; then only reading shows what is there.
-    available = found or known
+    available = wanted if creates and not known else found or known
     if missing := [name for name in wanted if name not in available]:
-        found_there = f"not found in {datamodule.root}. Available: {_listing(available)}"
+        found_there = f"not found in {root}. Available: {_listing(available)}"
         msg = f"{where}.categories: {_listing(missing)} {found_there}."
         raise DatasetError(msg)
     return list(wanted)
@@ -264,15 +265,21 @@ def _known_categories(cls: type[AnomalibDataModule]) -> list[str]:
     return []
 
 
-def _categories_on_disk(root: Path, known: list[str]) -> list[str]:
+def _categories_on_disk(root: Path | None, known: list[str]) -> list[str]:
     """Known categories with a folder in root or one below, and folders laid out as in MVTec AD under other names."""
     folders = _folders(root)
-    below = {name for folder in folders for name in _folders(root / folder)}
-    return sorted({*(set(known) & {*folders, *below}), *(name for name in folders if (root / name / "train").is_dir())})
+    below = {folder: _folders(root / folder) for folder in folders} if root else {}
+    names = {*folders, *(name for inner in below.values() for name in inner)}
+    return sorted({*(set(known) & names), *(folder for folder, inner in below.items() if "train" in inner)})
 
 
-def _folders(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+def _root(datamodule: AnomalibDataModule) -> Path | None:
+    root = getattr(datamodule, "root", None)
+    return None if root is None else Path(root)
+
+
+def _folders(root: Path | None) -> list[str]:
+    return sorted(path.name for path in root.iterdir() if path.is_dir()) if root and root.is_dir() else []
 
 
 def _listing(names: list[str]) -> str:

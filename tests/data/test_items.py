@@ -1,0 +1,88 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from anomalib.data import ImageBatch, NumpyImageBatch, NumpyImageItem
+from lightning.fabric.utilities import move_data_to_device
+from torchvision.tv_tensors import Image
+
+from anomalib_inctrl.data import PromptedBatch, PromptedItem
+
+
+def item(label=0, mask=True, prompts=0, size=(8, 8), name="bottle"):
+    return PromptedItem(
+        image=Image(torch.rand(3, *size)),
+        gt_label=torch.tensor(label),
+        gt_mask=torch.full(size, bool(label)) if mask else None,
+        image_path=f"{name}.png",
+        mask_path=f"{name}_mask.png" if mask and label else None,
+        class_name=name,
+        prompt_image=Image(torch.rand(prompts, 3, *size)) if prompts else None,
+    )
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0)])
+def test_batch_mixes_images_with_and_without_masks(order):
+    items = [item(1), item(1, mask=False), item(0)]
+    batch = PromptedBatch.collate([items[index] for index in order])
+    assert batch.mask_valid.tolist() == [(True, False, True)[index] for index in order]
+    assert batch.gt_mask.flatten(1).any(1).tolist() == [(True, False, False)[index] for index in order]
+    assert batch.mask_path == [("bottle_mask.png", "", "")[index] for index in order]
+    assert batch.prompt_image is None
+
+
+def test_batch_without_any_mask_has_none():
+    batch = PromptedBatch.collate([item(1, mask=False), item(0, mask=False)])
+    assert batch.gt_mask is None
+    assert batch.mask_path is None
+    assert batch.mask_valid.tolist() == [False, False]
+
+
+def test_prompts_and_names_are_stacked():
+    items = [item(prompts=2, name="a"), item(1, prompts=2, name="b")]
+    batch = PromptedBatch.collate(items)
+    assert batch.prompt_image.shape == (2, 2, 3, 8, 8)
+    assert torch.equal(batch.prompt_image[1], items[1].prompt_image)
+    assert batch.class_name == ["a", "b"]
+
+
+def test_collate_leaves_items_alone():
+    items = [item(1, mask=False), item(1)]
+    PromptedBatch.collate(items)
+    assert items[0].gt_mask is None
+    assert items[0].mask_valid is None
+    assert items[1].mask_path == "bottle_mask.png"
+
+
+def test_batch_splits_into_items_and_back():
+    batch = PromptedBatch.collate([item(1, name="a"), item(1, mask=False, name="b")])
+    items = list(batch)
+    assert [type(one) for one in items] == [PromptedItem] * 2
+    assert [one.class_name for one in items] == ["a", "b"]
+    assert [one.prompt_image for one in items] == [None, None]
+    again = PromptedBatch.collate(items)
+    assert torch.equal(again.mask_valid, batch.mask_valid)
+    assert torch.equal(again.gt_mask, batch.gt_mask)
+    assert again.mask_path == batch.mask_path
+
+
+def test_images_of_several_sizes_meet_with_their_prompts():
+    batch = PromptedBatch.collate([item(prompts=2, size=(8, 8)), item(1, mask=False, prompts=2, size=(12, 12))])
+    assert batch.image.shape[-2:] == batch.prompt_image.shape[-2:] == batch.gt_mask.shape[-2:] == (12, 12)
+
+
+def test_moves_to_a_device():
+    batch = PromptedBatch.collate([item(prompts=1), item(1, prompts=1)])
+    moved = move_data_to_device(batch, torch.device("meta"))
+    assert isinstance(moved, PromptedBatch)
+    assert {moved[key].device.type for key in ("image", "gt_mask", "mask_valid", "prompt_image")} == {"meta"}
+    assert moved.class_name == batch.class_name
+
+
+def test_predictions_and_numpy_work_as_in_anomalib():
+    batch = PromptedBatch.collate([item(), item(1)])
+    batch.update(pred_score=torch.tensor([0.1, 0.9]))
+    assert isinstance(batch, ImageBatch)
+    assert isinstance(batch.to_numpy(), NumpyImageBatch)
+    assert isinstance(batch.items[0].to_numpy(), NumpyImageItem)
+    assert batch.items[1].pred_score == pytest.approx(0.9)
