@@ -138,7 +138,8 @@ def names_resolve() -> None:
 
 @scenario
 def command_line_knows_the_names() -> None:
-    assert "--model.k_shot" in cli_output("train", "--model.help", "InCTRL")
+    for subcommand in ("train", "fit", "validate", "test", "predict", "export"):
+        assert "--model.k_shot" in cli_output(subcommand, "--model.help", "InCTRL"), subcommand
     for name in ("GeneralistDataModule", "InCTRLDemo"):
         assert "--data." in cli_output("train", "--data.help", name)
     assert "--data.category" in cli_output("test", "--data.help", "MVTecAD")
