@@ -32,6 +32,7 @@ from anomalib_inctrl.demo.shapes import (
     ramp,
     round_box,
     sample_plane,
+    window,
 )
 
 NOTHING_OMITTED = -1.0
@@ -59,7 +60,9 @@ class View:
         return 2 / self.x.shape[-1]
 
     def noise(self, channel: int, scale: float = 1.0, stretch: float = 1.0) -> Tensor:
-        """Noise that sticks to the product, `stretch` times coarser along x."""
+        """Noise of the surface, `stretch` times coarser along x."""
+        if scale == 1 and stretch == 1:
+            return window(self.draw, channel, self.x.shape[-1])
         return noise(self.draw, channel, self.x / stretch, self.y, scale)
 
     def inside(self, sdf: Tensor) -> Tensor:
@@ -171,7 +174,7 @@ def board(v: View) -> Scene:
     ax, ay = v.x.abs() - 0.76, v.y.abs() - 0.76
     corner = radius(ax, ay)
     outline = torch.maximum(outline, 0.055 - corner)
-    green, copper = v.draw.colour(0.08, 0.36, 0.20), v.draw.colour(0.80, 0.66, 0.32)
+    green = v.draw.colour(0.08, 0.36, 0.20)
     albedo = green * (1 + v.noise(FBM, 0.8) * 0.03)[:, None]
 
     lines = (fract((v.x + v.y) * 7) - 0.5).abs() / 10 - 0.016
@@ -180,11 +183,11 @@ def board(v: View) -> Scene:
     traces = torch.maximum(torch.minimum(lines, rails), box(v.x, v.y, 0.82, 0.70))
     albedo = blend(albedo, green * 1.45 + 0.03, v.inside(traces))
 
+    # each list collects coverage of one colour; few blends of whole pictures are what keeps this fast
     gone = v.omitted(8)
     pads = corner - 0.095
     relief = torch.zeros_like(v.x)
-    dark, silver = v.draw.colour(0.10, 0.10, 0.11), v.draw.colour(0.72, 0.73, 0.75)
-    body = v.draw.colour(0.20, 0.17, 0.15)
+    black, metal = torch.zeros_like(v.x), torch.zeros_like(v.x)
     for number, (cx, cy, w, h) in enumerate(_CHIPS):
         x, y = v.x - cx, v.y - cy
         legs = torch.maximum((fract(y / 0.08) - 0.5).abs() * 0.08 - 0.02, box(x, y, w + 0.07, h))
@@ -192,28 +195,29 @@ def board(v: View) -> Scene:
         there = (gone != number).float()
         case = box(x, y, w, h)
         dot = radius(x + w - 0.06, y + h - 0.06) - 0.025
-        fill = v.inside(case) * there
-        albedo = blend(albedo, dark, fill)
-        albedo = blend(albedo, silver * 0.6, v.inside(dot) * there)
-        relief = relief + ramp(case, 0.0, -0.03) * there * 0.035
+        black += v.inside(torch.maximum(case, -dot)) * there
+        metal += v.inside(dot) * there
+        relief += ramp(case, 0.0, -0.03) * there * 0.035
     for number, (cx, cy, rad) in enumerate(_CANS, start=2):
-        d = radius(v.x - cx, v.y - cy)
+        x, d = v.x - cx, radius(v.x - cx, v.y - cy)
         there = (gone != number).float()
-        lid = v.inside(d - rad) * there
-        pads = torch.minimum(pads, ((d - 0.07).abs() - 0.025))
-        albedo = blend(albedo, silver, lid)
-        albedo = blend(albedo, dark, v.inside(torch.maximum(d - rad * 0.86, cx - v.x + rad * 0.45)) * there)
-        relief = relief + ramp(d, rad, rad - 0.05) * there * 0.05
+        stripe = torch.maximum(d - rad * 0.86, rad * 0.45 - x)
+        pads = torch.minimum(pads, (d - 0.07).abs() - 0.025)
+        metal += v.inside(torch.maximum(d - rad, -stripe)) * there
+        black += v.inside(stripe) * there
+        relief += ramp(d, rad, rad - 0.05) * there * 0.05
     cell = ((v.x + 0.34) / 0.26).floor()  # four resistors side by side
     x, y = v.x + 0.34 - (cell + 0.5) * 0.26, v.y - 0.70
     row = ((cell >= 0) & (cell < 4)).float()
     there = row * (cell + 4 != gone)
-    ends = box(x.abs() - 0.075, y, 0.03, 0.055)
-    pads = torch.minimum(pads, ends + (1 - row))
-    albedo = blend(albedo, copper, v.inside(pads) * v.inside(relief - 0.002))
-    albedo = blend(albedo, body, v.inside(box(x, y, 0.07, 0.055)) * there)
-    albedo = blend(albedo, silver, v.inside(box(x.abs() - 0.07, y, 0.02, 0.055)) * there)
-    relief = relief + ramp(box(x, y, 0.09, 0.055), 0.0, -0.02) * there * 0.02
+    resistor, end = box(x, y, 0.09, 0.055), 0.055 - x.abs()
+    pads = torch.minimum(pads, box(x.abs() - 0.075, y, 0.03, 0.055) + (1 - row))
+    black += v.inside(torch.maximum(resistor, -end)) * there
+    metal += v.inside(torch.maximum(resistor, end)) * there
+    relief += ramp(resistor, 0.0, -0.02) * there * 0.02
+    albedo = blend(albedo, v.draw.colour(0.80, 0.66, 0.32), v.inside(pads))
+    albedo = blend(albedo, v.draw.colour(0.10, 0.10, 0.11), black)
+    albedo = blend(albedo, v.draw.colour(0.70, 0.71, 0.73), metal)
     return v.scene(albedo, outline, v.matte(0.72, 0.71, 0.68), relief=relief, bevel=0.02, gloss=0.10)
 
 

@@ -44,7 +44,7 @@ class Draw:
     Args:
         keys: `(B, 2)` int64 in `[0, 2^32)`, one pair per image.
         style_keys: The same for the product of each image; None where all are the products as designed.
-        designed: `(B,)` bool, which images show the product as designed; read only with `style_keys`.
+        designed: `(B,)` bool, which images show the product as designed; goes with `style_keys`.
         stream: Namespace of the counter; the same stream of the same image always repeats the same numbers.
     """
 
@@ -56,6 +56,8 @@ class Draw:
         self.designed = designed
         self.stream = stream
         self._counter = 0
+        self._own = self._streamed(keys)
+        self._products = None if style_keys is None else self._streamed(style_keys)
 
     def child(self, stream: int) -> Draw:
         """Return an independent generator that starts its own count."""
@@ -69,24 +71,27 @@ class Draw:
 
     def _unit(self, keys: Tensor, n: int) -> Tensor:
         """`(B, n)` numbers in `[0, 1)` for the present count."""
-        first = (self._counter * 4096 * 0x1E3779B1 + self.stream * 0x2545F491) & _MASK
+        first = (self._counter * 4096 * 0x1E3779B1) & _MASK
         if n == 1:
-            mixed = keys[:, :1] ^ _mix(first)
+            h = _mix(keys ^ _mix(first))
         else:
             steps = torch.arange(n, device=keys.device) * 0x1E3779B1
-            mixed = keys[:, :1] ^ _mix((steps + first) & _MASK)
-        h = _mix(_mix(mixed) ^ keys[:, 1:])
+            h = _mix(keys ^ _mix((steps + first) & _MASK))
         return (h >> 8).to(torch.float32) * 2.0**-24
+
+    def _streamed(self, keys: Tensor) -> Tensor:
+        """Fold the pair of keys and the stream into one word per image, `(B, 1)`."""
+        return _mix(_mix(keys[:, :1] ^ _mix(self.stream * 0x2545F491 & _MASK)) ^ keys[:, 1:])
 
     def uniform(self, low: float | Tensor, high: float | Tensor) -> Tensor:
         """Uniform numbers in `[low, high)`, shape `(B, 1, 1)` to combine with planes."""
         self._counter += 1
-        return self._unit(self.keys, 1)[:, :, None] * (high - low) + low
+        return self._unit(self._own, 1)[:, :, None] * (high - low) + low
 
     def uniforms(self, n: int) -> Tensor:
         """`(B, n)` uniform numbers in `[0, 1)`."""
         self._counter += 1
-        return self._unit(self.keys, n)
+        return self._unit(self._own, n)
 
     def sign(self) -> Tensor:
         """-1 or 1, shape `(B, 1, 1)`."""
@@ -96,9 +101,9 @@ class Draw:
         """A trait of the product: `default` as designed, otherwise drawn from the style alone. Shape `(B, 1, 1)`."""
         self._counter += 1
         plain = torch.full((len(self.keys), 1, 1), default, device=self.keys.device)
-        if self.style_keys is None or self.designed is None:
+        if self._products is None or self.designed is None:
             return plain
-        own = self._unit(self.style_keys, 1)[:, :, None] * (high - low) + low
+        own = self._unit(self._products, 1)[:, :, None] * (high - low) + low
         return torch.where(self.designed[:, None, None], plain, own)
 
     def colour(self, red: float, green: float, blue: float, spread: float = 0.02) -> Tensor:
@@ -169,9 +174,9 @@ def noise(draw: Draw, channel: int, x: Tensor, y: Tensor, scale: float = 1.0) ->
     return sample_plane(plane, x * step + draw.uniform(-1, 1), y * step + draw.uniform(-1, 1))
 
 
-def grain(draw: Draw, size: int) -> Tensor:
-    """White noise per pixel, unit variance, `(B, size, size)`: a window of the atlas per image."""
-    plane = noise_atlas(draw.keys.device)[GRAIN]
+def window(draw: Draw, channel: int, size: int) -> Tensor:
+    """A window `(B, size, size)` of the noise atlas per image, aligned with the pixels; cheaper than `noise`."""
+    plane = noise_atlas(draw.keys.device)[channel]
     top, left = (draw.uniforms(2) * (ATLAS_SIZE - size)).long().unbind(1)
     if plane.device.type == "cpu":  # five times faster there; elsewhere it would wait for the device
         corners = zip(top.tolist(), left.tolist(), strict=True)
@@ -215,6 +220,11 @@ def blend(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     return torch.addcmul(a, b - a, weight[:, None])
 
 
+def pick(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of `x` by ascending, distinct positions; `x` itself, not a copy, where that is all of them."""
+    return x if len(index) == len(x) else x[index]
+
+
 @dataclass
 class Scene:
     """What the eye of the renderer sees, before light.
@@ -240,14 +250,14 @@ class Scene:
     over_colour: Tensor | None = None
 
     def take(self, index: Tensor) -> Scene:
-        """Return the chosen images of a scene without anything on top."""
+        """Return the chosen images, in ascending order, of a scene without anything on top."""
         return Scene(
-            albedo=self.albedo[index],
-            relief=self.relief[index],
-            outline=self.outline[index],
-            backdrop=self.backdrop[index],
-            bevel=self.bevel[index],
-            gloss=self.gloss[index],
+            albedo=pick(self.albedo, index),
+            relief=pick(self.relief, index),
+            outline=pick(self.outline, index),
+            backdrop=pick(self.backdrop, index),
+            bevel=pick(self.bevel, index),
+            gloss=pick(self.gloss, index),
         )
 
     def carve(self, sdf: Tensor) -> Scene:
@@ -280,12 +290,13 @@ def light_scene(scene: Scene, draw: Draw) -> Tensor:
     gx = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) * (0.5 / pixel)
     gy = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) * (0.5 / pixel)
     steep = (gx * gx + gy * gy + 1).rsqrt()
-    diffuse = ((lz - gx * lx - gy * ly) * steep).clamp(min=0)
+    lean = gx * lx + gy * ly
+    diffuse = ((lz - lean) * steep).clamp(min=0)
     # half-way vector between the lamp and the viewer straight above
     norm = (2 + 2 * lz).rsqrt()
-    shine = (((lz + 1) - gx * lx - gy * ly) * steep * norm).clamp(min=0)
+    shine = ((lz + 1 - lean) * (steep * norm)).clamp(min=0)
     for _ in range(5):
-        shine = shine * shine
+        shine = shine.square_()
     axis = (torch.arange(size, device=height.device) + 0.5) * pixel - 1
     exposure = draw.uniform(0.95, 1.05) + draw.uniform(-0.05, 0.05) * axis + draw.uniform(-0.05, 0.05) * axis[:, None]
     shade = (0.35 + diffuse * (0.65 / 0.714)) * exposure
@@ -300,5 +311,5 @@ def light_scene(scene: Scene, draw: Draw) -> Tensor:
         over = scene.over
         picture = blend(picture, scene.over_colour * exposure[:, None], scene.over)
     noise_level = draw.uniform(0.006, 0.012)
-    picture += (grain(draw, size) * noise_level + shine * scene.gloss * coverage * (1 - over))[:, None]
+    picture += (window(draw, GRAIN, size) * noise_level + shine * scene.gloss * coverage * (1 - over))[:, None]
     return picture.mul_(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
