@@ -8,6 +8,7 @@ and `missing`, change where or what is drawn and therefore ask the category to d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -52,7 +53,7 @@ class Site:
 
     def span(self, small: float, large: float) -> Tensor:
         """A length between `small` and `large` by the size of the defect, `(B, 1, 1)`."""
-        return small * torch.exp(self.size * torch.log(torch.tensor(large / small)).item())
+        return small * torch.exp(self.size * math.log(large / small))
 
     def noise(self, channel: int, scale: float) -> Tensor:
         """Noise around the site."""
