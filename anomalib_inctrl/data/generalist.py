@@ -46,7 +46,7 @@ class GeneralistDataModule(AnomalibDataModule):
         steps_per_epoch: Training batches an epoch. 100 is the authors', who train 10 epochs.
         num_workers: Worker processes of each loader.
         train_augmentations: Applied to training queries and their masks, but not to their prompts.
-        seed: Decides what is drawn, and the random splits of sources that have any.
+        seed: Decides what is drawn.
 
     Example:
         >>> datamodule = GeneralistDataModule(
@@ -184,7 +184,7 @@ class GeneralistDataModule(AnomalibDataModule):
 
     def _open(self, argument: str) -> dict[str, AnomalibDataModule]:
         if argument not in self._datamodules:
-            self._datamodules[argument] = build_datamodules(self.sources[argument], argument, self.seed)
+            self._datamodules[argument] = build_datamodules(self.sources[argument], argument)
         return self._datamodules[argument]
 
     def _parts(self, argument: str) -> dict[str, dict[str, AnomalibDataset]]:

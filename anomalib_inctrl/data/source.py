@@ -28,7 +28,8 @@ class DataSource:
         root: Folder of the dataset; the class's default if not given.
         categories: Categories to use; all that are found if not given. Not for classes that have none, such as
             ``Folder``.
-        options: Further arguments of the class, for example ``val_split_mode``.
+        options: Further arguments of the class, for example ``val_split_mode``. A class that splits at random does it
+            with seed 0 if not given another.
         class_name: What the source's one class is called. By default the category, or for classes that have none
             their ``name``.
     """
@@ -72,7 +73,7 @@ def parse_sources(sources: Iterable[DataSource | Mapping[str, Any]] | None, argu
     return parsed
 
 
-def build_datamodules(sources: list[DataSource], argument: str, seed: int) -> dict[str, AnomalibDataModule]:
+def build_datamodules(sources: list[DataSource], argument: str) -> dict[str, AnomalibDataModule]:
     """Build one datamodule for each category of each source, without reading images.
 
     A class is called as its category. Where two sources have the same, both are called
@@ -81,7 +82,6 @@ def build_datamodules(sources: list[DataSource], argument: str, seed: int) -> di
     Args:
         sources: The sources.
         argument: Name of the argument that gave them, for errors.
-        seed: Seed of the random splits of datamodules that split at random and were given no other.
 
     Returns:
         Datamodules by class name, in the order of the sources.
@@ -94,7 +94,7 @@ def build_datamodules(sources: list[DataSource], argument: str, seed: int) -> di
     for index, source in enumerate(sources):
         where = f"{argument}[{index}]"
         cls = _find_class(source.datamodule, where)
-        built += [(cls.__name__, *pair) for pair in _build_source(source, cls, where, seed)]
+        built += [(cls.__name__, *pair) for pair in _build_source(source, cls, where)]
     uses = Counter(name for _, name, _ in built)
     datamodules: dict[str, AnomalibDataModule] = {}
     for source_name, name, datamodule in built:
@@ -181,7 +181,7 @@ def _subclasses(cls: type[AnomalibDataModule]) -> Iterable[type[AnomalibDataModu
 
 
 def _build_source(
-    source: DataSource, cls: type[AnomalibDataModule], where: str, seed: int
+    source: DataSource, cls: type[AnomalibDataModule], where: str
 ) -> list[tuple[str, AnomalibDataModule]]:
     parameters = inspect.signature(cls).parameters
     given = dict(source.options or {})
@@ -190,10 +190,11 @@ def _build_source(
         raise DatasetError(msg)
     if source.root is not None:
         given["root"] = str(source.root)
-    # Their own loaders are not used, and random splits must be the same everywhere.
-    for name, value in (("seed", seed), ("num_workers", 0)):
-        if name in parameters:
-            given.setdefault(name, value)
+    if "num_workers" in parameters:
+        given.setdefault("num_workers", 0)  # its own loaders are not used
+    if "seed" in parameters and parameters["seed"].default is None:
+        # Random splits belong to the data: they are the same in every process, and in a run with another seed.
+        given.setdefault("seed", 0)
 
     has_categories = "category" in parameters
     if source.categories is not None and not has_categories:

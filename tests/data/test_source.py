@@ -25,7 +25,7 @@ def _offline(monkeypatch):
 
 
 def build(*sources, argument="auxiliary"):
-    datamodules = build_datamodules(parse_sources(sources, argument), argument, seed=0)
+    datamodules = build_datamodules(parse_sources(sources, argument), argument)
     for datamodule in datamodules.values():
         prepare(datamodule)
     return datamodules
@@ -84,17 +84,26 @@ def test_same_category_of_two_datasets_stays_two_classes(tmp_path):
         )
 
 
-def test_random_splits_follow_the_seed(tmp_path):
+def test_random_splits_are_the_same_in_every_run(tmp_path):
     options = folder_tree(tmp_path, normal=12, abnormal=8)
 
-    def tested(seed):
-        (datamodule,) = build_datamodules(
-            [DataSource("Folder", str(tmp_path), None, options)], "targets", seed
-        ).values()
+    def tested(**more):
+        (datamodule,) = build(DataSource("Folder", str(tmp_path), options={**options, **more})).values()
         return read_parts("x", datamodule, "targets")["test"].samples.image_path.tolist()
 
-    assert tested(0) == tested(0)
-    assert any(tested(0) != tested(seed) for seed in range(1, 4))
+    assert tested() == tested()
+    assert any(tested() != tested(seed=seed) for seed in range(1, 4))
+
+
+def test_seed_that_makes_the_data_is_left_alone(tmp_path):
+    class Seeded(MVTecAD):
+        def __init__(self, root, category="bottle", seed=7):
+            super().__init__(root, category, seed=seed)
+
+    (datamodule,) = build_datamodules(
+        [DataSource("Seeded", str(mvtec_category(tmp_path, "bottle")))], "targets"
+    ).values()
+    assert datamodule.seed == 7
 
 
 def test_class_of_another_package_may_create_its_data(tmp_path):
@@ -108,11 +117,11 @@ def test_class_of_another_package_may_create_its_data(tmp_path):
 
 
 def test_category_constants_of_a_package_need_nothing_on_disk(tmp_path, monkeypatch):
-    class Rendered(MVTecAD):
+    class Listed(MVTecAD):
         pass
 
     monkeypatch.setattr(source_module, "_known_categories", lambda cls: ["gear", "washer"])
-    assert list(build_datamodules([DataSource("Rendered", str(tmp_path / "new"))], "auxiliary", 0)) == [
+    assert list(build_datamodules([DataSource("Listed", str(tmp_path / "new"))], "auxiliary")) == [
         "gear",
         "washer",
     ]
