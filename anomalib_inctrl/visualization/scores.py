@@ -75,7 +75,6 @@ class ScoreTable(Callback):
             gathered: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(gathered, rows)
             rows = [row for part in gathered for row in part]
-        self._rows = []
         if trainer.is_global_zero and rows:
             _write(rows, Path(trainer.default_root_dir) / "scores.csv")
 

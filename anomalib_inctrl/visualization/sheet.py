@@ -84,8 +84,8 @@ def explanation_sheet(
         prompts: Pictures of the prompts; the first eight are drawn.
         k_shot: Number of prompts in use. Defaults to the number of pictures.
         score: Raw anomaly score in [0, 1], drawn large.
-        pred_score: Score after post-processing.
-        threshold: Value of `pred_score` above which an image counts as anomalous.
+        pred_score: Normalised score.
+        threshold: Value above which the normalised score, or the raw one where none is normalised, means anomalous.
         pred_label: True where the query was judged anomalous.
         gt_label: True where the query is anomalous.
         terms: What the score is computed from, by name, each in [0, 1].

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +114,7 @@ class ExplanationVisualizer(ImageVisualizer):
             return
         run_dir, output_dir = Path(trainer.default_root_dir), self.output_dir
         for item, path in zip(batch, batch.image_path, strict=True):
-            self.output_dir = Path(output_dir or run_dir / "images") / self._kept_folders(path)
+            self.output_dir = Path(output_dir or run_dir / "images") / _folders_between(self._root, Path(path))
             # One item at a time, since the folder may differ; the base class does nothing but iterate over the batch.
             super().on_test_batch_end(trainer, pl_module, outputs, [item], batch_idx, dataloader_idx)  # type: ignore[arg-type]
         # The next run may have another folder.
@@ -123,7 +122,8 @@ class ExplanationVisualizer(ImageVisualizer):
         if not self.explanations:
             return
         for path, sheet in zip(batch.image_path, self.sheets(trainer, pl_module, batch), strict=True):
-            name = _picture_path(path, run_dir / "explanations" / self._kept_folders(path), trainer)
+            folder = run_dir / "explanations" / _folders_between(self._root, Path(path))
+            name = _picture_path(path, folder, trainer)
             _save(sheet, name if name.suffix.lower() == ".png" else name.with_name(f"{name.name}.png"))
 
     def sheets(self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch) -> Iterator[Image.Image]:
@@ -145,12 +145,12 @@ class ExplanationVisualizer(ImageVisualizer):
         mask_valid = getattr(batch, "mask_valid", None)
         known = [True] * batch.batch_size if mask_valid is None else mask_valid.tolist()
         prompt_files: dict[str, list[str]] = getattr(pl_module, "prompt_files", None) or {}
-        threshold = _threshold(pl_module, "normalized_image_threshold")
+        normalised = _is_normalised(pl_module, "image")
+        threshold = _post_processor_value(pl_module, "normalized_image_threshold")
         for index, picture in enumerate(pictures):
             files = tuple(str(file) for file in prompt_files.get(names[index], ()))
             path = Path(batch.image_path[index]) if batch.image_path is not None else Path()
             pred_label, gt_label = _at(batch.pred_label, index), _at(batch.gt_label, index)
-            pred_score = _at(batch.pred_score, index)
             yield explanation_sheet(
                 picture,
                 maps={name: heat_map._replace(values=heat_map.values[index]) for name, heat_map in maps.items()},
@@ -158,10 +158,10 @@ class ExplanationVisualizer(ImageVisualizer):
                 mask=None if masks is None or not known[index] else masks[index].numpy(),
                 prompts=self._prompts(files),
                 # Prompts given as tensors have no files.
-                k_shot=len(files) or int(getattr(pl_module, "k_shot", 0)),
+                k_shot=len(files) or int(getattr(pl_module, "hparams", {}).get("k_shot") or 0),
                 score=_at(score, index),
-                pred_score=pred_score,
-                threshold=None if pred_score is None else threshold,
+                pred_score=_at(batch.pred_score, index) if normalised else None,
+                threshold=None if pred_label is None else threshold,
                 pred_label=None if pred_label is None else bool(pred_label),
                 gt_label=None if gt_label is None else bool(gt_label),
                 terms={name.replace("_", " "): float(values[index]) for name, values in terms.items()},
@@ -173,21 +173,19 @@ class ExplanationVisualizer(ImageVisualizer):
 
     def _maps(self, batch: ImageBatch, pl_module: LightningModule) -> dict[str, HeatMap]:
         """The maps of a batch by name, each `(B, h, w)`."""
-        post_processor = getattr(pl_module, "post_processor", None)
-        lowest, highest = (_finite(getattr(post_processor, name, None)) for name in ("pixel_min", "pixel_max"))
-        raw_range = RESIDUAL_RANGE if not highest or highest <= 0 else (0.0, highest)
-        normalised = getattr(post_processor, "enable_normalization", False) and None not in {lowest, highest}
+        highest = _post_processor_value(pl_module, "pixel_max")
+        raw_range = RESIDUAL_RANGE if highest is None or highest <= 0 else (0.0, highest)
+        scale: tuple[Any, ...] = raw_range
+        if _is_normalised(pl_module, "pixel"):
+            scale = (0.0, 1.0, _post_processor_value(pl_module, "normalized_pixel_threshold"))
 
         maps = {}
         for term, values in map_terms(batch).items():
             name = MAP_NAMES.get(term, term.replace("_", " "))
             maps[name] = HeatMap(values.numpy(), *(raw_range if term == "patch_map" else (0.0, 1.0)))
         if batch.anomaly_map is not None:
-            final = to_cpu(batch.anomaly_map).numpy()
-            if normalised:
-                maps["anomaly map"] = HeatMap(final, 0.0, 1.0, _threshold(pl_module, "normalized_pixel_threshold"))
-            else:
-                maps["anomaly map"] = HeatMap(final, *raw_range)
+            maps.pop("anomaly map", None)  # of the terms, that is before post-processing
+            maps["anomaly map"] = HeatMap(to_cpu(batch.anomaly_map).numpy(), *scale)
         for name in maps.keys() & self.map_ranges.keys():
             low, high = self.map_ranges[name]
             maps[name] = maps[name]._replace(low=low, high=high)
@@ -208,15 +206,6 @@ class ExplanationVisualizer(ImageVisualizer):
             self._thumbnails[files] = pictures
         return self._thumbnails[files]
 
-    def _kept_folders(self, path: str) -> Path:
-        """The folders between the images' common parent and those that anomalib keeps by itself."""
-        if self._root is None:
-            return Path()
-        try:
-            return Path(path).relative_to(self._root).parent.parent
-        except ValueError:
-            return Path()
-
 
 def _picture_path(path: str, folder: Path, trainer: Trainer) -> Path:
     """Where anomalib's visualizer would put the picture of an image, were `folder` its output folder."""
@@ -232,12 +221,21 @@ def _picture_path(path: str, folder: Path, trainer: Trainer) -> Path:
 
 def _folder_to_keep(dataloaders: Any, trainer: Trainer) -> Path | None:
     """The folder from which on to keep folders in names: None where anomalib's names are already one per image."""
-    paths = sorted({Path(path) for path in _image_paths(dataloaders)})
-    names = {_picture_path(str(path), Path(), trainer) for path in paths}
-    if len(names) == len(paths):
+    paths = {Path(path) for path in _image_paths(dataloaders)}
+    if not paths:
         return None
-    # One level above, so that names differ even if one of the images lies directly in the common folder.
-    return Path(os.path.commonpath([path.parent for path in paths])).parent
+    common = Path(os.path.commonpath([path.parent for path in paths]))
+    # The parent is for an image that lies in the common folder, next to a folder of the same name.
+    for root in (None, common, common.parent):
+        names = {_picture_path(str(path), _folders_between(root, path), trainer) for path in paths}
+        if len(names) == len(paths):
+            break
+    return root
+
+
+def _folders_between(root: Path | None, path: Path) -> Path:
+    """The folders from `root` to those that anomalib keeps by itself; none where `path` is not under `root`."""
+    return path.relative_to(root).parent.parent if root is not None and path.is_relative_to(root) else Path()
 
 
 def _image_paths(source: Any) -> Iterator[str]:
@@ -265,13 +263,16 @@ def _pictures(images: torch.Tensor, pl_module: LightningModule) -> Iterable[Imag
     return (to_pil_image(image) for image in images.nan_to_num().clamp(0, 1))
 
 
-def _threshold(pl_module: LightningModule, name: str) -> float | None:
-    post_processor = getattr(pl_module, "post_processor", None)
-    return _finite(getattr(post_processor, name, None))
-
-
-def _finite(value: Any) -> float | None:
+def _post_processor_value(pl_module: LightningModule, name: str) -> float | None:
+    """A number of the post-processor; None where there is none or validation has not set it."""
+    value: Any = getattr(getattr(pl_module, "post_processor", None), name, None)
     return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _is_normalised(pl_module: LightningModule, level: str) -> bool:
+    """Whether the post-processor normalises scores (`image`) or maps (`pixel`); it needs validation images for that."""
+    enabled = getattr(getattr(pl_module, "post_processor", None), "enable_normalization", False)
+    return enabled and None not in {_post_processor_value(pl_module, f"{level}_{end}") for end in ("min", "max")}
 
 
 def _at(values: torch.Tensor | None, index: int) -> float | None:
@@ -281,11 +282,9 @@ def _at(values: torch.Tensor | None, index: int) -> float | None:
 def _save(sheet: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own, since two processes may write the same sheet when a distributed sampler repeats images.
-    handle, temporary = tempfile.mkstemp(suffix=".tmp", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
-            sheet.save(file, "PNG", compress_level=1)
-        os.replace(temporary, path)  # noqa: PTH105
-    except BaseException:
-        Path(temporary).unlink()
-        raise
+        sheet.save(temporary, "PNG", compress_level=1)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
