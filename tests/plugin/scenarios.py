@@ -146,6 +146,36 @@ def command_line_knows_the_names() -> None:
 
 
 @scenario
+def short_names_run_from_shell_and_file() -> None:
+    """One training and one benchmark, both ended by a test, with a backbone that costs next to nothing."""
+    import open_clip
+
+    folder = Path(tempfile.mkdtemp())
+    os.chdir(folder)
+    size = {"image_size": 96, "layers": 4, "width": 32, "head_width": 16, "patch_size": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    Path("tiny.json").write_text(json.dumps({"embed_dim": 24, "vision_cfg": size, "text_cfg": text}))
+    open_clip.add_model_config(folder / "tiny.json")
+    counts = {"train_count": 4, "test_normal_count": 2, "test_anomalous_count": 4}
+    model = {"class_path": "InCTRL", "init_args": {"backbone": "tiny", "pretrained": None, "k_shot": 1}}
+    data = {"class_path": "InCTRLDemo", "init_args": {"root": "data", "num_workers": 0, **counts}}
+
+    Path("train.json").write_text(json.dumps({"model": model, "data": data, "trainer": {"accelerator": "cpu"}}))
+    cli_output("train", "--config", "train.json", "--model.k_shot", "2", "--model.visualizer", "false")
+    assert list(folder.rglob("model.ckpt"))
+    (config,) = folder.glob("results/**/config.yaml")
+    assert "class_path: anomalib_inctrl.InCTRL\n" in config.read_text(), "saved configurations hold the dotted name"
+
+    model["class_path"] = "anomalib_inctrl.InCTRL"
+    Path("benchmark.json").write_text(
+        json.dumps({"accelerator": "cpu", "benchmark": {"seed": 0, "model": model, "data": data}})
+    )
+    cli_output("benchmark", "--config", "benchmark.json")
+    (table,) = folder.rglob("results.csv")
+    assert "image_AUROC" in table.read_text()
+
+
+@scenario
 def importing_the_plugin_imports_no_engine() -> None:
     import anomalib_inctrl  # noqa: F401
 
