@@ -174,7 +174,7 @@ def _fit(image: Image.Image, side: int) -> Image.Image:
 
 
 def _level(heat_map: HeatMap, size: tuple[int, int]) -> Image.Image:
-    """Scale a map to `size` (bilinear) and its range to 0..255; values that are not finite count as low."""
+    """Scale a map to `size` (bilinear) and its range to 0..255; NaN counts as low."""
     values = np.asarray(heat_map.values, dtype=np.float32)
     scaled = np.clip((values - heat_map.low) / (heat_map.high - heat_map.low), 0, 1)
     floats = Image.fromarray(np.nan_to_num(scaled)).resize(size, Image.Resampling.BILINEAR)
@@ -192,7 +192,7 @@ def _colours(heat_map: HeatMap, size: tuple[int, int]) -> Image.Image:
 
 
 def _blend(query: Image.Image, colours: Image.Image, heat_map: HeatMap) -> Image.Image:
-    """Lay colours over the query: clear for the lowest eighth of the range, 57 % in its middle, 75 % near the top."""
+    """Lay colours over the query: clear for the lowest eighth of the range, 56 % in its middle, 75 % near the top."""
     opacity = [round(min(max(1.5 * (level - 32), 0), 0.75 * 255)) for level in range(256)]
     return Image.composite(colours, query, _level(heat_map, query.size).point(opacity))
 
