@@ -61,7 +61,8 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
         values = (np.nan_to_num(values, nan=low) - low) / (high - low or 1.0) * 255
-    elif values.max(initial=0) > 255:
+    elif image.mode != "I" or values.max(initial=0) > 255:
+        # Older Pillow releases read 16-bit images as "I", which may as well hold 8-bit values.
         values = values // 256
     return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 

@@ -43,7 +43,8 @@ def text_prompts(class_name: str) -> tuple[list[str], list[str]]:
     154 and 88 sentences), natural-image classes a single pair, as in the InCTRL code.
 
     Args:
-        class_name: Name of the thing in the picture; underscores read as spaces.
+        class_name: Name of the thing in the picture; underscores read as spaces, and what stands before a slash (a
+            dataset's name) is left out.
 
     Returns:
         Normal and abnormal sentences.
@@ -53,7 +54,7 @@ def text_prompts(class_name: str) -> tuple[list[str], list[str]]:
         >>> len(normal), len(abnormal), normal[0]
         (154, 88, 'a cropped photo of the metal nut.')
     """
-    name = class_name.replace("_", " ")
+    name = class_name.rpartition("/")[2].strip().replace("_", " ")
     if name in NATURAL_CLASS_NAMES:
         return [f"a photo of {name} for anomaly detection."], [f"a photo without {name} for anomaly detection."]
     return _ensemble(name, _NORMAL_STATES), _ensemble(name, _ABNORMAL_STATES)

@@ -209,7 +209,7 @@ def test_wrong_use_is_told(official, tiny, pool):
     with pytest.raises(PromptError, match=r"set_prompts\(images, class_name\)"):
         official(pool[:1])
     official.set_prompts(pool[:2], "candle")
-    with pytest.raises(PromptError, match="'cashew'.*only for.*'candle'"):
+    with pytest.raises(PromptError, match=r"'cashew'.*only for.*'candle'"):
         official(pool[:1], "cashew")
     official.set_prompts(pool[:2], "metal_nut")
     with pytest.raises(PromptError, match="several classes"):

@@ -270,8 +270,8 @@ class FewShotMixin(_Base):
     def _warn_if_untrained(self) -> None:
         if not self.model.heads_trained:
             logger.warning(
-                "The heads are untrained: scores are the training-free floor, (text score + largest patch residual) / 2."
-                " Give trained heads with --model.weights or a checkpoint with --ckpt_path."
+                "The heads are untrained: scores are the training-free floor, (text score + patch score) / 2. "
+                "Give trained heads with --model.weights or a checkpoint with --ckpt_path."
             )
 
     def _collect_prompts(self) -> None:

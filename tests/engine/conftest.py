@@ -1,0 +1,93 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import open_clip
+import pytest
+from anomalib.engine import Engine
+
+from anomalib_inctrl import GeneralistDataModule, InCTRL, InCTRLDemo
+from anomalib_inctrl.data import DataSource
+
+COUNTS = {"train_count": 6, "test_normal_count": 3, "test_anomalous_count": 6}
+AUXILIARY, TARGETS = ["gear", "tile"], ["washer", "brick"]
+BACKBONE = "test-vit-16-96"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def backbone(tmp_path_factory):
+    """A backbone of another size and depth than the default, quick enough for many runs of the engine."""
+    config = {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 96, "layers": 4, "width": 32, "head_width": 16, "patch_size": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    path = tmp_path_factory.mktemp("config") / f"{BACKBONE}.json"
+    path.write_text(json.dumps(config))
+    open_clip.add_model_config(path)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Root of a few small demo categories on disk."""
+    root = tmp_path_factory.mktemp("data")
+    for category in AUXILIARY + TARGETS:
+        InCTRLDemo(root=root, category=category, **COUNTS).prepare_data()
+    return root
+
+
+@pytest.fixture
+def make_model():
+    def make(**options):
+        return InCTRL(**{"backbone": BACKBONE, "pretrained": None, "k_shot": 2} | options)
+
+    return make
+
+
+@pytest.fixture
+def make_engine(tmp_path):
+    def make(**options):
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+        return Engine(**quiet | {"default_root_dir": tmp_path / "results"} | options)
+
+    return make
+
+
+@pytest.fixture
+def target(data):
+    """A stock-like datamodule of one category."""
+
+    def make(category="washer", **options):
+        return InCTRLDemo(root=data, category=category, **COUNTS, **options)
+
+    return make
+
+
+@pytest.fixture
+def generalist(data):
+    def make(auxiliary=True, targets=True, **options):
+        def source(categories):
+            return [DataSource("InCTRLDemo", root=str(data), categories=categories, options=COUNTS)]
+
+        return GeneralistDataModule(
+            auxiliary=source(AUXILIARY) if auxiliary else None,
+            targets=source(TARGETS) if targets else None,
+            **{"k_shot": 2, "train_batch_size": 4, "steps_per_epoch": 2, "num_workers": 0} | options,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(data, tmp_path_factory):
+    """Checkpoint of a short training on the auxiliary categories."""
+    datamodule = GeneralistDataModule(
+        auxiliary=[DataSource("InCTRLDemo", root=str(data), categories=AUXILIARY, options=COUNTS)],
+        k_shot=2,
+        train_batch_size=4,
+        steps_per_epoch=3,
+        num_workers=0,
+    )
+    engine = Engine(max_epochs=1, default_root_dir=tmp_path_factory.mktemp("trained"), accelerator="cpu", logger=False)
+    engine.fit(InCTRL(backbone=BACKBONE, pretrained=None, k_shot=2), datamodule=datamodule)
+    return engine.best_model_path

@@ -1,0 +1,66 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Default metrics are taken on raw scores and equal scikit-learn's."""
+
+import pytest
+import torch
+from anomalib.data import ImageBatch
+from anomalib.metrics import AUPRO
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from anomalib_inctrl.metrics import generalist_evaluator
+
+
+def make_batch(scores, maps, labels, masks):
+    batch = ImageBatch(
+        image=torch.zeros(len(scores), 3, 8, 8),
+        gt_label=labels,
+        gt_mask=masks,
+        # What the post-processor leaves of the scores: clamped, and another order.
+        pred_score=(scores.flip(0) * 3).clamp(0, 1),
+        anomaly_map=(maps.flip(0) * 3).clamp(0, 1),
+        pred_label=scores > 0.4,
+    )
+    batch.raw_score, batch.raw_map = scores, maps
+    return batch
+
+
+@pytest.mark.parametrize("sizes", [[12], [5, 5, 2]])
+def test_metrics_equal_scikit_learns(sizes):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(12) % 2 == 1
+    scores = (0.3 * labels + 0.7 * torch.rand(12, generator=generator)).clamp(0, 1)
+    masks = torch.zeros(12, 8, 8, dtype=torch.bool)
+    masks[labels, 2:5, 3:6] = True
+    maps = (0.3 * masks + 0.7 * torch.rand(12, 8, 8, generator=generator)).clamp(0, 1)
+    evaluator = generalist_evaluator()
+    start = 0
+    for size in sizes:
+        part = slice(start, start + size)
+        batch = make_batch(scores[part], maps[part], labels[part], masks[part])
+        for metric in evaluator.test_metrics:
+            metric.update(batch)
+        start += size
+    found = {metric.name: float(metric.compute()) for metric in evaluator.test_metrics}
+    aupro = AUPRO(fields=("anomaly_map", "gt_mask"))
+    aupro.update(ImageBatch(image=torch.zeros(12, 3, 8, 8), anomaly_map=maps, gt_mask=masks))
+    assert found == pytest.approx(
+        {
+            "image_AUROC": roc_auc_score(labels, scores),
+            "image_AUPR": average_precision_score(labels, scores),
+            "image_F1Score": f1_score(labels, scores > 0.4),
+            "pixel_AUROC": roc_auc_score(masks.flatten(), maps.flatten()),
+            "pixel_AUPR": average_precision_score(masks.flatten(), maps.flatten()),
+            "pixel_AUPRO": float(aupro.compute()),
+        },
+        abs=1e-6,
+    )
+
+
+def test_images_without_masks_have_image_metrics_only():
+    evaluator = generalist_evaluator()
+    batch = make_batch(torch.rand(4), torch.rand(4, 8, 8), torch.tensor([0, 1, 0, 1]).bool(), None)
+    for metric in evaluator.test_metrics:
+        metric.update(batch)
+    values = {metric.name: metric.compute() for metric in evaluator.test_metrics}
+    assert [name for name, value in values.items() if value is None] == ["pixel_AUROC", "pixel_AUPR", "pixel_AUPRO"]

@@ -1,0 +1,95 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+
+from anomalib_inctrl.backbone import CLIP_MEAN, CLIP_STD
+from anomalib_inctrl.images import read_image
+from anomalib_inctrl.preprocessing import CLIPPreProcessor, CLIPResize
+
+GOLDEN = Path(__file__).parent / "models" / "golden" / "transform.npz"
+NAMES = ["rgb_517x260", "rgb_150x100_upscale", "gray_L_256x256"]
+
+
+@pytest.fixture(params=NAMES)
+def case(request, tmp_path):
+    """An image as read from disk, and what the authors' transform makes of it."""
+    with np.load(GOLDEN, allow_pickle=False) as file:
+        (tmp_path / "image.png").write_bytes(file[f"{request.param}__png"].tobytes())
+        return read_image(tmp_path / "image.png"), torch.from_numpy(file[f"{request.param}__out_u8"]).float()
+
+
+def levels(processed):
+    """Undo the normalisation, to 8-bit levels."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+    return (processed * std + mean) * 255
+
+
+def test_center_crop_is_the_authors_to_two_levels(case):
+    image, expected = case
+    processed = CLIPPreProcessor(resize_mode="center_crop").transform(image.unsqueeze(0))[0]
+    assert (levels(processed) - expected).abs().max() <= 2
+
+
+def test_export_transform_is_close_to_the_authors(case):
+    image, expected = case
+    processed = CLIPPreProcessor(resize_mode="center_crop")(image.unsqueeze(0))[0]
+    assert (levels(processed) - expected).abs().mean() <= 0.2
+    assert (levels(processed) - expected).abs().max() <= 6
+
+
+def test_squash_sees_the_whole_image():
+    image = torch.zeros(3, 100, 300)
+    image[:, :, :30] = 1
+    small = CLIPResize(240)(tv_tensors.Image(image))
+    assert small.shape == (3, 240, 240)
+    assert small[:, :, :20].mean() > 0.9
+    assert CLIPResize(240, "center_crop")(tv_tensors.Image(image)).max() == 0
+
+
+def test_resize_twice_is_resize_once():
+    image = tv_tensors.Image(torch.rand(3, 61, 47))
+    once = CLIPResize(240)(image)
+    assert torch.equal(CLIPResize(240)(once), once)
+
+
+@pytest.mark.parametrize("mode", ["squash", "center_crop"])
+def test_mask_follows_its_image(mode):
+    mask = torch.zeros(90, 150, dtype=torch.uint8)
+    mask[30:60, 60:90] = 1
+    image, small = CLIPResize(240, mode)(tv_tensors.Image(mask.float().expand(3, -1, -1)), tv_tensors.Mask(mask))
+    assert set(small.unique().tolist()) == {0, 1}
+    assert ((image[0] > 0.5) != small.bool()).float().mean() < 0.02
+
+
+def test_a_mask_of_another_size_is_told():
+    with pytest.raises(ValueError, match="20 x 20 and 30 x 30"):
+        CLIPResize(240)(tv_tensors.Image(torch.rand(3, 30, 30)), tv_tensors.Mask(torch.zeros(20, 20)))
+
+
+def test_unknown_mode_is_told():
+    with pytest.raises(ValueError, match="resize_mode='stretch'"):
+        CLIPPreProcessor(resize_mode="stretch")
+
+
+def test_settings_survive_a_checkpoint():
+    original = CLIPPreProcessor(image_size=96, resize_mode="center_crop", mean=(0.1, 0.2, 0.3), std=(1, 2, 3))
+    restored = CLIPPreProcessor()
+    restored.load_checkpoint_config(original.checkpoint_config())
+    image = torch.rand(2, 3, 50, 70)
+    assert torch.equal(restored.transform(image), original.transform(image))
+    assert torch.equal(restored(image), original(image))
+
+
+def test_extreme_shapes():
+    for height, width in ((1, 1), (1, 400), (3000, 2)):
+        for mode in ("squash", "center_crop"):
+            buffer = io.BytesIO()
+            Image.new("RGB", (width, height), (9, 9, 9)).save(buffer, "PNG")
+            assert CLIPResize(32, mode)(tv_tensors.Image(torch.rand(3, height, width))).shape == (3, 32, 32)
