@@ -25,7 +25,6 @@ from anomalib_inctrl.weights import read_state_dict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import ModuleType
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +66,8 @@ class FrozenCLIP(nn.Module):
         CheckpointError: If a weights file does not fit the model.
     """
 
+    clip: Any  # OpenCLIP's modules carry no types
+
     def __init__(
         self,
         backbone: str | nn.Module = "ViT-B-16-plus-240",
@@ -94,7 +95,7 @@ class FrozenCLIP(nn.Module):
         self.embed_dim = int(visual.proj.shape[1])
         self._text_prototypes: dict[str, Tensor] = {}
         self._fingerprint: str | None = None
-        self.register_state_dict_post_hook(_leave_out_clip)
+        self.register_state_dict_post_hook(_leave_out_clip)  # type: ignore[no-untyped-call]
 
     @property
     def num_patches(self) -> int:
@@ -240,7 +241,7 @@ def default_layers(depth: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(depth * part / 12)) for part in (7, 9, 11)}))
 
 
-def create_clip(name: str, pretrained: str | None) -> nn.Module:
+def create_clip(name: str, pretrained: str | None) -> Any:
     """Create an OpenCLIP model with its weights.
 
     Args:
@@ -304,7 +305,7 @@ def load_clip_weights(clip: nn.Module, state_dict: dict[str, Tensor], source: st
     clip.load_state_dict(state_dict, strict=False)
 
 
-def _create_from_tag(name: str, tag: str, config: dict[str, Any]) -> nn.Module:
+def _create_from_tag(name: str, tag: str, config: dict[str, Any]) -> Any:
     open_clip = _open_clip()
     from open_clip.pretrained import download_pretrained_from_url
 
@@ -382,7 +383,7 @@ def preprocessing_of(name: str, pretrained: str | None) -> tuple[int, tuple[floa
 
 
 @cache
-def _open_clip() -> ModuleType:
+def _open_clip() -> Any:
     """Import OpenCLIP, which takes seconds, when first needed, and tell it the package's own model configs."""
     import open_clip
 

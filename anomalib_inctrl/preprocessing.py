@@ -129,7 +129,7 @@ class CLIPPreProcessor(PreProcessor):
     def _set(self, image_size: int, resize_mode: ResizeMode, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self.image_size, self.resize_mode, self.mean, self.std = image_size, resize_mode, mean, std
         normalize = v2.Normalize(mean=list(mean), std=list(std))
-        self.transform = v2.Compose([CLIPResize(image_size, resize_mode), normalize])
+        self.transform: Any = v2.Compose([CLIPResize(image_size, resize_mode), normalize])
         self.export_transform = nn.Sequential(ExportableResize(image_size, resize_mode), normalize)
 
     def checkpoint_config(self) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class CLIPPreProcessor(PreProcessor):
         if (prompts := getattr(batch, "prompt_image", None)) is not None:
             batch.prompt_image = self.transform(prompts.flatten(0, 1)).unflatten(0, prompts.shape[:2])
 
-    def on_validation_batch_start(
+    def on_validation_batch_start(  # type: ignore[override]  # anomalib's leaves dataloader_idx out
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Transform a validation batch."""

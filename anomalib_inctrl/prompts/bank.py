@@ -128,8 +128,8 @@ class PromptBank(nn.Module):
         if not len(self):
             msg = (
                 "No prompts are set. Show the model some normal images first: set_prompts(images, class_name) in "
-                "Python; --model.prompts FOLDER or a datamodule with a train split on the command line; or a checkpoint "
-                "that holds prompts (--ckpt_path)."
+                "Python; --model.prompts FOLDER or a datamodule with a train split on the command line; or a "
+                "checkpoint that holds prompts (--ckpt_path)."
             )
             raise PromptError(msg)
         if class_name is None:

@@ -165,7 +165,8 @@ class FewShotModel(nn.Module, ABC):
 
     @property
     def _device(self) -> torch.device:
-        return next(self.backbone.clip.parameters()).device
+        device: torch.device = next(self.backbone.clip.parameters()).device
+        return device
 
     def get_extra_state(self) -> dict[str, Any]:
         """Whether the heads are trained, for state dicts."""

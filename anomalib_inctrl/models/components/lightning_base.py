@@ -195,8 +195,12 @@ class FewShotMixin(_Base):
     @property
     def _trains_heads(self) -> bool:
         # A stock datamodule has no abnormal images and no prompts per query; dataloaders may have.
-        datamodule = getattr(self.trainer, "datamodule", None)
+        datamodule = self._datamodule
         return isinstance(datamodule, GeneralistDataModule) or not isinstance(datamodule, AnomalibDataModule)
+
+    @property
+    def _datamodule(self) -> Any:
+        return getattr(getattr(self, "_trainer", None), "datamodule", None)
 
     def setup(self, stage: str) -> None:
         """Give training a finite length; with a stock datamodule there is nothing to train."""
@@ -206,7 +210,7 @@ class FewShotMixin(_Base):
             logger.warning(
                 "%s holds normal images of one category: prompts and thresholds are adapted to it, the heads stay as "
                 "they are. Train them with GeneralistDataModule.",
-                type(self.trainer.datamodule).__name__,  # type: ignore[attr-defined]
+                type(self._datamodule).__name__,
             )
             self.trainer.fit_loop.max_epochs = 1
             self.trainer.limit_train_batches = 1
@@ -232,7 +236,7 @@ class FewShotMixin(_Base):
         self.log("train_loss", loss, batch_size=len(batch), prog_bar=True, on_epoch=True)
         return loss
 
-    def configure_optimizers(self) -> AdamW | None:  # type: ignore[override]
+    def configure_optimizers(self) -> AdamW | None:
         """AdamW over the heads, as in the authors' code; nothing where they are not trained."""
         if not self._trains_heads:
             return None
@@ -280,7 +284,7 @@ class FewShotMixin(_Base):
         Prompts the user names go first. Prompts from a checkpoint, or set by hand, stay. All others are chosen among
         the train split's normal images.
         """
-        datamodule = getattr(self.trainer, "datamodule", None)
+        datamodule = self._datamodule
         candidates = prompt_candidates(datamodule, self.hparams["class_name"])
         self._class_name = class_name_of(datamodule, self.hparams["class_name"])
         if self.hparams["prompts"] is not None:
@@ -318,19 +322,20 @@ class FewShotMixin(_Base):
 
     def _read_prompts(self, paths: Sequence[Path]) -> Tensor:
         """Read images and bring them through the same preprocessing as queries ``(N, 3, H, W)``."""
-        transform = self.pre_processor.transform if self.pre_processor is not None else None
+        transform: Any = self.pre_processor.transform if self.pre_processor is not None else None
         images = [read_image(path).unsqueeze(0) for path in paths]
         return torch.cat([transform(image) if transform else image for image in images])
 
     def _encode_candidates(self, paths: Sequence[Path]) -> Tensor:
         batches = [paths[start : start + _ENCODE_BATCH] for start in range(0, len(paths), _ENCODE_BATCH)]
         progress = tqdm(batches, desc="Looking at prompt candidates", unit="batch", leave=False)
-        encode = self.model.backbone.encode_image
-        return torch.cat([encode(self._read_prompts(batch).to(self.device)).image.cpu() for batch in progress])
+        backbone = self.model.backbone
+        features = [backbone.encode_image(self._read_prompts(batch).to(self.device)).image for batch in progress]
+        return torch.cat(features).cpu()
 
     def _write_prompt_list(self) -> None:
         folder = Path(self.trainer.default_root_dir)
-        writes = self.trainer.is_global_zero and not (self.trainer.fast_dev_run or self.trainer.barebones)
+        writes = self.trainer.is_global_zero and not (self.trainer.fast_dev_run or self.trainer.barebones)  # type: ignore[attr-defined]
         if writes and any(self.prompt_files.values()):
             write_prompt_list(self.prompt_files, folder)
 
@@ -385,7 +390,6 @@ class FewShotMixin(_Base):
         )
         extra = checkpoint["state_dict"].get(f"{bank}_extra_state", {"class_names": []})
         self._restored_prompts = set(extra["class_names"])
-        trainer = getattr(self, "_trainer", None)
-        if isinstance(getattr(trainer, "datamodule", None), AnomalibDataModule):
+        if isinstance(self._datamodule, AnomalibDataModule):
             # The datasets took over the resize of a model that was not yet the checkpoint's.
-            trainer.datamodule.setup(trainer.state.fn)
+            self._datamodule.setup(self.trainer.state.fn)
