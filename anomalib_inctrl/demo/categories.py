@@ -484,7 +484,7 @@ class Category:
 
 
 _SOLID = ("scratch", "dent", "chip", "stain", "colour", "bent", "missing", "contamination")
-_CLOTH = ("cut", "hole", "stain", "colour", "bent", "thread", "contamination")
+_CLOTH = ("cut", "hole", "stain", "colour", "thread", "contamination")
 _STONE = ("crack", "scratch", "hole", "stain", "colour", "contamination", "thread")
 _LOOSE = ("hole", "cut", "stain", "colour", "thread", "contamination")
 _PILL = ("scratch", "crack", "dent", "hole", "stain", "bent", "missing", "contamination")
@@ -512,7 +512,7 @@ REGISTRY: dict[str, Category] = {
     "terrazzo": Category(terrazzo, "terrazzo floor", "cement and stone chips", (*_STONE, "dent"), turn=180),
     "tile": Category(tile, "ceramic tiles", "glazed ceramic", _GLAZED, turn=2),
     "washer": Category(washer, "washer", "brushed steel", (*_SOLID, "crack"), turn=180),
-    "weave": Category(weave, "woven cloth", "linen and cotton", (*_CLOTH, "missing"), turn=4),
+    "weave": Category(weave, "woven cloth", "linen and cotton", (*_CLOTH, "bent", "missing"), turn=4),
     "wood": Category(wood, "wooden board", "softwood", (*_STONE, "dent", "cut"), turn=3),
 }
 """All categories by name, sorted."""

@@ -116,7 +116,7 @@ def choose_site(outline: Tensor, clean: Tensor, on_rim: Tensor, draw: Draw, leas
 
 def scratch(scene: Scene, at: Site) -> Scene:
     """A long shallow line that shows bright or dark."""
-    length, width = at.span(0.12, 0.55), at.draw.uniform(0.006, 0.016)
+    length, width = at.span(0.12, 0.70), at.draw.uniform(0.006, 0.018)
     line = torch.maximum(at.line(0.4, 0.004) - width, at.u.abs() - length)
     groove = at.inside(line)
     albedo = blend(scene.albedo, at.contrast(), groove * (0.35 + 0.6 * at.strength))
@@ -125,7 +125,7 @@ def scratch(scene: Scene, at: Site) -> Scene:
 
 def crack(scene: Scene, at: Site) -> Scene:
     """A dark jagged line with a branch, tapering off."""
-    length = at.span(0.15, 0.65)
+    length = at.span(0.15, 0.75)
     still = torch.zeros_like(at.u)
     zigzag = noise(at.draw, FINE, at.u, still, 0.7) * 0.022 + noise(at.draw, FBM, at.u, still, 1.0) * 0.05
     width = (0.009 + 0.016 * at.strength) * ramp(at.u.abs(), length, length * 0.3)
@@ -142,12 +142,12 @@ def crack(scene: Scene, at: Site) -> Scene:
 
 def hole(scene: Scene, at: Site) -> Scene:
     """Material gone right through."""
-    return scene.carve(at.blob(at.span(0.035, 0.14)))
+    return scene.carve(at.blob(at.span(0.04, 0.18)))
 
 
 def cut(scene: Scene, at: Site) -> Scene:
     """A slit right through."""
-    length, width = at.span(0.10, 0.40), 0.012 + 0.014 * at.strength
+    length, width = at.span(0.12, 0.48), 0.012 + 0.014 * at.strength
     gape = width * (1 - (at.u / length).square()).clamp(min=0)
     return scene.carve(torch.maximum(at.line(0.5, 0.003) - gape, at.u.abs() - length))
 
@@ -162,7 +162,7 @@ def chip(scene: Scene, at: Site) -> Scene:
 
 def stain(scene: Scene, at: Site) -> Scene:
     """Something spilt that darkens or bleaches, with a soft edge and a darker border."""
-    reach = at.span(0.08, 0.30)
+    reach = at.span(0.09, 0.38)
     spill = at.blob(reach, 0.30)
     body = ramp(spill, reach * 0.12, reach * -0.12)
     border = ramp((spill + reach * 0.1).abs(), reach * 0.16, 0.0)
@@ -176,7 +176,7 @@ def stain(scene: Scene, at: Site) -> Scene:
 
 def colour(scene: Scene, at: Site) -> Scene:
     """A patch of another hue and about the same brightness."""
-    reach = at.span(0.09, 0.28)
+    reach = at.span(0.10, 0.36)
     edge = at.draw.uniform(0.08, 0.35)
     weight = ramp(at.blob(reach, 0.12), reach * edge, -reach * edge) * at.draw.uniform(0.6, 0.95)
     hue, vivid = at.draw.uniform(0, 6.2832), 0.12 + 0.33 * at.strength
@@ -187,7 +187,7 @@ def colour(scene: Scene, at: Site) -> Scene:
 
 def dent(scene: Scene, at: Site) -> Scene:
     """A hollow or a bump that shows by its shading alone."""
-    reach = at.span(0.10, 0.26)
+    reach = at.span(0.12, 0.34)
     falloff = (1 - (radius(at.u, at.v * at.draw.uniform(1.0, 1.6)) / reach).square()).clamp(min=0)
     depth = reach * (0.28 + 0.45 * at.strength) * at.draw.sign()
     return replace(scene, relief=scene.relief + falloff * falloff * depth)
@@ -204,7 +204,7 @@ def thread(scene: Scene, at: Site) -> Scene:
 
 def contamination(scene: Scene, at: Site) -> Scene:
     """A crumb of foreign matter with a few specks beside it, lying on top."""
-    reach = at.span(0.04, 0.13)
+    reach = at.span(0.045, 0.17)
     crumb = at.blob(reach, 0.28)
     specks = torch.full_like(crumb, 1.0)
     for _ in range(3):

@@ -32,7 +32,7 @@ def mixed() -> list[Sample]:
     return [
         Sample("gear", 3, "missing"),
         Sample("brick", 1),
-        Sample("leather", 0, "bent"),
+        Sample("weave", 0, "bent"),
         Sample("gear", 8, "dent"),
         Sample("terrazzo", 2),
         Sample("washer", 5, "chip"),
@@ -102,9 +102,7 @@ def test_defects_land_on_the_part(category: str) -> None:
 
 def test_a_category_looks_like_one_product() -> None:
     aligned = [c for c in CATEGORIES if REGISTRY[c].turn < 10 and c not in TEXTURES]
-    pictures = {
-        c: render_batch([Sample(c, i) for i in range(4)]).image.float().mean(dim=1).flatten(1) for c in aligned
-    }
+    pictures = {c: render_batch([Sample(c, i) for i in range(4)]).image.float().mean(dim=1).flatten(1) for c in aligned}
     for name, own in pictures.items():
         within = torch.corrcoef(own)[0, 1:].mean()
         across = [torch.corrcoef(torch.stack([own[0], p[0]]))[0, 1] for c, p in pictures.items() if c != name]
@@ -169,13 +167,15 @@ def test_masks_are_tidied() -> None:
 def test_random_numbers_are_uniform_and_independent() -> None:
     keys = torch.stack([torch.arange(4096), torch.zeros(4096, dtype=torch.long)], dim=1)
     draw = Draw(keys)
-    numbers = torch.stack([
-        draw.uniform(0, 1).flatten(),
-        draw.uniform(0, 1).flatten(),
-        draw.child(0).uniform(0, 1).flatten(),
-        draw.child(1).uniform(0, 1).flatten(),
-        *draw.uniforms(3).unbind(1),
-    ])
+    numbers = torch.stack(
+        [
+            draw.uniform(0, 1).flatten(),
+            draw.uniform(0, 1).flatten(),
+            draw.child(0).uniform(0, 1).flatten(),
+            draw.child(1).uniform(0, 1).flatten(),
+            *draw.uniforms(3).unbind(1),
+        ]
+    )
     assert (numbers >= 0).all()
     assert (numbers < 1).all()
     torch.testing.assert_close(numbers.mean(dim=1), torch.full((7,), 0.5), atol=0.02, rtol=0)
