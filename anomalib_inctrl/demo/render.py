@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anomalib_inctrl.demo.categories import NOTHING_OMITTED, REGISTRY, View
 from anomalib_inctrl.demo.defects import KINDS, Site, bend, choose_site
-from anomalib_inctrl.demo.shapes import Draw, Scene, light_scene, pick
+from anomalib_inctrl.demo.shapes import Draw, Light, Scene, light_scene, pick
 from anomalib_inctrl.errors import DatasetError
 
 IMAGE_SIZE = 240
@@ -157,7 +157,8 @@ def _render_chunk(samples: Sequence[Sample], seed: int, size: int, device: torch
     y = axis[:, None].expand(len(samples), size, size)
     whole = torch.full((len(samples), 1, 1), NOTHING_OMITTED, device=device)
     scene = _scenes(samples, draw, x, y, whole)
-    image = light_scene(scene, draw.child(_LIGHT))
+    light = Light.drawn(draw.child(_LIGHT), size)
+    image = light_scene(scene, light)
     mask = torch.zeros(len(samples), size, size, dtype=torch.bool, device=device)
 
     todo = [i for i, s in enumerate(samples) if s.defect]
@@ -166,7 +167,12 @@ def _render_chunk(samples: Sequence[Sample], seed: int, size: int, device: torch
             return image, mask
         index = torch.tensor(todo, device=device)
         picture, changed = _damage(
-            [samples[i] for i in todo], draw.take(index), scene.take(index), image[index], attempt
+            [samples[i] for i in todo],
+            draw.take(index),
+            scene.take(index),
+            image[index],
+            light=light.take(index),
+            attempt=attempt,
         )
         area = changed.float().mean(dim=(1, 2))
         good = (area >= _LEAST_AREA) & (area <= _LARGEST_AREA)
@@ -228,7 +234,9 @@ def _scenes(samples: Sequence[Sample], draw: Draw, x: Tensor, y: Tensor, omit: T
     return _stack(groups)
 
 
-def _damage(samples: Sequence[Sample], draw: Draw, scene: Scene, clean: Tensor, attempt: int) -> tuple[Tensor, Tensor]:
+def _damage(
+    samples: Sequence[Sample], draw: Draw, scene: Scene, clean: Tensor, *, light: Light, attempt: int
+) -> tuple[Tensor, Tensor]:
     """Put a defect into each image; returns pictures `(B, 3, H, W)` uint8 and masks `(B, H, W)`."""
     size, device = clean.shape[-1], clean.device
     kinds = [s.defect or "" for s in samples]
@@ -252,7 +260,7 @@ def _damage(samples: Sequence[Sample], draw: Draw, scene: Scene, clean: Tensor, 
         else:
             omit = site.draw.uniform(0, 1)
         groups.append((index, _scenes([samples[i] for i in index.tolist()], draw.take(index), x, y, omit)))
-    picture = light_scene(_stack(groups), draw.child(_LIGHT))
+    picture = light_scene(_stack(groups), light)
     difference = torch.maximum(picture, clean) - torch.minimum(picture, clean)  # uint8 throughout: fast
     mask = _tidy(reduce(torch.maximum, difference.unbind(1)) > _VISIBLE)
     return torch.where(mask[:, None], picture, clean), mask

@@ -12,8 +12,8 @@ register (on x86, `torch.atan2` and `torch.sigmoid` differ in the last bit betwe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, lru_cache
 from typing import TypeVar
 
 import torch
@@ -56,8 +56,14 @@ class Draw:
         self.designed = designed
         self.stream = stream
         self._counter = 0
-        self._own = self._streamed(keys)
-        self._products = None if style_keys is None else self._streamed(style_keys)
+
+    @cached_property
+    def _own(self) -> Tensor:
+        return self._streamed(self.keys)
+
+    @cached_property
+    def _products(self) -> Tensor | None:
+        return None if self.style_keys is None else self._streamed(self.style_keys)
 
     def child(self, stream: int) -> Draw:
         """Return an independent generator that starts its own count."""
@@ -108,6 +114,10 @@ class Draw:
 
     def colour(self, red: float, green: float, blue: float, spread: float = 0.02) -> Tensor:
         """A product colour in `[0, 1]` with slight variation of brightness between images, shape `(B, 3, 1, 1)`."""
+        if self._products is None:
+            self._counter += 4
+            base = torch.tensor([red, green, blue], device=self.keys.device).view(1, 3, 1, 1)
+            return base * (1 + self._unit(self._own, 1) * (2 * spread) - spread)[:, :, None, None]
         channels = [self.look(c, max(0.0, c - 0.35), min(1.0, c + 0.35)) for c in (red, green, blue)]
         return torch.stack(channels, dim=1) * (1 + self.uniform(-spread, spread)[:, None])
 
@@ -265,24 +275,56 @@ class Scene:
         return replace(self, outline=torch.maximum(self.outline, -sdf))
 
 
-def light_scene(scene: Scene, draw: Draw) -> Tensor:
-    """Light a scene and take its picture.
+@dataclass
+class Light:
+    """How a picture is taken: one distant lamp from the upper left, exposure, sensor noise.
 
-    One distant lamp from the upper left with a highlight, a gradient of brightness over the picture, contact shadow
-    beside the solid, exposure and sensor noise; each varies a little between images.
+    Attributes:
+        x: Direction to the lamp `(B, 1, 1)`, with `y` and `z` of unit length.
+        y: See `x`.
+        z: See `x`.
+        exposure: Brightness `(B, H, W)`, with a slight gradient over the picture.
+        noise: Sensor noise `(B, H, W)`.
+    """
+
+    x: Tensor
+    y: Tensor
+    z: Tensor
+    exposure: Tensor
+    noise: Tensor
+
+    @classmethod
+    def drawn(cls, draw: Draw, size: int) -> Light:
+        """Draw the light of pictures of the given side."""
+        u = draw.uniforms(6)[:, :, None, None]
+        azimuth, tilt = u[:, 0] * 0.6 - 2.7, u[:, 1] * 0.2 + 0.6
+        axis = (torch.arange(size, device=u.device) + 0.5) * (2 / size) - 1
+        slope_x, slope_y = u[:, 3] * 0.1 - 0.05, u[:, 4] * 0.1 - 0.05
+        return cls(
+            x=torch.cos(azimuth) * tilt,
+            y=torch.sin(azimuth) * tilt,
+            z=(1 - tilt * tilt).sqrt(),
+            exposure=u[:, 2] * 0.1 + 0.95 + slope_x * axis + slope_y * axis[:, None],
+            noise=window(draw, GRAIN, size) * (u[:, 5] * 0.006 + 0.006),
+        )
+
+    def take(self, index: Tensor) -> Light:
+        """Return the light of the chosen images, in ascending order."""
+        return Light(*(pick(getattr(self, f.name), index) for f in fields(self)))
+
+
+def light_scene(scene: Scene, light: Light) -> Tensor:
+    """Light a scene and take its picture: diffuse light, highlight, contact shadow beside the solid.
 
     Args:
         scene: What to light.
-        draw: Random numbers; the same stream gives the same light.
+        light: The light.
 
     Returns:
         Pictures `(B, 3, H, W)`, uint8.
     """
-    size = scene.outline.shape[-1]
-    pixel = 2 / size
-    azimuth = draw.uniform(-2.7, -2.1)
-    tilt = draw.uniform(0.6, 0.8)
-    lx, ly, lz = torch.cos(azimuth) * tilt, torch.sin(azimuth) * tilt, (1 - tilt * tilt).sqrt()
+    pixel = 2 / scene.outline.shape[-1]
+    lx, ly, lz, exposure = light.x, light.y, light.z, light.exposure
 
     rim = (-scene.outline / scene.bevel).clamp(0, 1)
     height = scene.relief + rim * (2 - rim) * scene.bevel * 0.5
@@ -297,8 +339,6 @@ def light_scene(scene: Scene, draw: Draw) -> Tensor:
     shine = ((lz + 1 - lean) * (steep * norm)).clamp(min=0)
     for _ in range(5):
         shine = shine.square_()
-    axis = (torch.arange(size, device=height.device) + 0.5) * pixel - 1
-    exposure = draw.uniform(0.95, 1.05) + draw.uniform(-0.05, 0.05) * axis + draw.uniform(-0.05, 0.05) * axis[:, None]
     shade = (0.35 + diffuse * (0.65 / 0.714)) * exposure
 
     coverage = (0.5 - scene.outline / pixel).clamp(0, 1)
@@ -310,6 +350,5 @@ def light_scene(scene: Scene, draw: Draw) -> Tensor:
     if scene.over is not None and scene.over_colour is not None:
         over = scene.over
         picture = blend(picture, scene.over_colour * exposure[:, None], scene.over)
-    noise_level = draw.uniform(0.006, 0.012)
-    picture += (window(draw, GRAIN, size) * noise_level + shine * scene.gloss * coverage * (1 - over))[:, None]
+    picture += (light.noise + shine * scene.gloss * coverage * (1 - over))[:, None]
     return picture.mul_(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
