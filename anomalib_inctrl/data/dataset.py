@@ -33,7 +33,8 @@ class GeneralistDataset(AnomalibDataset):
     image path. Images are read here rather than by the merged datasets, so that every image mode works and every error
     names its file.
 
-    Indexed with a row it gives the item, indexed with a :class:`TrainingDraw` the item with its prompts.
+    Indexed with a row it gives the item, indexed with a :class:`TrainingDraw` the item with its prompts and the mark of
+    one-class queries.
 
     Args:
         samples: Table with the columns ``image_path``, ``split``, ``label_index``, ``mask_path``, ``class_name`` and
@@ -96,7 +97,7 @@ class GeneralistDataset(AnomalibDataset):
             index: Row, or a draw of row and prompts.
 
         Returns:
-            The item, with ``prompt_image`` for a draw.
+            The item, with ``prompt_image`` and ``one_class`` for a draw.
 
         Raises:
             ImageFileError: If an image file cannot be read.
@@ -110,6 +111,7 @@ class GeneralistDataset(AnomalibDataset):
             item = self._read(index.query)
         image: Any = item.image
         item.prompt_image = self._read_prompts(index.prompts, image.shape[-2:])
+        item.one_class = torch.tensor(index.one_class)
         return item
 
     def _read(self, row: int) -> PromptedItem:

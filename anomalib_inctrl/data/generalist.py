@@ -26,8 +26,8 @@ class GeneralistDataModule(AnomalibDataModule):
     """Trains on all images of auxiliary datasets, validates and tests on target datasets.
 
     Of an auxiliary source the train, validation and test images of every category are merged, labels and masks kept.
-    Training batches are half normal and half abnormal, and every query brings its own prompts; see
-    :class:`BalancedSampler`.
+    Training batches are half normal and half abnormal, and every query brings its own prompts. A model with a one-class
+    branch gets normal queries for it in the same batch, marked in ``one_class``; see :class:`BalancedSampler`.
 
     A target source is validated and tested on what its own datamodule defines. Mind that for most of anomalib's
     datamodules validation is the test set (``val_split_mode="same_as_test"``), so that thresholds are set on it, and
@@ -40,12 +40,16 @@ class GeneralistDataModule(AnomalibDataModule):
         auxiliary: Datasets to train on. May be left out to validate, test and predict only.
         targets: Datasets to validate and test on. May be left out to train only.
         k_shot: Prompts each training query brings.
-        train_batch_size: Images a training batch and process, half of them normal. 48 is the authors'; the statistics
-            of the heads' batch normalisation depend on it.
+        train_batch_size: Balanced queries a training batch and process, half of them normal. 48 is the authors'; the
+            statistics of the heads' batch normalisation depend on it.
         eval_batch_size: Images a validation or test batch.
         steps_per_epoch: Training batches an epoch. 100 is the authors', who train 10 epochs.
         num_workers: Worker processes of each loader.
         train_augmentations: Applied to training queries and their masks, but not to their prompts.
+        one_class_batch_size: Normal queries a training batch and process that are drawn beside the balanced ones for a
+            one-class branch; 0 for none. By default half of ``train_batch_size`` for a model whose
+            ``needs_one_class_queries`` is true, otherwise none. A number is obeyed whatever the model; one without
+            such a branch trains on them as on any other.
         seed: Decides what is drawn.
 
     Example:
@@ -70,6 +74,7 @@ class GeneralistDataModule(AnomalibDataModule):
         steps_per_epoch: int = 100,
         num_workers: int = 8,
         train_augmentations: Transform | None = None,
+        one_class_batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -81,6 +86,7 @@ class GeneralistDataModule(AnomalibDataModule):
         )
         self.seed: int = seed
         self.k_shot = k_shot
+        self.one_class_batch_size = one_class_batch_size
         self.steps_per_epoch = steps_per_epoch
         self.sources = {
             "auxiliary": parse_sources(auxiliary, "auxiliary"),
@@ -134,18 +140,19 @@ class GeneralistDataModule(AnomalibDataModule):
         return candidates
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Balanced batches of prompted queries."""
+        """Balanced batches of prompted queries, followed by those for the model's one-class branch, if it has one."""
         self._require("auxiliary", "train on")
         sampler = BalancedSampler(
             self.train_data,
             batch_size=self.train_batch_size,
             steps_per_epoch=self.steps_per_epoch,
             k_shot=self.k_shot,
+            one_class_batch_size=self._count_one_class(),
             seed=self.seed,
         )
         return DataLoader(
             self.train_data,
-            batch_size=self.train_batch_size,
+            batch_size=sampler.draws_per_step,
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=self.external_collate_fn or PromptedBatch.collate,
@@ -161,6 +168,12 @@ class GeneralistDataModule(AnomalibDataModule):
             logger.warning("GeneralistDataModule has no targets: nothing is tested. Give targets to test on.")
             return []
         return self._eval_dataloader(self.test_data)
+
+    def _count_one_class(self) -> int:
+        if self.one_class_batch_size is not None:
+            return self.one_class_batch_size
+        asked = get_nested_attr(self, "trainer.lightning_module.needs_one_class_queries", False)
+        return self.train_batch_size // 2 if asked else 0
 
     def _eval_dataloader(self, dataset: GeneralistDataset) -> DataLoader[Any]:
         collate = self.external_collate_fn or PromptedBatch.collate

@@ -22,11 +22,13 @@ class PromptedItem(ImageItem):
         class_name: Name of the thing in the picture; prompts and text prototypes are looked up by it.
         prompt_image: Prompts ``(K, 3, H, W)`` in [0, 1], drawn for this query in training; None otherwise.
         mask_valid: Whether ``gt_mask`` is known, a scalar bool tensor. None means: if there is a mask.
+        one_class: Whether the query was drawn for a one-class branch, a scalar bool tensor; None outside training.
     """
 
     class_name: str | None = None
     prompt_image: torch.Tensor | None = None
     mask_valid: torch.Tensor | None = None
+    one_class: torch.Tensor | None = None
 
     def to_numpy(self) -> NumpyImageItem:
         """Convert anomalib's own fields to NumPy."""
@@ -44,6 +46,8 @@ class PromptedBatch(ImageBatch):
         class_name: Class name of each image.
         prompt_image: Prompts ``(B, K, 3, H, W)`` in [0, 1]; None outside training.
         mask_valid: ``(B,)`` bool, whether ``gt_mask`` of the image is known.
+        one_class: ``(B,)`` bool, whether the image is one of the normal queries drawn for a one-class branch beside the
+            balanced ones. They come last in the batch. None outside training.
     """
 
     item_class: ClassVar[type[ImageItem]] = PromptedItem
@@ -51,6 +55,7 @@ class PromptedBatch(ImageBatch):
     class_name: list[str] | None = None
     prompt_image: torch.Tensor | None = None
     mask_valid: torch.Tensor | None = None
+    one_class: torch.Tensor | None = None
 
     def to_numpy(self) -> NumpyImageBatch:
         """Convert anomalib's own fields to NumPy."""

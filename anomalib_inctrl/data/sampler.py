@@ -27,36 +27,43 @@ class TrainingDraw:
         query: Row of the query image in the dataset's samples.
         prompts: Rows of its prompts.
         seed: Seed of the random augmentations of the query.
+        one_class: Whether the query was drawn for a one-class branch, beside the balanced queries.
     """
 
     query: int
     prompts: tuple[int, ...]
     seed: int = 0
+    one_class: bool = False
 
 
 class BalancedSampler(DistributedSampler[TrainingDraw]):
     """Draws batches of half normal, half abnormal queries, each with prompts of its own class.
 
-    Each run of ``batch_size`` draws is one batch of one process, in random order, so that a query's place says nothing
-    about its label. Queries are drawn uniformly over all normal and over all abnormal images, as the authors do: a
-    class weighs as much as it has images. Within an epoch no image is drawn again before all of its label were, over
-    all processes together. Prompts are drawn without replacement from the normal images of the query's class, never the
-    query itself.
+    Each run of ``draws_per_step`` draws is one batch of one process: first ``batch_size`` balanced queries in random
+    order, so that a query's place says nothing about its label, then ``one_class_batch_size`` normal ones. Queries are
+    drawn uniformly over all normal and over all abnormal images, as the authors do: a class weighs as much as it has
+    images. Within an epoch no image is drawn again before all of its label were, over all processes together. Prompts
+    are drawn without replacement from the normal images of the query's class, never the query itself.
+
+    The one-class queries are drawn as the others are, but from a pool of their own: an image may be in both parts of a
+    batch, and the balanced queries, their prompts and augmentations are the same with and without them.
 
     What is drawn depends on seed, epoch, step and rank alone. Being a ``DistributedSampler``, it is left in place by
     Lightning and told the epoch.
 
     Args:
         dataset: What to draw from.
-        batch_size: Images a batch and process, an even number.
+        batch_size: Balanced queries a batch and process, an even number.
         steps_per_epoch: Batches an epoch.
         k_shot: Prompts a query.
+        one_class_batch_size: Normal queries for a one-class branch, a batch and process, beside ``batch_size``.
         seed: Decides every draw.
         world_size: Number of processes; that of ``torch.distributed`` by default, or one.
         rank: Index of this process, likewise.
 
     Raises:
-        ValueError: If ``batch_size`` is odd or below 2, or ``k_shot`` or ``steps_per_epoch`` below 1.
+        ValueError: If ``batch_size`` is odd or below 2, ``k_shot`` or ``steps_per_epoch`` below 1, or
+            ``one_class_batch_size`` below 0.
         DatasetError: If there are no normal or no abnormal images, or a class has too few normal ones.
     """
 
@@ -67,6 +74,7 @@ class BalancedSampler(DistributedSampler[TrainingDraw]):
         *,
         steps_per_epoch: int = 100,
         k_shot: int = 2,
+        one_class_batch_size: int = 0,
         seed: int = 0,
         world_size: int | None = None,
         rank: int | None = None,
@@ -78,6 +86,9 @@ class BalancedSampler(DistributedSampler[TrainingDraw]):
             if value < 1:
                 msg = f"{name}={value}: training needs at least 1."
                 raise ValueError(msg)
+        if one_class_batch_size < 0:
+            msg = f"one_class_batch_size={one_class_batch_size}: give 0 for no one-class queries, or more."
+            raise ValueError(msg)
         running = distributed.is_available() and distributed.is_initialized()
         super().__init__(
             dataset,
@@ -88,6 +99,7 @@ class BalancedSampler(DistributedSampler[TrainingDraw]):
         self.batch_size = batch_size
         self.steps_per_epoch = steps_per_epoch
         self.k_shot = k_shot
+        self.one_class_batch_size = one_class_batch_size
 
         abnormal = dataset.samples["label_index"].to_numpy(dtype=int) == 1
         self._class_of = dataset.samples["class_name"].to_numpy()
@@ -106,22 +118,48 @@ class BalancedSampler(DistributedSampler[TrainingDraw]):
                 )
                 raise DatasetError(msg)
 
+    @property
+    def draws_per_step(self) -> int:
+        """Draws of this process in a step, both parts together: the batch size of the loader."""
+        return self.batch_size + self.one_class_batch_size
+
     def __len__(self) -> int:
         """Draws of this process in an epoch."""
-        return self.steps_per_epoch * self.batch_size
+        return self.steps_per_epoch * self.draws_per_step
 
     def __iter__(self) -> Iterator[TrainingDraw]:
         """Draws of this process in the current epoch."""
-        # One stream that all processes share decides the queries, so that they can be dealt out without overlap.
-        shared = np.random.default_rng([self.seed, self.epoch, 0])
-        own = np.random.default_rng([self.seed, self.epoch, 1 + self.rank])
-        half = self.batch_size // 2
-        mine = slice(self.rank * half, (self.rank + 1) * half)
-        decks = [_Deck(pool, shared) for pool in self._pools.values()]
+        balanced, one_class = self._balanced_steps(), self._one_class_steps()
         for _ in range(self.steps_per_epoch):
-            queries = np.concatenate([deck.deal(half * self.num_replicas)[mine] for deck in decks])
-            for query in own.permutation(queries):
-                yield TrainingDraw(int(query), self._draw_prompts(int(query), own), int(own.integers(2**31)))
+            yield from next(balanced)
+            yield from next(one_class)
+
+    def _balanced_steps(self) -> Iterator[list[TrainingDraw]]:
+        shared, own = self._streams()
+        decks = [_Deck(pool, shared) for pool in self._pools.values()]
+        while True:
+            queries = np.concatenate([self._share(deck, self.batch_size // 2) for deck in decks])
+            yield [self._draw(query, own) for query in own.permutation(queries)]
+
+    def _one_class_steps(self) -> Iterator[list[TrainingDraw]]:
+        shared, own = self._streams(1)
+        deck = _Deck(self._pools["normal"], shared)
+        while True:
+            yield [self._draw(query, own, one_class=True) for query in self._share(deck, self.one_class_batch_size)]
+
+    def _streams(self, *part: int) -> tuple[np.random.Generator, np.random.Generator]:
+        """The stream of all processes and that of this one, for a part of the batch."""
+        # The queries come from the shared stream, so that they can be dealt out without overlap. No part and a part of 0
+        # would seed alike.
+        shared, own = (np.random.default_rng([self.seed, self.epoch, who, *part]) for who in (0, 1 + self.rank))
+        return shared, own
+
+    def _share(self, deck: _Deck, count: int) -> np.ndarray:
+        """What this process gets when ``count`` queries are dealt to each."""
+        return deck.deal(count * self.num_replicas)[self.rank * count : (self.rank + 1) * count]
+
+    def _draw(self, query: int, rng: np.random.Generator, one_class: bool = False) -> TrainingDraw:
+        return TrainingDraw(int(query), self._draw_prompts(int(query), rng), int(rng.integers(2**31)), one_class)
 
     def _draw_prompts(self, query: int, rng: np.random.Generator) -> tuple[int, ...]:
         normals = self._normals[self._class_of[query]]

@@ -24,7 +24,7 @@ if __name__ == "__main__":
         num_workers=0,
     )
     engine = trainer(".", strategy="ddp", devices=2)
-    model = Recorder()
+    model = Recorder(needs_one_class_queries=True)
     engine.fit(model, datamodule=datamodule)
     engine.test(model, datamodule=datamodule)
     with open(f"{output}{engine.global_rank}.json", "w") as file:  # noqa: PTH123

@@ -113,6 +113,9 @@ def test_draw_brings_its_prompts(dataset):
     item = dataset[TrainingDraw(query, prompts)]
     assert torch.equal(item.image, dataset[query].image)
     assert item.prompt_image.shape == (2, 3, 16, 16)
+    assert not item.one_class
+    assert dataset[TrainingDraw(query, prompts, one_class=True)].one_class
+    assert dataset[query].one_class is None
     assert all(torch.equal(item.prompt_image[k], dataset[prompts[k]].image) for k in range(2))
 
 

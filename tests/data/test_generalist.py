@@ -51,18 +51,22 @@ def build(auxiliary=None, targets=None, **options):
 class Recorder(LightningModule):
     """Learns nothing and writes down which images it was given."""
 
-    def __init__(self):
+    def __init__(self, needs_one_class_queries=None):
         super().__init__()
+        if needs_one_class_queries is not None:
+            self.needs_one_class_queries = needs_one_class_queries
         self.layer = torch.nn.Linear(1, 1)
         self.model = SimpleNamespace()
         self.seen = defaultdict(list)
 
-    def _note(self, stage, batch):
-        self.seen[f"{stage}{self.current_epoch}"].append([batch.image_path, batch.gt_label.int().tolist()])
+    def _note(self, stage, items):
+        noted = [item.image_path for item in items], [int(item.gt_label) for item in items]
+        self.seen[f"{stage}{self.current_epoch}"].append([*noted])
 
     def training_step(self, batch):
         assert batch.prompt_image.shape[:2] == (len(batch), 2)
-        self._note("train", batch)
+        self._note("train", [item for item in batch if not item.one_class])
+        self._note("one_class", [item for item in batch if item.one_class])
         return self.layer(batch.image.mean().view(1, 1)).sum()
 
     def validation_step(self, batch):
@@ -149,11 +153,54 @@ def test_training_batches_are_balanced_and_prompted(auxiliary, targets):
         assert batch.gt_mask.flatten(1).any(1).tolist() == (batch.gt_label & batch.mask_valid).tolist()
 
 
+@pytest.mark.parametrize(
+    ("given", "asks", "expected"),
+    [(None, None, 0), (None, False, 0), (None, True, 3), (0, True, 0), (4, True, 4), (4, None, 4), (1, False, 1)],
+)
+def test_one_class_queries_are_drawn_for_who_asks_or_as_many_as_given(tmp_path, auxiliary, given, asks, expected):
+    model = Recorder(asks)
+    engine = trainer(tmp_path, max_epochs=1)
+    engine.fit(model, datamodule=build(auxiliary, one_class_batch_size=given))
+    assert engine.num_training_batches == 3
+    assert [labels for _, labels in model.seen["one_class0"]] == [[0] * expected] * 3
+    plain = Recorder()
+    trainer(tmp_path, max_epochs=1).fit(plain, datamodule=build(auxiliary))
+    assert model.seen["train0"] == plain.seen["train0"]
+
+
+def test_one_class_queries_come_last_with_prompts_of_their_class_and_empty_masks(auxiliary):
+    datamodule = ready(build(auxiliary, one_class_batch_size=4, train_augmentations=Resize((8, 8))))
+    samples = datamodule.train_data.samples
+    images = {
+        name: [datamodule.train_data[row].image for row in rows.index] for name, rows in samples.groupby("class_name")
+    }
+    for batch in datamodule.train_dataloader():
+        assert batch.one_class.tolist() == [False] * 6 + [True] * 4
+        assert batch.gt_label[:6].sum() == 3
+        assert batch.gt_label[6:].tolist() == [0] * 4
+        assert batch.prompt_image.shape == (10, 2, 3, 8, 8)
+        assert not batch.gt_mask[6:].any()
+        assert batch.mask_valid.tolist() == [name != "plain" for name in batch.class_name]
+        for item in batch:
+            assert all(
+                any(torch.equal(prompt, image) for image in images[item.class_name]) for prompt in item.prompt_image
+            )
+            assert not any(torch.equal(prompt, item.image) for prompt in item.prompt_image)
+
+
+def test_evaluation_has_no_one_class_queries(auxiliary, targets):
+    datamodule = ready(build(auxiliary, targets, one_class_batch_size=4))
+    for loader in (datamodule.val_dataloader(), datamodule.test_dataloader()):
+        assert [len(batch) for batch in loader] == [4, 4, 2]
+        assert all(batch.one_class is None for batch in loader)
+
+
 def test_worker_count_changes_nothing(auxiliary):
     flips = RandomHorizontalFlip(0.5)
 
     def read(workers):
-        loader = ready(build(auxiliary, num_workers=workers, train_augmentations=flips)).train_dataloader()
+        options = {"one_class_batch_size": 2, "num_workers": workers, "train_augmentations": flips}
+        loader = ready(build(auxiliary, **options)).train_dataloader()
         return [(batch.image_path, batch.image, batch.prompt_image) for batch in loader]
 
     for here, there in zip(read(0), read(2), strict=True):
@@ -219,7 +266,7 @@ def test_without_targets_fit_works_and_the_test_after_it_says_so(tmp_path, auxil
     datamodule, model = build(auxiliary), Recorder()
     engine = trainer(tmp_path, max_epochs=1)
     engine.fit(model, datamodule=datamodule)
-    assert list(model.seen) == ["train0"]
+    assert list(model.seen) == ["train0", "one_class0"]
     with caplog.at_level(logging.WARNING):
         assert engine.test(model, datamodule=datamodule) == []
     assert "no targets: nothing is tested" in caplog.text
@@ -281,6 +328,9 @@ def test_two_processes_train_on_different_images(tmp_path, root, auxiliary):
         for steps in zip(ranks[0][epoch], ranks[1][epoch], strict=True):
             assert [sum(labels) for _, labels in steps] == [2, 2]
             assert len({path for paths, _ in steps for path in paths}) == 8
+        for steps in zip(*(rank[epoch.replace("train", "one_class")] for rank in ranks), strict=True):
+            assert [labels for _, labels in steps] == [[0, 0], [0, 0]]
+            assert len({path for paths, _ in steps for path in paths}) == 4
     assert ranks[0]["train0"] != ranks[0]["train1"]
     tested = [path for rank in ranks for paths, _ in rank["test"] for path in paths]
     # Lightning evens the processes out by repeating images; none may be missing.

@@ -9,7 +9,7 @@ from torchvision.tv_tensors import Image
 from anomalib_inctrl.data import PromptedBatch, PromptedItem
 
 
-def item(label=0, mask=True, prompts=0, size=(8, 8), name="bottle"):
+def item(label=0, mask=True, prompts=0, size=(8, 8), name="bottle", one_class=None):
     return PromptedItem(
         image=Image(torch.rand(3, *size)),
         gt_label=torch.tensor(label),
@@ -18,6 +18,7 @@ def item(label=0, mask=True, prompts=0, size=(8, 8), name="bottle"):
         mask_path=f"{name}_mask.png" if mask and label else None,
         class_name=name,
         prompt_image=Image(torch.rand(prompts, 3, *size)) if prompts else None,
+        one_class=None if one_class is None else torch.tensor(one_class),
     )
 
 
@@ -44,6 +45,16 @@ def test_prompts_and_names_are_stacked():
     assert batch.prompt_image.shape == (2, 2, 3, 8, 8)
     assert torch.equal(batch.prompt_image[1], items[1].prompt_image)
     assert batch.class_name == ["a", "b"]
+
+
+def test_mark_of_one_class_queries_is_stacked_and_split():
+    batch = PromptedBatch.collate([item(1, one_class=False), item(mask=False, one_class=True)])
+    assert batch.one_class.dtype == torch.bool
+    assert batch.one_class.tolist() == [False, True]
+    assert [bool(one.one_class) for one in batch] == [False, True]
+    assert torch.equal(PromptedBatch.collate(list(batch)).one_class, batch.one_class)
+    assert move_data_to_device(batch, torch.device("meta")).one_class.device.type == "meta"
+    assert PromptedBatch.collate([item(), item(1)]).one_class is None
 
 
 def test_collate_leaves_items_alone():

@@ -127,6 +127,7 @@ def test_state_of_other_generators_does_not_matter():
         ({"batch_size": 0}, ValueError, "train_batch_size=0"),
         ({"k_shot": 0}, ValueError, "k_shot=0"),
         ({"steps_per_epoch": 0}, ValueError, "steps_per_epoch=0"),
+        ({"one_class_batch_size": -1}, ValueError, "one_class_batch_size=-1: give 0"),
         ({"k_shot": 5}, DatasetError, "'grid' has 5 normal images; k_shot=5 prompts and a query need 6"),
         ({"dataset": Table(a=(9, 0))}, DatasetError, "no abnormal images among 9"),
         ({"dataset": Table(a=(0, 9))}, DatasetError, "no normal images among 9"),
@@ -136,6 +137,64 @@ def test_state_of_other_generators_does_not_matter():
 def test_what_cannot_be_drawn_is_refused(options, error, message):
     with pytest.raises(error, match=message):
         draws(**options)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_one_class_queries_leave_the_balanced_ones_as_they_were(count, world_size):
+    for rank in range(world_size):
+        options = {"epoch": 2, "seed": 3, "world_size": world_size, "rank": rank}
+        found = batches(draws(one_class_batch_size=count, **options), 6 + count)
+        assert [draw for batch in found for draw in batch[:6]] == draws(**options)
+        assert [[draw.one_class for draw in batch] for batch in found] == [[False] * 6 + [True] * count] * 20
+
+
+def one_class_draws(count, size=6, **options):
+    found = batches(draws(batch_size=size, one_class_batch_size=count, **options), size + count)
+    return [batch[size:] for batch in found]
+
+
+def test_one_class_queries_are_normal_with_other_normals_of_their_class_as_prompts():
+    found = [draw for batch in one_class_draws(5, steps_per_epoch=100) for draw in batch]
+    for draw in found:
+        assert LABELS[draw.query] == 0
+        assert len({*draw.prompts, draw.query}) == 4
+        assert all(LABELS[row] == 0 and CLASSES[row] == CLASSES[draw.query] for row in draw.prompts)
+    assert set(CLASSES[[draw.query for draw in found]]) == {"bottle", "cable", "grid"}
+    assert len({draw.seed for draw in found}) == len(found)
+
+
+def test_one_class_queries_come_again_only_after_all_came():
+    queries = [draw.query for batch in one_class_draws(3, steps_per_epoch=100) for draw in batch]
+    pool = int((LABELS == 0).sum())
+    rounds = batches(queries, pool)
+    assert all(len(set(one)) == len(one) for one in rounds)
+    assert len({tuple(one) for one in rounds}) == len(rounds)
+
+
+def test_one_class_queries_are_drawn_independently_of_the_balanced_ones():
+    found = batches(draws(batch_size=6, one_class_batch_size=3, steps_per_epoch=2000), 9)
+    shared = [len({draw.query for draw in batch[:6]} & {draw.query for draw in batch[6:]}) for batch in found]
+    # 3 of 20 normal images twice: 0.45 in common on average, with a standard deviation of 0.58 / sqrt(2000).
+    assert np.mean(shared) == pytest.approx(0.45, abs=5 * 0.58 / 2000**0.5)
+
+
+def test_processes_share_no_one_class_query_in_a_step():
+    ranks = [one_class_draws(5, size=2, world_size=2, rank=rank, steps_per_epoch=100) for rank in range(2)]
+    for step in zip(*ranks, strict=True):
+        assert len({draw.query for batch in step for draw in batch}) == 10
+    assert {draw.seed for draw in ranks[0][0]} != {draw.seed for draw in ranks[1][0]}
+
+
+def test_one_class_queries_depend_on_seed_and_epoch_alone():
+    first = one_class_draws(4, epoch=3, seed=5)
+    sampler = BalancedSampler(TABLE, 6, steps_per_epoch=20, k_shot=3, one_class_batch_size=4, seed=5)
+    list(sampler)
+    sampler.set_epoch(3)
+    torch.manual_seed(1)
+    assert [batch[6:] for batch in batches(list(sampler), 10)] == first
+    assert one_class_draws(4, epoch=2, seed=5) != first
+    assert one_class_draws(4, epoch=3, seed=6) != first
 
 
 def test_masked_and_maskless_images_do_not_share_a_batch():
