@@ -149,8 +149,8 @@ class BalancedSampler(DistributedSampler[TrainingDraw]):
 
     def _streams(self, *part: int) -> tuple[np.random.Generator, np.random.Generator]:
         """The stream of all processes and that of this one, for a part of the batch."""
-        # The queries come from the shared stream, so that they can be dealt out without overlap. No part and a part of 0
-        # would seed alike.
+        # The queries come from the shared stream, so that they can be dealt out without overlap. A part of 0 would be
+        # seeded like none.
         shared, own = (np.random.default_rng([self.seed, self.epoch, who, *part]) for who in (0, 1 + self.rank))
         return shared, own
 
