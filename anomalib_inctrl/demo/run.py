@@ -25,7 +25,8 @@ from anomalib_inctrl.models import InCTRL
 
 BACKBONE = "demo-vit-16-240"
 _METRICS = {"image_AUROC": "image AUROC", "pixel_AUROC": "pixel AUROC", "pixel_AUPRO": "AUPRO"}
-_EPOCHS = 4
+_EPOCHS = 3
+_TRAIN_K_SHOT = 2
 _STEPS_PER_EPOCH = 25
 
 
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(args: argparse.Namespace) -> Path:
     datamodule = GeneralistDataModule(
         auxiliary=[DataSource("InCTRLDemo", root=str(args.data), categories=list(AUXILIARY_CATEGORIES))],
-        k_shot=args.k_shot,
+        k_shot=_TRAIN_K_SHOT,
         train_batch_size=16,
         steps_per_epoch=_STEPS_PER_EPOCH,
         num_workers=0,

@@ -48,6 +48,22 @@ def tiny(golden):
 
 
 @pytest.fixture
+def small():
+    """Make models small enough to train in a test."""
+
+    def make(**options):
+        torch.manual_seed(0)
+        config = {
+            "embed_dim": 16,
+            "vision_cfg": {"image_size": 48, "layers": 3, "width": 16, "head_width": 8, "patch_size": 16},
+            "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+        }
+        return InCTRLModel(backbone=open_clip.model.CLIP(**config), **options).eval()
+
+    return make
+
+
+@pytest.fixture
 def official(tiny, official_weights):
     model = tiny()
     model.load_official_state_dict(official_weights)
