@@ -1,17 +1,26 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Generalist few-shot anomaly detection for anomalib: InCTRL.
+"""Generalist few-shot anomaly detection for anomalib: InCTRL and InCTRLv2.
 
 Importing the package makes its models and datamodules known to anomalib. After installation anomalib does so by itself.
 """
 
 from anomalib_inctrl.data import GeneralistDataModule
 from anomalib_inctrl.demo import InCTRLDemo
-from anomalib_inctrl.models import InCTRL, InCTRLModel
+from anomalib_inctrl.models import InCTRL, InCTRLModel, InCTRLv2, InCTRLv2Model
 from anomalib_inctrl.plugin import register
 
 __version__ = "0.1.0"
 
-__all__ = ["GeneralistDataModule", "InCTRL", "InCTRLDemo", "InCTRLModel", "__version__", "register"]
+__all__ = [
+    "GeneralistDataModule",
+    "InCTRL",
+    "InCTRLDemo",
+    "InCTRLModel",
+    "InCTRLv2",
+    "InCTRLv2Model",
+    "__version__",
+    "register",
+]
 
 register()

@@ -47,6 +47,10 @@ class ImageFeatures:
     patches: Tensor
     image: Tensor
 
+    def rows(self, index: Tensor | Sequence[int] | slice) -> ImageFeatures:
+        """Features of some of the images."""
+        return ImageFeatures(self.patches[index], self.image[index])
+
 
 class FrozenCLIP(nn.Module):
     """An OpenCLIP vision transformer with its text tower, frozen and always in eval mode.

@@ -11,13 +11,13 @@ from anomalib import data, models
 
 from anomalib_inctrl.data import GeneralistDataModule
 from anomalib_inctrl.demo import InCTRLDemo
-from anomalib_inctrl.models import InCTRL
+from anomalib_inctrl.models import InCTRL, InCTRLv2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import ModuleType
 
-MODELS = (InCTRL,)
+MODELS = (InCTRL, InCTRLv2)
 DATAMODULES = (GeneralistDataModule, InCTRLDemo)
 
 

@@ -118,7 +118,6 @@ def _render(table: pd.DataFrame, k_shot: int) -> Table:
 
 
 def _be_quiet() -> None:
-    """Leave the progress bar; Lightning's and anomalib's notices would bury it."""
+    """Leave the progress bars; notices of Lightning and anomalib would bury them."""
     warnings.filterwarnings("ignore")
-    for name in ("anomalib", "anomalib_inctrl", "lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)

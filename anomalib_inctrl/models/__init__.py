@@ -3,5 +3,6 @@
 """The models."""
 
 from anomalib_inctrl.models.inctrl import InCTRL, InCTRLModel
+from anomalib_inctrl.models.inctrl_v2 import InCTRLv2, InCTRLv2Model
 
-__all__ = ["InCTRL", "InCTRLModel"]
+__all__ = ["InCTRL", "InCTRLModel", "InCTRLv2", "InCTRLv2Model"]

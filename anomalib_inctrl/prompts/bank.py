@@ -27,6 +27,10 @@ class PromptContext:
     image: Tensor
     prototypes: Tensor
 
+    def rows(self, index: Tensor | slice) -> PromptContext:
+        """Contexts of some of the queries; only where each query has its own."""
+        return PromptContext(self.patches[index], self.image[index], self.prototypes[index])
+
     @property
     def k_shot(self) -> int:
         """Number of prompts, ``K``; 0 for text prompts alone."""

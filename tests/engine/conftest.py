@@ -6,7 +6,7 @@ import open_clip
 import pytest
 from anomalib.engine import Engine
 
-from anomalib_inctrl import GeneralistDataModule, InCTRL, InCTRLDemo
+from anomalib_inctrl import GeneralistDataModule, InCTRL, InCTRLDemo, InCTRLv2
 from anomalib_inctrl.data import DataSource
 
 COUNTS = {"train_count": 6, "test_normal_count": 3, "test_anomalous_count": 6}
@@ -36,10 +36,16 @@ def data(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session", params=[InCTRL, InCTRLv2])
+def kind(request):
+    """The model under test."""
+    return request.param
+
+
 @pytest.fixture
-def make_model():
+def make_model(kind):
     def make(**options):
-        return InCTRL(**{"backbone": BACKBONE, "pretrained": None, "k_shot": 2} | options)
+        return kind(**{"backbone": BACKBONE, "pretrained": None, "k_shot": 2} | options)
 
     return make
 
@@ -79,7 +85,7 @@ def generalist(data):
 
 
 @pytest.fixture(scope="session")
-def trained(data, tmp_path_factory):
+def trained(kind, data, tmp_path_factory):
     """Checkpoint of a short training on the auxiliary categories."""
     datamodule = GeneralistDataModule(
         auxiliary=[DataSource("InCTRLDemo", root=str(data), categories=AUXILIARY, options=COUNTS)],
@@ -89,5 +95,5 @@ def trained(data, tmp_path_factory):
         num_workers=0,
     )
     engine = Engine(max_epochs=1, default_root_dir=tmp_path_factory.mktemp("trained"), accelerator="cpu", logger=False)
-    engine.fit(InCTRL(backbone=BACKBONE, pretrained=None, k_shot=2), datamodule=datamodule)
+    engine.fit(kind(backbone=BACKBONE, pretrained=None, k_shot=2), datamodule=datamodule)
     return engine.best_model_path

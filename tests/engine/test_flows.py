@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""InCTRL in anomalib's engine: training, weights, checkpoints, prompts."""
+"""Both models in anomalib's engine: training, weights, checkpoints, prompts."""
 
 import json
 import logging
@@ -14,13 +14,14 @@ from anomalib.data import Folder, MVTecAD
 from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from anomalib_inctrl import InCTRL
 from anomalib_inctrl.errors import CheckpointError, DatasetError, PretrainedWeightsError, PromptError
 
 
 def heads(model):
     return {
-        name: value.clone() for name, value in model.model.state_dict().items() if "head" in name or "adapter" in name
+        name: value.clone()
+        for name, value in model.model.state_dict().items()
+        if not name.startswith(("backbone", "bank", "_"))
     }
 
 
@@ -58,26 +59,26 @@ def test_metrics_are_those_of_the_raw_scores(make_model, make_engine, target, tr
     assert metrics["image_AUPR"] == pytest.approx(average_precision_score(truth, scores.score), abs=1e-6)
 
 
-def test_checkpoint_is_small_and_needs_nothing_said(make_model, make_engine, target, trained):
+def test_checkpoint_is_small_and_needs_nothing_said(kind, make_model, make_engine, target, trained):
     saved = torch.load(trained, weights_only=True)
     assert not [key for key in saved["state_dict"] if ".clip." in key]
     assert Path(trained).stat().st_size < 1e6
     # A model of the default backbone, whose weights are not to be had here: the checkpoint says which to use.
-    model = InCTRL(k_shot=2, visualizer=False)
+    model = kind(k_shot=2, visualizer=False)
     make_engine().test(model, datamodule=target(), ckpt_path=trained)
     assert model.model.backbone.name == "test-vit-16-96"
     assert model.pre_processor.image_size == 96
     assert model.model.heads_trained
-    assert same(heads(InCTRL.load_from_checkpoint(trained)), heads(model))
+    assert same(heads(kind.load_from_checkpoint(trained)), heads(model))
 
 
-def test_saved_prompts_and_thresholds_need_no_training_data(make_model, make_engine, target, trained, tmp_path):
+def test_saved_prompts_and_thresholds_need_no_training_data(kind, make_model, make_engine, target, trained, tmp_path):
     engine = make_engine()
     engine.train(make_model(weights=trained, visualizer=False), datamodule=target())
     checkpoint = engine.best_model_path
     reference = pd.read_csv(Path(engine.trainer.default_root_dir) / "scores.csv").sort_values("image_path")
     folder = Path(reference.image_path.iloc[0]).parent
-    loose = InCTRL(visualizer=False)
+    loose = kind(visualizer=False)
     engine = make_engine(default_root_dir=tmp_path / "predicted")
     engine.predict(loose, data_path=folder, ckpt_path=checkpoint)
     found = pd.read_csv(Path(engine.trainer.default_root_dir) / "scores.csv").sort_values("image_path")
@@ -98,7 +99,7 @@ def test_weights_keep_heads_and_set_prompts_and_thresholds_anew(make_model, make
     assert not torch.isnan(model.post_processor.image_threshold)
 
 
-def test_stock_datamodule_adapts_prompts_and_thresholds_only(make_model, make_engine, data, caplog):
+def test_stock_datamodule_adapts_prompts_and_thresholds_only(kind, make_model, make_engine, data, caplog):
     model = make_model(visualizer=False)
     before = heads(model)
     engine = make_engine()
@@ -109,7 +110,7 @@ def test_stock_datamodule_adapts_prompts_and_thresholds_only(make_model, make_en
     assert "training-free floor" in caplog.text
     assert same(before, heads(model))
     assert not torch.isnan(model.post_processor.image_threshold)
-    restored = InCTRL.load_from_checkpoint(engine.best_model_path)
+    restored = kind.load_from_checkpoint(engine.best_model_path)
     assert restored.model.bank.class_names == ["washer"]
     assert not restored.model.heads_trained
 
@@ -126,8 +127,10 @@ def test_folder_without_category(make_model, make_engine, data, trained):
     assert model.model.bank.class_names == ["steel washer"]
 
 
-def test_other_class_than_the_checkpoints_gets_prompts_from_its_train_split(make_engine, target, trained, generalist):
-    model = InCTRL(k_shot=2, visualizer=False)
+def test_other_class_than_the_checkpoints_gets_prompts_from_its_train_split(
+    kind, make_engine, target, trained, generalist
+):
+    model = kind(k_shot=2, visualizer=False)
     make_engine().test(model, datamodule=target("brick"), ckpt_path=trained)
     assert model.model.bank.class_names == ["brick"]
 
@@ -228,12 +231,12 @@ def test_the_models_own_seed_decides_its_heads(make_model):
 
 
 @pytest.mark.parametrize("few_shot", [True, False])
-def test_anomalib_benchmark(data, trained, few_shot, tmp_path, monkeypatch):
+def test_anomalib_benchmark(kind, data, trained, few_shot, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = {"weights": trained} if few_shot else {"backbone": "test-vit-16-96", "pretrained": None}
     config = {
         "seed": 0,
-        "model": {"class_path": "InCTRL", "init_args": {**options, "k_shot": {"grid": [1, 2]}}},
+        "model": {"class_path": kind.__name__, "init_args": {**options, "k_shot": {"grid": [1, 2]}}},
         "data": {
             "class_path": "InCTRLDemo",
             "init_args": {

@@ -80,10 +80,10 @@ def test_one_training_step(official, golden, pool):
     layers = {"projection1": 0, "bn2": 2, "projection2": 3, "bn3": 5, "projection3": 6}
     ours = {
         f"{theirs}.{name}.{kind}": getattr(head.layers[index], kind)
-        for theirs, head in (("diff_head_ref", official.image_head), ("diff_head", official.map_head))
+        for theirs, head in (("diff_head_ref", official.image_scorer.head), ("diff_head", official.map_head))
         for name, index in layers.items()
         for kind in ("weight", "bias")
-    } | {f"adapter.fc.{index}.weight": official.adapter.fc[index].weight for index in (0, 2)}
+    } | {f"adapter.fc.{index}.weight": official.image_scorer.adapter.fc[index].weight for index in (0, 2)}
     assert ours.keys() == step["grads"].keys()
 
     def thinned(name, tensor):

@@ -18,7 +18,7 @@ from anomalib_inctrl.backbone import FrozenCLIP, ImageFeatures
 from anomalib_inctrl.errors import PromptError
 from anomalib_inctrl.models.components.terms import ScoreTerms
 from anomalib_inctrl.prompts.bank import PromptBank, PromptContext
-from anomalib_inctrl.residuals import unit
+from anomalib_inctrl.residuals import ResidualScale, nearest_prompt_similarity, text_score, unit
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ class FewShotModel(nn.Module, ABC):
         backbone: Name of an OpenCLIP vision transformer, or a ready OpenCLIP module.
         pretrained: OpenCLIP pretrained tag, path of a weights file, or ``None`` for random weights.
         layers: Blocks whose patch tokens are compared, counted from 1.
+        residual_scale: ``"half"`` as in the authors' code, ``"full"`` as in the paper's equation.
+        temperature_image: Divides the cosines of the text score.
 
     Attributes:
         heads_trained: Whether the heads have been trained or loaded. If not, the training-free floor scores.
@@ -42,9 +44,13 @@ class FewShotModel(nn.Module, ABC):
         backbone: str | nn.Module = "ViT-B-16-plus-240",
         pretrained: str | None = "laion400m_e32",
         layers: Sequence[int] | None = None,
+        residual_scale: ResidualScale = "half",
+        temperature_image: float = 0.01,
     ) -> None:
         super().__init__()
         self.backbone = FrozenCLIP(backbone, pretrained, layers)
+        self.residual_scale = residual_scale
+        self.temperature_image = temperature_image
         self.bank = PromptBank()
         self.heads_trained = False
 
@@ -103,10 +109,7 @@ class FewShotModel(nn.Module, ABC):
         if len(contexts) == 1:
             return self.score_features(query, contexts[0])
         rows = [[row for row, name in enumerate(names) if name == group] for group in groups]
-        parts = [
-            self.score_features(ImageFeatures(query.patches[index], query.image[index]), context)
-            for index, context in zip(rows, contexts, strict=True)
-        ]
+        parts = [self.score_features(query.rows(index), context) for index, context in zip(rows, contexts, strict=True)]
         return ScoreTerms.merge(parts, rows)
 
     def score_pairs(self, images: Tensor, prompt_images: Tensor, class_name: Sequence[str]) -> ScoreTerms:
@@ -120,21 +123,34 @@ class FewShotModel(nn.Module, ABC):
         Returns:
             Scores and their terms, with gradient to the heads.
         """
+        return self.score_features(*self.encode_pairs(images, prompt_images, class_name))
+
+    def encode_pairs(
+        self, images: Tensor, prompt_images: Tensor, class_name: Sequence[str]
+    ) -> tuple[ImageFeatures, PromptContext]:
+        """Encode queries and the prompts of each; see :meth:`score_pairs` for arguments.
+
+        Args:
+            images: Preprocessed queries ``(B, 3, H, W)``.
+            prompt_images: Preprocessed prompts of each query ``(B, K, 3, H, W)``.
+            class_name: Class of each query.
+
+        Returns:
+            Features of the queries, and a context for each of them.
+        """
         self.heads_trained |= self.training
         batch, k_shot = prompt_images.shape[:2]
         # One pass for queries and prompts together.
         features = self.backbone.encode_image(torch.cat([images, prompt_images.flatten(0, 1)]))
-        query = ImageFeatures(features.patches[:batch], features.image[:batch])
         context = PromptContext(
             patches=unit(features.patches[batch:]).unflatten(0, (batch, k_shot)),
             image=features.image[batch:].unflatten(0, (batch, k_shot)),
             prototypes=torch.stack([self.backbone.text_prototypes(name) for name in class_name]),
         )
-        return self.score_features(query, context)
+        return features.rows(slice(batch)), context
 
-    @abstractmethod
     def score_features(self, query: ImageFeatures, context: PromptContext) -> ScoreTerms:
-        """Score encoded queries in a context; the model's own maths.
+        """Score encoded queries in a context, by the heads where they are trained or being trained.
 
         Args:
             query: Features of ``B`` queries.
@@ -142,6 +158,46 @@ class FewShotModel(nn.Module, ABC):
 
         Returns:
             Scores and their terms.
+        """
+        terms = self.training_free_terms(query, context)
+        if self.training or self.heads_trained:
+            self.apply_heads(query, context, terms)
+        # Only residual_scale="full" can leave [0, 1], which losses and metrics take for granted.
+        terms.score = terms.score.clamp(0, 1)
+        return terms
+
+    def training_free_terms(self, query: ImageFeatures, context: PromptContext) -> ScoreTerms:
+        """Score without heads: ``(s_q + s_p) / 2`` and the patch residual map, or the text score alone.
+
+        Args:
+            query: Features of ``B`` queries.
+            context: What they are compared with; without image prompts (K = 0) the text score is the score, and the
+                anomaly map spreads it evenly.
+
+        Returns:
+            Scores and their terms.
+        """
+        by_text = text_score(query.image, context.prototypes, self.temperature_image)
+        if context.k_shot == 0:
+            nothing = torch.zeros_like(by_text)
+            even = by_text.unsqueeze(-1).expand(-1, self.backbone.num_patches)
+            return ScoreTerms(by_text, torch.zeros_like(even), nothing, by_text, even, self.backbone.grid)
+        # The context's patch tokens are of unit length already.
+        distance = (1 - nearest_prompt_similarity(unit(query.patches), context.patches)).clamp(min=0).mean(dim=1)
+        patch_map = distance / 2 if self.residual_scale == "half" else distance
+        patch_score = patch_map.amax(dim=-1)
+        return ScoreTerms(
+            by_text, patch_map, patch_score, (by_text + patch_score) / 2, distance / 2, self.backbone.grid
+        )
+
+    @abstractmethod
+    def apply_heads(self, query: ImageFeatures, context: PromptContext, terms: ScoreTerms) -> None:
+        """Put what the trained heads say into the terms; the model's own maths.
+
+        Args:
+            query: Features of ``B`` queries.
+            context: What they are compared with.
+            terms: Those of :meth:`training_free_terms`, changed in place.
         """
 
     def inference_batch(self, terms: ScoreTerms) -> InferenceBatch:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from anomalib_inctrl.residuals import ResidualOperation, image_residual
+
 
 class ImageAdapter(nn.Module):
     """Adapter psi of the class embedding: a bottleneck without skip connection (InCTRL, section 3.3).
@@ -67,3 +69,30 @@ class ScoreHead(nn.Module):
             Probabilities ``(B,)`` in [0, 1].
         """
         return self.layers(residual).squeeze(-1)  # type: ignore[no-any-return]
+
+
+class ImageResidualScorer(nn.Module):
+    """Adapter psi and head eta: the score s_I of the image residual (InCTRL, eq. 5 and 6).
+
+    Args:
+        width: Embedding width ``D``.
+        operation: What is done with the adapted embeddings of prompts and query.
+    """
+
+    def __init__(self, width: int, operation: ResidualOperation = "residual") -> None:
+        super().__init__()
+        self.operation: ResidualOperation = operation
+        self.adapter = ImageAdapter(width)
+        self.head = ScoreHead(2 * width if operation == "concat" else width)
+
+    def forward(self, query: Tensor, prompts: Tensor) -> Tensor:
+        """Score queries against prompts.
+
+        Args:
+            query: Class embeddings of the queries ``(B, D)``.
+            prompts: Class embeddings of the prompts, ``(K, D)`` shared by all queries or ``(B, K, D)``.
+
+        Returns:
+            Scores ``(B,)`` in [0, 1].
+        """
+        return self.head(image_residual(self.adapter(query), self.adapter(prompts), self.operation))  # type: ignore[no-any-return]

@@ -13,28 +13,32 @@ from torch import Tensor
 
 @dataclass
 class ScoreTerms:
-    """Scores of ``B`` queries, term by term.
+    """Scores of ``B`` queries, term by term; a term that takes no part is None.
 
     Attributes:
         text_score: Probability of "abnormal" by the text prompts, s_q ``(B,)`` in [0, 1].
-        image_score: Score of the image residual, s_I ``(B,)`` in [0, 1]; 0 where its head is off or untrained.
         patch_map: Patch residual map, M_x ``(B, P)``, in [0, 1] at half scale and [0, 2] at full.
-        patch_score: Largest patch residual, s_p ``(B,)``.
-        head_score: Score of the head over the whole map, ``(B,)`` in [0, 1]; 0 where untrained.
+        patch_score: Largest value of the map that is scored, s_p ``(B,)``; of the patch residual map by default.
         score: The image's anomaly score ``(B,)`` in [0, 1].
         anomaly_map: The map shown to the user, on the patch grid ``(B, P)`` in [0, 1]. Without image prompts the text
             score, spread evenly.
         grid: Rows and columns of patches; ``patch_map`` reshapes to ``(B, *grid)``.
+        image_score: Score of the image residual, s_I ``(B,)`` in [0, 1].
+        head_score: InCTRL's score of the head over the whole map, ``(B,)`` in [0, 1].
+        dasl_map: InCTRLv2's discriminative branch, S_a ``(B, P)`` in [0, 1].
+        oasl_map: InCTRLv2's one-class branch, S'_a ``(B, P)`` in [0, 1].
     """
 
     text_score: Tensor
-    image_score: Tensor
     patch_map: Tensor
     patch_score: Tensor
-    head_score: Tensor
     score: Tensor
     anomaly_map: Tensor
     grid: tuple[int, int]
+    image_score: Tensor | None = None
+    head_score: Tensor | None = None
+    dasl_map: Tensor | None = None
+    oasl_map: Tensor | None = None
 
     @classmethod
     def merge(cls, parts: Sequence[ScoreTerms], rows: Sequence[Sequence[int]]) -> ScoreTerms:
@@ -47,10 +51,10 @@ class ScoreTerms:
         Returns:
             Terms of the whole batch.
         """
-        order = torch.tensor([row for group in rows for row in group]).argsort()
+        order = torch.tensor([row for group in rows for row in group]).argsort().to(parts[0].score.device)
         merged = {
-            name.name: torch.cat([getattr(part, name.name) for part in parts])[order.to(parts[0].score.device)]
-            for name in fields(cls)
-            if name.name != "grid"
+            term.name: torch.cat([getattr(part, term.name) for part in parts])[order]
+            for term in fields(cls)
+            if term.name != "grid" and all(getattr(part, term.name) is not None for part in parts)
         }
         return cls(**merged, grid=parts[0].grid)

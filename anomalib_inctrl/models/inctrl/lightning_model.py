@@ -112,6 +112,6 @@ class InCTRL(FewShotMixin, AnomalibModule):  # type: ignore[misc]  # anomalib's 
         """Focal losses of the image's score and of the image residual's score (InCTRL, eq. 8 and 10)."""
         terms = self.model.score_pairs(batch.image, batch.prompt_image, batch.class_name)
         losses = {"score_loss": self.loss(terms.score, batch.gt_label)}
-        if self.hparams["use_image"]:
+        if terms.image_score is not None:
             losses["image_loss"] = self.loss(terms.image_score, batch.gt_label)
         return losses

@@ -12,20 +12,13 @@ from torch import Tensor, nn
 from anomalib_inctrl.backbone import ImageFeatures
 from anomalib_inctrl.errors import CheckpointError
 from anomalib_inctrl.models.components.few_shot import FewShotModel
-from anomalib_inctrl.models.components.heads import ImageAdapter, ScoreHead
+from anomalib_inctrl.models.components.heads import ImageResidualScorer, ScoreHead
 from anomalib_inctrl.models.components.terms import ScoreTerms
 from anomalib_inctrl.prompts.bank import PromptContext
-from anomalib_inctrl.residuals import (
-    ResidualOperation,
-    ResidualScale,
-    image_residual,
-    nearest_prompt_similarity,
-    text_score,
-    unit,
-)
+from anomalib_inctrl.residuals import ResidualOperation, ResidualScale
 
 # Names of the authors' layers and where the same ones stand here. Their bn1 layers are never used.
-_OFFICIAL_HEADS = {"diff_head_ref": "image_head", "diff_head": "map_head"}
+_OFFICIAL_HEADS = {"diff_head_ref": "image_scorer.head", "diff_head": "map_head"}
 _OFFICIAL_LAYERS = {"projection1": 0, "bn2": 2, "projection2": 3, "bn3": 5, "projection3": 6}
 
 
@@ -73,67 +66,34 @@ class InCTRLModel(FewShotModel):
         if not (use_text or use_patch or use_image):
             msg = "use_text, use_patch and use_image are all off: nothing is left to score with. Switch one on."
             raise ValueError(msg)
-        super().__init__(backbone, pretrained, layers)
+        super().__init__(backbone, pretrained, layers, residual_scale)
         self.resize_mode = resize_mode
         self.use_text = use_text
         self.use_patch = use_patch
-        self.use_image = use_image
-        self.residual: ResidualOperation = residual
-        self.residual_scale = residual_scale
-        width = self.backbone.embed_dim
-        self.adapter = ImageAdapter(width) if use_image else None
-        self.image_head = ScoreHead(2 * width if residual == "concat" else width) if use_image else None
+        self.image_scorer = ImageResidualScorer(self.backbone.embed_dim, residual) if use_image else None
         self.map_head = ScoreHead(self.backbone.num_patches)
 
-    def score_features(self, query: ImageFeatures, context: PromptContext) -> ScoreTerms:
-        """Score encoded queries in a context (InCTRL, eq. 2 to 9).
+    def apply_heads(self, query: ImageFeatures, context: PromptContext, terms: ScoreTerms) -> None:
+        """Score by both heads (InCTRL, eq. 6, 8 and 9); without image prompts there is nothing to score.
 
         The paper's InCTRL detects at image level only; giving its residual map as anomaly map is ours.
 
         Args:
             query: Features of ``B`` queries.
             context: What they are compared with.
-
-        Returns:
-            Scores and their terms.
+            terms: Those of :meth:`training_free_terms`, changed in place.
         """
-        by_text = text_score(query.image, context.prototypes)
-        nothing = torch.zeros_like(by_text)
-        terms = ScoreTerms(
-            text_score=by_text,
-            image_score=nothing,
-            patch_map=nothing.unsqueeze(-1).expand(-1, self.backbone.num_patches),
-            patch_score=nothing,
-            head_score=nothing,
-            score=by_text,
-            anomaly_map=by_text.unsqueeze(-1).expand(-1, self.backbone.num_patches),
-            grid=self.backbone.grid,
-        )
         if context.k_shot == 0:
-            return terms
-        # The bank's patch tokens are of unit length already.
-        distance = (1 - nearest_prompt_similarity(unit(query.patches), context.patches)).clamp(min=0).mean(dim=1)
-        terms.anomaly_map = distance / 2
-        terms.patch_map = distance / 2 if self.residual_scale == "half" else distance
-        terms.patch_score = terms.patch_map.amax(dim=-1)
-        if self.training or self.heads_trained:
-            self._score_with_heads(query, context, terms)
-        else:
-            terms.score = (by_text + terms.patch_score) / 2
-        # Only the full scale can leave [0, 1], which focal loss and metrics take for granted.
-        terms.score = terms.score.clamp(0, 1)
-        return terms
-
-    def _score_with_heads(self, query: ImageFeatures, context: PromptContext, terms: ScoreTerms) -> None:
+            return
         holistic = terms.patch_map if self.use_patch else torch.zeros_like(terms.patch_map)
-        if self.adapter is not None and self.image_head is not None:
-            residual = image_residual(self.adapter(query.image), self.adapter(context.image), self.residual)
-            terms.image_score = self.image_head(residual)
+        if self.image_scorer is not None:
+            terms.image_score = self.image_scorer(query.image, context.image)
             holistic = holistic + terms.image_score.unsqueeze(-1)
         if self.use_text:
             holistic = holistic + terms.text_score.unsqueeze(-1)
-        terms.head_score = self.map_head(holistic)
-        terms.score = (terms.head_score + terms.patch_score) / 2 if self.use_patch else terms.head_score
+        head_score = self.map_head(holistic)
+        terms.head_score = head_score
+        terms.score = (head_score + terms.patch_score) / 2 if self.use_patch else head_score
 
     def load_official_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load weights under the names of the authors' code, backbone and heads.
@@ -156,14 +116,10 @@ class InCTRLModel(FewShotModel):
             if owner in _OFFICIAL_HEADS and layer in _OFFICIAL_LAYERS:
                 heads[f"{_OFFICIAL_HEADS[owner]}.layers.{_OFFICIAL_LAYERS[layer]}.{parameter}"] = value
             elif owner == "adapter":
-                heads[key] = value
+                heads[f"image_scorer.{key}"] = value
             else:
                 clip[key] = value.float()
-        own = {
-            key: value
-            for key, value in self.state_dict().items()
-            if key.split(".")[0] in {"adapter", "image_head", "map_head"}
-        }
+        own = {key: value for key, value in self.state_dict().items() if key.startswith(("image_scorer.", "map_head."))}
         wrong = sorted(key for key in heads.keys() & own.keys() if heads[key].shape != own[key].shape)
         missing, unexpected = sorted(own.keys() - heads.keys()), sorted(heads.keys() - own.keys())
         if missing or unexpected or wrong:

@@ -1,0 +1,231 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""InCTRLv2 for anomalib: a few-shot generalist that detects and segments. A reconstruction.
+
+Example:
+    >>> from anomalib.data import MVTecAD
+    >>> from anomalib.engine import Engine
+    >>> from anomalib_inctrl import InCTRLv2
+    >>> model = InCTRLv2(k_shot=4, weights="inctrl_v2.ckpt")  # doctest: +SKIP
+    >>> Engine().test(model, datamodule=MVTecAD(category="bottle"))  # doctest: +SKIP
+
+Paper:
+    InCTRLv2, 2026, https://arxiv.org/abs/2604.04632. Its authors published no code.
+
+See Also:
+    :class:`anomalib_inctrl.models.inctrl_v2.torch_model.InCTRLv2Model`: the model in plain PyTorch.
+"""
+
+from typing import Any, Literal
+
+import torch
+from anomalib.metrics import Evaluator
+from anomalib.models import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.visualization import Visualizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anomalib_inctrl.errors import DatasetError
+from anomalib_inctrl.models.components.lightning_base import FewShotMixin
+from anomalib_inctrl.models.components.losses import BinaryFocalLoss, DiceLoss
+from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
+from anomalib_inctrl.visualization import ExplanationVisualizer
+
+
+class InCTRLv2(FewShotMixin, AnomalibModule):  # type: ignore[misc]  # anomalib's to_onnx differs from Lightning's
+    """InCTRLv2: InCTRL's residuals with two branches guided by text prompts, trained with masks. A reconstruction.
+
+    The authors published no code, and the paper leaves some choices open; each is an argument here, marked *open*.
+    How the model runs depends on what it is given, as for :class:`anomalib_inctrl.InCTRL`.
+
+    Training minimises ``w_image L_I + w_pixel L_P + w_one_class L_O`` with
+
+    - ``L_I``: focal loss of the score, on all queries;
+    - ``L_P``: focal and Dice loss of S_a and Dice loss of M_p against the mask, on queries whose mask is known;
+    - ``L_O``: the same of S'_a and M_n against an empty mask, on the normal-only queries drawn for this branch.
+
+    Args:
+        backbone: Name of an OpenCLIP vision transformer. A checkpoint's own is used where one is given.
+        pretrained: OpenCLIP pretrained tag or path of a weights file; ``None`` for random weights.
+        layers: Blocks whose patch tokens are used, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
+        resize_mode: ``"squash"`` sees the whole image, ``"center_crop"`` is the authors' protocol.
+        k_shot: Number of prompts per class; 0 leaves the text prompts and the discriminative branch alone.
+        class_name: Name of the thing in the pictures, for the text prompts; by default the datamodule's category.
+        prompts: Normal images to use as prompts: a folder, a list of files, or a written ``prompts.json``.
+        prompt_selection: How prompts are chosen among the train split's normal images: ``"random"``, ``"first"`` or
+            ``"representative"``.
+        weights: Checkpoint whose trained heads are used.
+        use_text: Whether the text score takes part.
+        use_patch: Whether the patch residual takes part.
+        use_image: Whether the image residual takes part.
+        use_dasl: Whether there is a discriminative branch.
+        use_oasl: Whether there is a one-class branch.
+        pixel_losses: Whether masks are learned from; without, neither branch is trained and neither takes part.
+        residual: ``"residual"``, or the comparisons ``"concat"`` and ``"average"``.
+        residual_scale: ``"half"`` as in the authors' InCTRL code, ``"full"`` as in the equation.
+        alpha: Weight of the patch score in the score.
+        beta: Weight of the one-class branch in the anomaly map.
+        score_map: *Open*: the map whose maximum is the patch score: ``"residual"``, ``"dasl"`` or ``"fused"``.
+        temperature_image: Divides the cosines of the text score.
+        temperature_patch: *Open*: divides the cosines of the branches.
+        adapter_per_block: *Open*: one branch adapter for each block in place of one for all.
+        empty_mask: *Ours*: how Dice treats an empty mask, ``"complement"`` or ``"literal"``.
+        image_weight: Weight of L_I.
+        pixel_weight: Weight of L_P.
+        one_class_weight: Weight of L_O.
+        learning_rate: Of AdamW.
+        weight_decay: Of AdamW.
+        seed: Decides the heads' first weights and the choice of prompts.
+        pre_processor: anomalib pre-processor, or whether to use the model's own.
+        post_processor: anomalib post-processor, or whether to use the default.
+        evaluator: anomalib evaluator, or whether to use the default metrics.
+        visualizer: anomalib visualizer, or whether to use the model's own.
+    """
+
+    model: InCTRLv2Model
+    architecture = (
+        "backbone",
+        "pretrained",
+        "layers",
+        "resize_mode",
+        "use_text",
+        "use_patch",
+        "use_image",
+        "use_dasl",
+        "use_oasl",
+        "pixel_losses",
+        "residual",
+        "residual_scale",
+        "alpha",
+        "beta",
+        "score_map",
+        "temperature_image",
+        "temperature_patch",
+        "adapter_per_block",
+    )
+
+    def __init__(
+        self,
+        backbone: str = "ViT-B-16-plus-240",
+        pretrained: str | None = "laion400m_e32",
+        layers: list[int] | None = None,
+        resize_mode: Literal["squash", "center_crop"] = "squash",
+        k_shot: int = 4,
+        class_name: str | None = None,
+        prompts: str | list[str] | None = None,
+        prompt_selection: str = "random",
+        weights: str | None = None,
+        use_text: bool = True,
+        use_patch: bool = True,
+        use_image: bool = True,
+        use_dasl: bool = True,
+        use_oasl: bool = True,
+        pixel_losses: bool = True,
+        residual: Literal["residual", "concat", "average"] = "residual",
+        residual_scale: Literal["half", "full"] = "half",
+        alpha: float = 0.5,
+        beta: float = 0.75,
+        score_map: Literal["residual", "dasl", "fused"] = "residual",
+        temperature_image: float = 0.01,
+        temperature_patch: float = 0.07,
+        adapter_per_block: bool = False,
+        empty_mask: Literal["complement", "literal"] = "complement",
+        image_weight: float = 1.0,
+        pixel_weight: float = 1.0,
+        one_class_weight: float = 1.0,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.01,
+        seed: int = 0,
+        pre_processor: nn.Module | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        super().__init__(pre_processor, post_processor, evaluator, visualizer)
+        self.focal = BinaryFocalLoss()
+        self.dice = DiceLoss(empty_mask)
+        self.loss_weights = {"image": image_weight, "pixel": pixel_weight, "one_class": one_class_weight}
+        self._init_few_shot()
+
+    def build_model(self) -> InCTRLv2Model:
+        """Create the PyTorch model from the arguments."""
+        options = {name: self.hparams[name] for name in self.architecture}
+        learned = options.pop("pixel_losses")
+        # A branch that nothing trains would add noise to the map.
+        options["use_dasl"] &= learned
+        options["use_oasl"] &= learned
+        return InCTRLv2Model(**options)
+
+    @classmethod
+    def configure_visualizer(cls) -> ExplanationVisualizer:
+        """Anomalib's pictures and one explaining sheet per image, residuals on a scale of their own."""
+        return ExplanationVisualizer(map_ranges={"residual map": (0.0, 0.3)})
+
+    @property
+    def needs_one_class_queries(self) -> bool:
+        """Whether the datamodule is to draw normal-only queries for the one-class branch."""
+        return bool(self.hparams["use_oasl"] and self.hparams["pixel_losses"])
+
+    def on_fit_start(self) -> None:
+        """Collect prompts; refuse to learn from masks where there are none."""
+        super().on_fit_start()
+        train_data = getattr(self._datamodule, "train_data", None)
+        samples = getattr(train_data, "samples", None)
+        if self._trains_heads and self.hparams["pixel_losses"] and samples is not None and not samples.has_mask.any():
+            msg = (
+                "None of the auxiliary images has a mask. Add a source with masks, or train at image level only: "
+                "pixel_losses=False (--model.pixel_losses false)."
+            )
+            raise DatasetError(msg)
+
+    def training_losses(self, batch: Any) -> dict[str, Tensor]:
+        """Loss terms of a batch, weighted; see the class for their sum.
+
+        Args:
+            batch: Prompted batch; rows marked ``one_class`` are the one-class branch's own.
+
+        Returns:
+            ``image_focal`` of L_I; ``pixel_focal``, ``pixel_dice`` and ``pixel_fused_dice`` of L_P;
+            ``one_class_focal``, ``one_class_dice`` and ``one_class_fused_dice`` of L_O. L_P is 0 if no mask is known.
+        """
+        query, context = self.model.encode_pairs(batch.image, batch.prompt_image, batch.class_name)
+        one_class = batch.one_class if batch.one_class is not None else torch.zeros(len(batch), dtype=torch.bool)
+        main = ~one_class.to(query.image.device)
+        terms = self.model.score_features(query.rows(main), context.rows(main))
+        label = batch.gt_label[main]
+        losses = {"image_focal": self.loss_weights["image"] * self.focal(terms.score, label)}
+        if terms.dasl_map is not None:
+            known = batch.mask_valid if batch.gt_mask is not None else torch.zeros_like(main)
+            known = known[main] if known is not None else torch.ones_like(label, dtype=torch.bool)
+            mask = batch.gt_mask[main][known] if batch.gt_mask is not None else None
+            fused_map = self.model.dasl_mean(terms)
+            losses |= self._map_losses("pixel", terms.dasl_map[known], fused_map[known], mask, terms.grid)
+        if self.model.oasl_branch is not None and not bool(main.all()):
+            query, context = query.rows(~main), context.rows(~main)
+            terms = self.model.training_free_terms(query, context)
+            self.model.apply_branches(query, context, terms)
+            empty = torch.zeros(len(terms.score), *self.model.backbone.image_size, device=terms.score.device)
+            fused_map = self.model.oasl_mean(terms)
+            losses |= self._map_losses("one_class", terms.oasl_map, fused_map, empty, terms.grid)
+        return losses
+
+    def _map_losses(
+        self, name: str, branch_map: Tensor | None, fused_map: Tensor, mask: Tensor | None, grid: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """Focal and Dice loss of a branch's map, Dice loss of its mean with the residual, at the mask's size."""
+        assert branch_map is not None
+        if mask is None or not len(mask):
+            # Nothing to learn, but every parameter keeps a gradient: distributed training waits for all of them.
+            return {f"{name}_{loss}": 0 * branch_map.sum() for loss in ("focal", "dice", "fused_dice")}
+
+        def upsample(values: Tensor) -> Tensor:
+            image = values.unflatten(-1, grid).unsqueeze(1)
+            return F.interpolate(image, size=mask.shape[-2:], mode="bilinear", align_corners=False).squeeze(1)
+
+        branch_map, weight = upsample(branch_map), self.loss_weights[name]
+        return {
+            f"{name}_focal": weight * self.focal(branch_map, mask),
+            f"{name}_dice": weight * self.dice(branch_map, mask),
+            f"{name}_fused_dice": weight * self.dice(upsample(fused_map), mask),
+        }
