@@ -286,9 +286,9 @@ def test_checkpoint_of_another_model_is_refused_with_its_keys(make_model, make_e
         make_model(weights=str(tmp_path / "foreign.ckpt"))
     with pytest.raises(CheckpointError, match="backbone"):
         make_engine().test(make_model(visualizer=False), datamodule=target(), ckpt_path=tmp_path / "foreign.ckpt")
-    saved["state_dict"].pop("model.map_head.layers.0.bias")
+    saved["state_dict"].pop("model.image_scorer.head.layers.0.bias")
     torch.save(saved, tmp_path / "lacking.ckpt")
-    with pytest.raises(CheckpointError, match=r"missing keys: \['model\.map_head\.layers\.0\.bias'\]"):
+    with pytest.raises(CheckpointError, match=r"missing keys: \['model\.image_scorer\.head\.layers\.0\.bias'\]"):
         make_engine().test(make_model(visualizer=False), datamodule=target(), ckpt_path=tmp_path / "lacking.ckpt")
-    with pytest.raises(CheckpointError, match=r"map_head\.layers\.0\.bias"):
+    with pytest.raises(CheckpointError, match=r"image_scorer\.head\.layers\.0\.bias"):
         make_engine().test(make_model(weights=str(tmp_path / "lacking.ckpt")), datamodule=target())
