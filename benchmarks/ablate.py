@@ -301,7 +301,8 @@ def run(ablation: Ablation, output: Path, console: Console) -> pd.DataFrame:
     }
     results, losses = (_read(output / name, tasks) for name in ("results.csv", "losses.csv"))
     done = set() if results.empty else set(results["hash"])
-    todo = [(row, seed) for row in ablation.rows for seed in setup.seeds if tasks[row.name, seed] not in done]
+    # Seed by seed: the whole table is there early, and gains in certainty.
+    todo = [(row, seed) for seed in setup.seeds for row in ablation.rows if tasks[row.name, seed] not in done]
     console.print(f"{len(tasks) - len(todo)} of {len(tasks)} repetitions are there already.")
     write_whole(output / "config.yaml", OmegaConf.to_yaml(asdict(ablation)))
     if todo:

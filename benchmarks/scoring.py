@@ -132,12 +132,14 @@ def pixel_metrics(maps: Tensor, masks: Tensor) -> dict[str, float]:
     """
     aupro = AUPRO(fields=("maps", "masks"))
     aupro.update(SimpleNamespace(maps=maps.contiguous(), masks=masks.contiguous().int()))  # type: ignore[arg-type]
-    levels, where = np.unique(maps.numpy().astype(np.float16), return_inverse=True)
-    truth = masks.numpy().ravel()
-    counts = [np.bincount(where.ravel()[chosen], minlength=len(levels)) for chosen in (truth, ~truth)]
+    # Half-precision numbers that are not negative are ordered as their bits are.
+    bits = maps.numpy().astype(np.float16).view(np.uint16)
+    truth = masks.numpy()
+    counts = [np.bincount(bits[chosen], minlength=1 << 15) for chosen in (truth, ~truth)]
+    levels = np.flatnonzero(counts[0] + counts[1])
     label = np.repeat([1, 0], len(levels))
-    score = np.tile(levels.astype(np.float64), 2)
-    weight = np.concatenate(counts)
+    score = np.tile(levels, 2)
+    weight = np.concatenate([count[levels] for count in counts])
     return {
         "pixel_AUROC": float(roc_auc_score(label, score, sample_weight=weight)),
         "pixel_AP": float(average_precision_score(label, score, sample_weight=weight)),
