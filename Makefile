@@ -7,11 +7,13 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 ARGS ?=
+CONSTRAINTS ?=
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+LOWEST := $(VENV)/lowest
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-lowest lint format clean
 
 demo: $(INSTALLED)
 	$(BIN)/anomalib-inctrl demo $(ARGS)
@@ -19,6 +21,15 @@ demo: $(INSTALLED)
 # One thread per worker: the tests' tensors are small, and threads of two workers only wait for each other.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+# The tests with each dependency at the lower bound that pyproject.toml states, in an environment of its own. The oldest
+# Python, because the newer ones have no builds of the oldest versions.
+test-lowest: PYTHON = python3.10
+test-lowest:
+	@mkdir -p $(LOWEST)
+	@sed -n '/^dependencies = /,/^]/p; /^export = /p' pyproject.toml | grep -oE '"[A-Za-z0-9_-]+>=[0-9.]+' | \
+	  sed 's/"//; s/>=/==/' > $(LOWEST)/constraints.txt
+	$(MAKE) test VENV=$(LOWEST) PYTHON=$(PYTHON) CONSTRAINTS=$(LOWEST)/constraints.txt
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -39,5 +50,5 @@ $(INSTALLED): pyproject.toml $(wildcard autoload/*)
 	    "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing anomalib-inctrl, what it needs and its tools into $(VENV); the first time this takes some minutes."
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e ".[dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e ".[dev]"
 	@touch $@
