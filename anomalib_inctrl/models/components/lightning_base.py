@@ -59,12 +59,15 @@ class FewShotMixin(_Base):
 
     architecture: tuple[str, ...]
     model: FewShotModel
+    # Loss terms of the training step under way, with their graph, for callbacks; empty from its backward pass on.
+    loss_terms: dict[str, Tensor]
 
     def _init_few_shot(self) -> None:
         """Finish ``__init__`` of a subclass, once its arguments are in ``self.hparams``."""
         self._heads: dict[str, Any] | None = None
         self._restored_prompts: set[str] = set()
         self._collected: dict[str, tuple[Any, ...]] = {}
+        self.loss_terms = {}
         self._class_name: str | None = self.hparams["class_name"]
         create_selector(self.hparams["prompt_selection"])  # a wrong name is told now, not after training
         if self.hparams["weights"] is not None:
@@ -229,12 +232,17 @@ class FewShotMixin(_Base):
                 "for every query."
             )
             raise PromptError(msg)
-        losses = self.training_losses(batch)
+        losses = self.loss_terms = self.training_losses(batch)
         loss = torch.stack(list(losses.values())).sum()
         terms = {f"train_{name}": value for name, value in losses.items()}
         self.log_dict(terms, batch_size=len(batch), on_epoch=True, on_step=False)
         self.log("train_loss", loss, batch_size=len(batch), prog_bar=True, on_epoch=True)
         return loss
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Let go of the terms; callbacks have seen them before the model does."""
+        del loss
+        self.loss_terms = {}
 
     def configure_optimizers(self) -> AdamW | None:
         """AdamW over the heads, as in the authors' code; nothing where they are not trained."""

@@ -1,0 +1,18 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Lightning callbacks for training: watch loss terms and branches, schedule both.
+
+They are configured like any callback of Lightning::
+
+    trainer:
+      callbacks:
+        - class_path: anomalib_inctrl.callbacks.LossMonitor
+          init_args:
+            every_n_steps: 5
+"""
+
+from anomalib_inctrl.callbacks.branch_monitor import BranchMonitor
+from anomalib_inctrl.callbacks.loss_monitor import LossMonitor
+from anomalib_inctrl.callbacks.loss_schedule import LossSchedule
+
+__all__ = ["BranchMonitor", "LossMonitor", "LossSchedule"]

@@ -1,0 +1,161 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the branches of InCTRLv2 tell abnormal pixels from normal ones."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.nn import functional as F
+
+from anomalib_inctrl.callbacks.loss_schedule import LossSchedule
+from anomalib_inctrl.callbacks.table import write_table
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+logger = logging.getLogger(__name__)
+
+_BRANCHES = ("dasl", "oasl")
+_PIXELS = ("normal", "abnormal")
+
+
+class BranchMonitor(Callback):
+    """Logs the mean of both branches' maps on normal and abnormal validation pixels; warns of a collapsed OASL.
+
+    Per validation ``branch/dasl_normal``, ``branch/dasl_abnormal``, ``branch/oasl_normal`` and
+    ``branch/oasl_abnormal``, in [0, 1]: the mean of S_a or S'_a over all pixels of that kind, a pixel taking the value
+    of the patch it lies in. It is computed on the patch grid, each patch weighted by the area of it that is abnormal or
+    normal, so that no defect is too small to count. Images without a known mask are left out, and so is a mean over no
+    pixels. Among several processes pixels are pooled. While training without a logger the means are written to the file
+    ``branches.csv`` in the run's folder, one row per validation with ``epoch`` and ``step``.
+
+    The one-class branch learns from normal images alone, and "nothing is ever abnormal" satisfies its loss. It counts
+    as collapsed if its mean on abnormal pixels is below ``floor`` or no higher than on normal ones; a warning says so
+    once per epoch. While :class:`LossSchedule` keeps it frozen it is not judged.
+
+    A model without branches, or validation images without masks, leave nothing to watch; that is said once.
+
+    Args:
+        floor: Smallest mean of S'_a on abnormal pixels that is no collapse, in [0, 1].
+
+    Raises:
+        ValueError: If ``floor`` is outside [0, 1].
+    """
+
+    def __init__(self, floor: float = 0.05) -> None:
+        super().__init__()
+        if not 0 <= floor <= 1:
+            msg = f"floor={floor}: must lie in [0, 1]."
+            raise ValueError(msg)
+        self.floor = floor
+        self._told = False
+        self._warned_in: int | None = None
+        # Branch, kind of pixel, and (sum of values, number of patches).
+        self._sums = torch.zeros(len(_BRANCHES), len(_PIXELS), 2, dtype=torch.float64)
+        self._has_maps = False
+        self._validated = False
+        self._rows: list[dict[str, float]] = []
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew."""
+        del trainer, pl_module
+        self._told, self._warned_in, self._validated, self._rows = False, None, False, []
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin new means."""
+        del trainer, pl_module
+        self._sums.zero_()
+        self._has_maps = False
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add a batch's pixels."""
+        del trainer, pl_module, outputs, batch_idx, dataloader_idx
+        terms, mask = getattr(batch, "terms", None), batch.gt_mask
+        maps = [getattr(terms, f"{branch}_map", None) for branch in _BRANCHES]
+        self._has_maps |= any(values is not None for values in maps)
+        if terms is None or mask is None:
+            return
+        abnormal = F.adaptive_avg_pool2d(mask.float().unsqueeze(1), terms.grid).flatten(1)
+        known = getattr(batch, "mask_valid", None)
+        known = torch.ones(len(mask), device=mask.device) if known is None else known.to(mask.device).float()
+        areas = torch.stack([1 - abnormal, abnormal]) * known.unsqueeze(-1)
+        for row, values in enumerate(maps):
+            if values is not None:
+                sums = torch.stack([(areas * values.float()).sum(dim=(1, 2)), areas.sum(dim=(1, 2))], dim=1)
+                self._sums[row] += sums.cpu()
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the means and judge them."""
+        if trainer.sanity_checking:
+            return
+        self._validated = True
+        reduced: Any = trainer.strategy.reduce(self._sums.float().to(pl_module.device), reduce_op="sum")
+        means = {
+            f"{branch}_{kind}": total / count
+            for branch, row in zip(_BRANCHES, reduced.tolist(), strict=True)
+            for kind, (total, count) in zip(_PIXELS, row, strict=True)
+            if count > 0
+        }
+        if not means:
+            self._tell_nothing(trainer, pl_module)
+            return
+        values = {f"branch/{name}": value for name, value in means.items()}
+        pl_module.log_dict(values)
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.loggers:
+            self._rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step} | values)
+            write_table(trainer, self._rows, "branches.csv")
+        self._judge(trainer, means)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so if there was no validation."""
+        del pl_module
+        if not self._validated:
+            self._say_once(trainer, "training went without validation. Give the datamodule targets with masks.")
+
+    def _tell_nothing(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._has_maps:
+            self._say_once(trainer, "no validation image has a known mask. Add a target with masks.")
+        else:
+            name = type(pl_module).__name__
+            self._say_once(trainer, f"{name} gave no maps of branches. InCTRLv2 does, once its branches are trained.")
+
+    def _say_once(self, trainer: Trainer, reason: str) -> None:
+        if not self._told and trainer.is_global_zero:
+            logger.warning("BranchMonitor has nothing to watch: %s", reason)
+        self._told = True
+
+    def _judge(self, trainer: Trainer, means: dict[str, float]) -> None:
+        """Warn if the one-class branch has collapsed."""
+        epoch = trainer.current_epoch
+        normal, abnormal = means.get("oasl_normal"), means.get("oasl_abnormal")
+        if normal is None or abnormal is None or self._warned_in == epoch or not trainer.is_global_zero:
+            return
+        schedules: list[Any] = [entry for entry in trainer.callbacks if isinstance(entry, LossSchedule)]  # type: ignore[attr-defined]
+        if any(schedule.is_frozen("oasl_branch", epoch) for schedule in schedules):
+            return
+        # Turned round, so that a NaN counts as collapsed.
+        if not (abnormal >= self.floor and abnormal > normal):
+            self._warned_in = epoch
+            logger.warning(
+                "Epoch %d: the one-class branch (OASL) has collapsed: the mean of its map is %.3g on abnormal and %.3g "
+                "on normal validation pixels; it should be higher on abnormal ones and at least %.3g. Lower its loss "
+                "(--model.one_class_weight), or let it in later: LossSchedule with frozen_until: "
+                "{oasl_branch: <epoch>}, or with weights of one_class that rise over the epochs.",
+                epoch,
+                abnormal,
+                normal,
+                self.floor,
+            )

@@ -1,0 +1,155 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Weights of the loss terms and frozen branches by epoch."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import Callback
+
+from anomalib_inctrl.callbacks.groups import few_shot_module, trainable_groups
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+    from torch.optim import Optimizer
+
+
+class LossSchedule(Callback):
+    """Sets the weights of InCTRLv2's losses by epoch, and keeps parts of a model frozen until a given epoch.
+
+    Everything follows from the number of the epoch, counted from 0, so that a resumed training goes on as an
+    uninterrupted one. The model's own weights are put back when training ends.
+
+    A frozen group's gradients are computed and then dropped before the optimizer's step, and before clipping. AdamW
+    leaves such parameters entirely alone: no step, no weight decay, no moments. Distributed training needs no special
+    strategy for it, as every parameter takes part in every backward pass; only strategies that shard parameters or step
+    by themselves (FSDP, DeepSpeed) are not supported. Running statistics of batch normalisation are no parameters and
+    go on. A loss weight of 0 alone freezes nothing: weight decay and the optimizer's moments still move the branch.
+
+    Args:
+        weights: For each of the losses ``image``, ``pixel`` and ``one_class`` the weight from an epoch on, by epoch.
+            Before the first epoch given, and for a loss left out, the model's own weight holds. Needs InCTRLv2.
+        frozen_until: For each group (``image_scorer``, ``map_head``, ``dasl_branch``, ``oasl_branch``; those that the
+            model has) the epoch it trains from.
+        interpolate: Change weights linearly from one epoch given to the next, in place of steps.
+
+    Raises:
+        ValueError: If an epoch or a weight is negative; as training starts, if a name is not one of the model's.
+
+    Example:
+        The one-class branch joins in epoch 3, its loss in full from epoch 6 on.
+
+        >>> schedule = LossSchedule(
+        ...     weights={"one_class": {3: 0.1, 6: 1.0}}, frozen_until={"oasl_branch": 3}, interpolate=True
+        ... )
+    """
+
+    def __init__(
+        self,
+        weights: dict[str, dict[int, float]] | None = None,
+        frozen_until: dict[str, int] | None = None,
+        interpolate: bool = False,
+    ) -> None:
+        super().__init__()
+        self.weights = weights or {}
+        self.frozen_until = frozen_until or {}
+        self.interpolate = interpolate
+        self._own_weights: dict[str, float] | None = None
+        for name, points in self.weights.items():
+            if not points or min(points) < 0 or not all(weight >= 0 for weight in points.values()):
+                msg = f"weights: {name}: {points}: expected {{epoch: weight, ...}}, neither of them negative."
+                raise ValueError(msg)
+        for name, epoch in self.frozen_until.items():
+            if epoch < 0:
+                msg = f"frozen_until: {name}: {epoch}: an epoch cannot be negative."
+                raise ValueError(msg)
+
+    def weight(self, name: str, epoch: int, own: float) -> float:
+        """Weight of a loss in an epoch.
+
+        Args:
+            name: Name of the loss.
+            epoch: Epoch, counted from 0.
+            own: The model's own weight.
+
+        Returns:
+            The weight.
+        """
+        points = sorted(self.weights.get(name, {}).items())
+        index = bisect_right([start for start, _ in points], epoch)
+        if index == 0:
+            return own
+        start, value = points[index - 1]
+        if not self.interpolate or index == len(points):
+            return value
+        end, target = points[index]
+        return value + (target - value) * (epoch - start) / (end - start)
+
+    def is_frozen(self, group: str, epoch: int) -> bool:
+        """Whether a group is frozen in an epoch.
+
+        Args:
+            group: Name of the group.
+            epoch: Epoch, counted from 0.
+
+        Returns:
+            Whether it is.
+        """
+        return epoch < self.frozen_until.get(group, 0)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the names."""
+        del trainer
+        module = few_shot_module(pl_module, type(self).__name__)
+        own: dict[str, float] | None = getattr(module, "loss_weights", None)
+        if self.weights and own is None:
+            msg = (
+                f"LossSchedule: {type(module).__name__} has no loss weights to schedule; InCTRLv2 has. Leave out "
+                "weights; frozen_until works."
+            )
+            raise ValueError(msg)
+        _check_names("weights", self.weights, own or {})
+        _check_names("frozen_until", self.frozen_until, trainable_groups(module))
+        self._own_weights = None if own is None else dict(own)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Set the weights; at every batch, because a training resumed within an epoch does not start one."""
+        del batch, batch_idx
+        if self.weights and self._own_weights is not None:
+            epoch = trainer.current_epoch
+            _set_weights(pl_module, {name: self.weight(name, epoch, own) for name, own in self._own_weights.items()})
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Drop the gradients of frozen groups."""
+        del optimizer
+        for name, parameters in trainable_groups(few_shot_module(pl_module, type(self).__name__)).items():
+            if self.is_frozen(name, trainer.current_epoch):
+                for parameter in parameters:
+                    parameter.grad = None
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the model's own weights back."""
+        del trainer
+        self._restore(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Put the model's own weights back."""
+        del trainer, exception
+        self._restore(pl_module)
+
+    def _restore(self, pl_module: LightningModule) -> None:
+        if self._own_weights is not None:
+            _set_weights(pl_module, self._own_weights)
+            self._own_weights = None
+
+
+def _set_weights(pl_module: Any, weights: dict[str, float]) -> None:  # PyTorch's modules declare tensors only
+    pl_module.loss_weights = weights
+
+
+def _check_names(argument: str, given: dict[str, Any], valid: dict[str, Any]) -> None:
+    if unknown := sorted(given.keys() - valid.keys()):
+        msg = f"LossSchedule: {argument}: unknown {unknown}; this model has {sorted(valid)}."
+        raise ValueError(msg)

@@ -1,0 +1,66 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from anomalib_inctrl import InCTRLv2
+from tests.engine.conftest import BACKBONE, backbone, data, generalist, make_engine, target
+
+__all__ = ["backbone", "data", "generalist", "make_engine", "target"]
+
+
+class Probe(Callback):
+    """Keeps what a test asks for at the ends of batches and epochs."""
+
+    def __init__(self, at_batch=None, at_epoch=None):
+        self.at_batch, self.at_epoch = at_batch, at_epoch
+        self.batches, self.epochs = [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if self.at_batch:
+            self.batches.append(self.at_batch(pl_module))
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if self.at_epoch:
+            self.epochs.append(self.at_epoch(pl_module))
+
+
+def parameters(model):
+    """Copies of all trainable parameters by name."""
+    return {name: value.detach().clone() for name, value in model.model.named_parameters() if value.requires_grad}
+
+
+def state(model):
+    """Parameters and buffers of the heads."""
+    kept = {name: value for name, value in model.model.state_dict().items() if torch.is_tensor(value)}
+    return {name: value.clone() for name, value in kept.items() if not name.startswith(("bank", "backbone"))}
+
+
+def moved(one, other, group=""):
+    """Which groups differ."""
+    assert one.keys() == other.keys()
+    changed = {name.split(".")[0] for name in one if not torch.equal(one[name], other[name])}
+    return (group in changed) if group else changed
+
+
+@pytest.fixture
+def make_model():
+    def make(kind=InCTRLv2, **options):
+        defaults = {"backbone": BACKBONE, "pretrained": None, "k_shot": 2, "visualizer": False}
+        return kind(**defaults | options)
+
+    return make
+
+
+@pytest.fixture
+def fit(make_model, make_engine, generalist):
+    """Fits a model with callbacks; gives the model and its trainer."""
+
+    def run(*callbacks, kind=InCTRLv2, model=None, epochs=2, datamodule=None, ckpt_path=None, options=None, **engine):
+        model = model or make_model(kind, **options or {})
+        engine = make_engine(max_epochs=epochs, callbacks=list(callbacks), **engine)
+        engine.fit(model, datamodule=datamodule or generalist(targets=False), ckpt_path=ckpt_path)
+        return model, engine.trainer
+
+    return run
