@@ -66,7 +66,7 @@ class Encoder:
         dataset.augmentations = self.pre_processor.transform.transforms[0]
         parts: list[ImageFeatures] = []
         masks: list[Tensor] = []
-        for start in tqdm(range(0, len(dataset), _ENCODE_BATCH), desc=title, unit="batch"):
+        for start in tqdm(range(0, len(dataset), _ENCODE_BATCH), desc=title, unit="batch", disable=None):
             items: list[Any] = [dataset[row] for row in range(start, min(start + _ENCODE_BATCH, len(dataset)))]
             parts.append(self._encode([self.pre_processor.transform(item.image.unsqueeze(0)) for item in items]))
             empty = torch.zeros(self.backbone.image_size, dtype=torch.bool)
@@ -145,7 +145,7 @@ class TrainingTable:
         # Position of each image among the queries, or the normal images, of its class.
         self._place = torch.zeros(2, len(masks), dtype=torch.long)
         self._cosines: dict[str, Tensor] = {}
-        for name in tqdm(sorted(set(encoded.class_names)), desc="Comparing patches", unit="class"):
+        for name in tqdm(sorted(set(encoded.class_names)), desc="Comparing patches", unit="class", disable=None):
             queries = encoded.rows_of(name)
             prompts = queries[encoded.labels[queries] == 0]
             self._place[0, queries], self._place[1, prompts] = torch.arange(len(queries)), torch.arange(len(prompts))
