@@ -260,6 +260,9 @@ def create_clip(name: str, pretrained: str | None) -> Any:
         PretrainedWeightsError: If the weights can neither be found nor downloaded.
         CheckpointError: If a weights file does not fit the model.
     """
+    # Inside, since the demo room's own imports lead back here.
+    from anomalib_inctrl.demo.mini_clip import packaged_weights, read_weights
+
     open_clip = _open_clip()
 
     _model_config(name)
@@ -270,6 +273,10 @@ def create_clip(name: str, pretrained: str | None) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_RANDOM_WEIGHTS_SEED)
             return open_clip.create_model(name)
+    if (packaged := packaged_weights(name, pretrained)) and not Path(pretrained).is_file():
+        clip = open_clip.create_model(name)
+        load_clip_weights(clip, read_weights(packaged, clip.vocab_size), str(packaged))
+        return clip
     if (config := open_clip.pretrained.get_pretrained_cfg(name, pretrained)) and not Path(pretrained).is_file():
         return _create_from_tag(name, pretrained, config)
     if not Path(pretrained).is_file():

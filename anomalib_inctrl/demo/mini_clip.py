@@ -1,0 +1,100 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Weights of the demonstration encoder: stored small, restored whole.
+
+The text tower has OpenCLIP's vocabulary of 49408 tokens, but its training sentences use a hundred or two. The file
+keeps the embeddings of those, and one more that stands for every other token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from anomalib_inctrl.errors import CheckpointError
+from anomalib_inctrl.weights import read_state_dict
+
+_EMBEDDING = "token_embedding.weight"
+_VOCABULARY = "vocabulary"
+_WEIGHTS = Path(__file__).parent / "weights"
+
+
+def packaged_weights(name: str, tag: str) -> Path | None:
+    """Find weights that come with the package.
+
+    Args:
+        name: OpenCLIP model name.
+        tag: Pretrained tag.
+
+    Returns:
+        The file, None if the package has none of that name and tag.
+    """
+    # Compared, not composed: a tag may be any path.
+    return next((path for path in _WEIGHTS.glob("*.safetensors") if path.stem == f"{name}-{tag}"), None)
+
+
+def write_weights(path: str | Path, state_dict: dict[str, Tensor], vocabulary: Sequence[int]) -> Path:
+    """Write a model's weights in half precision, without the embeddings of tokens it was never trained on.
+
+    Args:
+        path: File to write, whole or not at all.
+        state_dict: Tensors under OpenCLIP's names; the embedding has one row for each token of the vocabulary, in its
+            order, and a last one for all others.
+        vocabulary: Tokens it was trained on.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: If the embedding has another number of rows.
+    """
+    rows = len(state_dict[_EMBEDDING])
+    if rows != len(vocabulary) + 1:
+        msg = f"{_EMBEDDING} has {rows} rows; expected {len(vocabulary)} for the vocabulary and one for the rest."
+        raise ValueError(msg)
+    tensors = {key: value.detach().cpu().half().contiguous() for key, value in state_dict.items()}
+    tensors[_VOCABULARY] = torch.tensor(list(vocabulary), dtype=torch.int32)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file(tensors, temporary)
+    temporary.replace(path)
+    return path
+
+
+def read_weights(path: str | Path, vocabulary_size: int) -> dict[str, Tensor]:
+    """Read weights and restore the embeddings of the whole vocabulary.
+
+    Args:
+        path: What :func:`write_weights` wrote.
+        vocabulary_size: Number of tokens of the tokenizer.
+
+    Returns:
+        Tensors under OpenCLIP's names in single precision.
+
+    Raises:
+        PretrainedWeightsError: If there is no such file.
+        CheckpointError: If it is damaged or holds other things.
+    """
+    tensors = read_state_dict(path)
+    vocabulary = tensors.pop(_VOCABULARY, torch.zeros(0)).long()
+    kept = tensors.get(_EMBEDDING)
+    if (
+        kept is None
+        or len(kept) != len(vocabulary) + 1
+        or not len(vocabulary)
+        or not 0 <= int(vocabulary.min()) <= int(vocabulary.max()) < vocabulary_size
+    ):
+        msg = (
+            f"{path}: expected {_EMBEDDING!r} with one row more than {_VOCABULARY!r}, whose tokens lie in "
+            f"0..{vocabulary_size - 1}. Write it with tools/train_mini_clip.py."
+        )
+        raise CheckpointError(msg)
+    whole = kept[-1:].repeat(vocabulary_size, 1)
+    whole[vocabulary] = kept[:-1]
+    tensors[_EMBEDDING] = whole
+    return {key: value.float() for key, value in tensors.items()}

@@ -1,0 +1,217 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training data of the demonstration encoder: products in several pictures each, and their captions.
+
+Half of the products are renderings of the *auxiliary* demo categories, in random styles (never the products as
+designed, which the demonstration trains its heads on); the others have no name and are drawn from random numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mini_clip_textures import EFFECTS, FAMILIES, PARTS, random_pictures
+from torch import Tensor
+
+from anomalib_inctrl.demo.categories import REGISTRY
+from anomalib_inctrl.demo.defects import KINDS
+from anomalib_inctrl.demo.render import AUXILIARY_CATEGORIES, Sample, render_batch
+from anomalib_inctrl.prompts.sentences import text_prompts
+
+DAMAGED = (False, False, True, True)
+"""Which of the pictures of a product get a defect."""
+
+ANY_NAME = "thing"
+"""Stands in a caption for a name the text tower has never met."""
+
+_PLACES = tuple(f"{v} {h}".strip() or "middle" for v in ("top", "", "bottom") for h in ("left", "", "right"))
+_LONG = "a photo of a {name} of {material} with {defect} at the {place}."
+_LONG_NORMAL = "a photo of a {name} of {material} without defect."
+_STYLES = 1_000_000
+
+
+@dataclass
+class Episode:
+    """Pictures of `G` products, `N` each.
+
+    Attributes:
+        image: `(G, N, 3, S, S)` in `[0, 1]`.
+        mask: `(G, N, S, S)` bool.
+        name: What each row shows.
+        material: Its material, empty if it has none.
+        defect: Kind of defect for each picture; meaningless where the mask is empty.
+    """
+
+    image: Tensor
+    mask: Tensor
+    name: list[str]
+    material: list[str]
+    defect: list[list[str]]
+
+
+def names_of(category: str) -> tuple[str, ...]:
+    """What a category may be called: its words, and the name of its folder."""
+    return REGISTRY[category].words, category
+
+
+def vocabulary_sentences() -> list[str]:
+    """Sentences that hold every word of the captions."""
+    names = {*FAMILIES, *PARTS, *(name for c in AUXILIARY_CATEGORIES for name in names_of(c))}
+    materials = {REGISTRY[c].material for c in AUXILIARY_CATEGORIES}
+    defects = {*EFFECTS, *(kind.words for kind in KINDS.values())}
+    long = [_LONG.format(name="", material=m, defect="", place="") for m in sorted(materials)]
+    long += [_LONG.format(name="", material="", defect=d, place="") for d in sorted(defects)]
+    long += [_LONG.format(name="", material="", defect="", place=p) for p in _PLACES]
+    normal, abnormal = text_prompts("")
+    return [*normal, *abnormal, *sorted(names), *long, _LONG_NORMAL]
+
+
+def draw_episode(rows: int, size: int, seed: tuple[int, ...], device: torch.device) -> Episode:
+    """Draw products with their pictures.
+
+    Args:
+        rows: Number of products `G`; every second one is rendered.
+        size: Side `S` of the pictures.
+        seed: Decides everything.
+        device: Where to draw.
+
+    Returns:
+        The pictures after augmentation.
+    """
+    rng = np.random.default_rng(seed)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    half = rows // 2
+    rendered = _rendered(half, size, rng, device)
+    drawn = random_pictures(rows - half, list(DAMAGED), size, generator, device)
+    image = torch.cat([rendered.image, drawn.image])
+    mask = torch.cat([rendered.mask, drawn.mask])
+    image, mask = _augment(image, mask, generator)
+    return Episode(
+        image,
+        mask,
+        rendered.name + drawn.name,
+        rendered.material + [""] * (rows - half),
+        rendered.defect + drawn.effect,
+    )
+
+
+def _rendered(rows: int, size: int, rng: np.random.Generator, device: torch.device) -> Episode:
+    samples = []
+    for _ in range(rows):
+        category = str(rng.choice(AUXILIARY_CATEGORIES))
+        kinds = REGISTRY[category].defects
+        style, index = 1 + int(rng.integers(_STYLES)), int(rng.integers(2**31))
+        samples += [
+            Sample(category, index + i, str(rng.choice(kinds)) if damaged else None, style)
+            for i, damaged in enumerate(DAMAGED)
+        ]
+    batch = render_batch(samples, int(rng.integers(2**31)), size, device)
+    count = len(DAMAGED)
+    defects = [kind or "" for kind in batch.defect]
+    return Episode(
+        (batch.image.float() / 255).unflatten(0, (rows, count)),
+        batch.mask.unflatten(0, (rows, count)),
+        [str(rng.choice(names_of(s.category))) for s in samples[::count]],
+        batch.material[::count],
+        [defects[start : start + count] for start in range(0, len(defects), count)],
+    )
+
+
+def _augment(image: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Crop, turn, tint and blur: mostly alike for the pictures of a product, so that they still show one product."""
+    rows, count = image.shape[:2]
+    device = image.device
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return (torch.rand(*shape, generator=generator) * (high - low) + low).to(device)
+
+    crop = (uniform(0, 1, rows) < 0.5).float()
+    zoom = 1 - crop * uniform(0, 0.5, rows)
+    turn = uniform(0, 6.2832, rows) * (uniform(0, 1, rows) < 0.5)
+    flip = (uniform(0, 1, rows) < 0.5).float() * 2 - 1
+    rotation = torch.stack([torch.stack([turn.cos(), -turn.sin()], 1), torch.stack([turn.sin(), turn.cos()], 1)], 1)
+    matrix = rotation * zoom[:, None, None] * torch.stack([flip, torch.ones_like(flip)], dim=1)[:, None]
+    shift = (1 - zoom)[:, None] * uniform(-1, 1, rows, 2)
+    theta = torch.cat([matrix, shift[:, :, None]], dim=2).repeat_interleave(count, 0)
+    pixels = torch.cat([image, mask[:, :, None].float()], dim=2).flatten(0, 1)
+    grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
+    pixels = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False).view(
+        rows, count, 4, *image.shape[-2:]
+    )
+    image, mask = pixels[:, :, :3], pixels[:, :, 3] > 0.5
+
+    grey = image.mean(dim=2, keepdim=True)
+    image = grey + (image - grey) * uniform(0, 1.2, rows, 1, 1, 1, 1)
+    image = image * uniform(0.7, 1.3, rows, 1, 3, 1, 1) + uniform(-0.1, 0.1, rows, 1, 3, 1, 1)
+    image = image * uniform(0.94, 1.06, rows, count, 1, 1, 1) + uniform(-0.02, 0.02, rows, count, 1, 1, 1)
+    image = image.clamp(0, 1) ** torch.exp(uniform(-0.4, 0.4, rows, 1, 1, 1, 1))
+    blurred = F.avg_pool2d(image.flatten(0, 1), 3, 1, 1, count_include_pad=False).view_as(image)
+    image = image + (blurred - image) * (uniform(0, 1, rows, 1, 1, 1, 1) * 1.6 - 0.6).clamp(0, 1)
+    grain = torch.randn(image.shape, generator=generator).to(device)
+    image = image + grain * (uniform(0, 1, rows, 1, 1, 1, 1) * 0.06 - 0.03).clamp(min=0)
+    return image.clamp(0, 1), mask
+
+
+@dataclass
+class Captions:
+    """Sentences for the pictures of an episode.
+
+    Attributes:
+        caption: One for each picture, `G * N`.
+        match: `(G * N, G * N)` bool; which caption (column) is true of which picture (row).
+        states: For each product some sentences that call it flawless and as many that call it damaged, `G * 2 * M`.
+    """
+
+    caption: list[str]
+    match: Tensor
+    states: list[str]
+
+
+def draw_captions(episode: Episode, damaged: Tensor, seed: tuple[int, ...], sentences: int = 3) -> Captions:
+    """Draw captions for the pictures of an episode.
+
+    Args:
+        episode: The pictures.
+        damaged: `(G, N)` bool, which of them show a defect after augmentation.
+        seed: Decides everything.
+        sentences: Number `M` of sentences for each state of each product.
+
+    Returns:
+        The captions.
+    """
+    rng = np.random.default_rng((*seed, 1))
+    place = _places(episode.mask)
+    caption, facts, states = [], [], []
+    for row, name in enumerate(episode.name):
+        called = ANY_NAME if rng.random() < 0.3 else name
+        normal, abnormal = text_prompts(called)
+        states += [str(s) for pool in (normal, abnormal) for s in rng.choice(pool, sentences)]
+        for column in range(len(DAMAGED)):
+            bad = bool(damaged[row, column])
+            called = ANY_NAME if rng.random() < 0.3 else name
+            fact = [name, bad, episode.defect[row][column] if bad else "", place[row][column] if bad else ""]
+            said: list[object] = [None if called == ANY_NAME else name, bad, None, None]
+            if episode.material[row] and rng.random() < 0.4:
+                words = {"name": called, "material": episode.material[row], "defect": fact[2], "place": fact[3]}
+                caption.append((_LONG if bad else _LONG_NORMAL).format(**words))
+                said = [name, *fact[1:]]
+            else:
+                caption.append(str(rng.choice(text_prompts(called)[bad])))
+            facts.append((fact, said))
+    match = [
+        [all(s is None or s == f for s, f in zip(said, fact, strict=True)) for _, said in facts] for fact, _ in facts
+    ]
+    return Captions(caption, torch.tensor(match), states)
+
+
+def _places(mask: Tensor) -> list[list[str]]:
+    """Third of the picture in which the middle of each mask lies, in words."""
+    m = mask.float()
+    total = m.sum(dim=(2, 3)).clamp(min=1)
+    axis = (torch.arange(mask.shape[-1], device=mask.device) + 0.5) * (3 / mask.shape[-1])
+    column = ((m.sum(dim=2) * axis).sum(dim=2) / total).long().clamp(0, 2)
+    row = ((m.sum(dim=3) * axis).sum(dim=2) / total).long().clamp(0, 2)
+    return [[_PLACES[i] for i in line] for line in (row * 3 + column).tolist()]

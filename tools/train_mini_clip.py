@@ -1,0 +1,375 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Train the demonstration encoder `mini-clip-16-240` from nothing, on rendered pictures and their captions.
+
+Usage: python tools/train_mini_clip.py --out runs/mini-clip
+
+First at 112 px with a constant learning rate, then at 240 px with position embeddings resized, the learning rate
+falling to zero. A run that was stopped goes on where its last checkpoint was written; the first stage may be cut short
+or made longer then, since its learning rate does not depend on its length. The weights kept are those that do best on
+the auxiliary categories as designed, which are in no training batch; the unseen categories are never looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from mini_clip_data import DAMAGED, Episode, draw_captions, draw_episode, vocabulary_sentences
+from torch import Tensor, nn
+from torchmetrics.functional.classification import binary_auroc
+
+from anomalib_inctrl.backbone import CLIP_MEAN, CLIP_STD, create_clip, default_layers
+from anomalib_inctrl.demo.categories import REGISTRY
+from anomalib_inctrl.demo.mini_clip import write_weights
+from anomalib_inctrl.demo.render import AUXILIARY_CATEGORIES, Sample, render_batch
+from anomalib_inctrl.prompts.sentences import text_prompts
+from anomalib_inctrl.residuals import patch_residual, text_score
+
+NAME = "mini-clip-16-240"
+_TEXT_LENGTH = 32  # tokens seen in training; attention is causal, so what follows the end of a sentence has no effect
+_WARM_UP = 100
+_SHARPNESS, _MIDDLE = 20.0, 0.25  # of the residual, read as the logit of "not in the prompts"
+_TOUCHED = 0.03  # share of a patch that must be damaged for it to count; less is left out
+_SMOOTHING = 0.1  # an encoder this small should not be sure of what it sees
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of the training.
+
+    Attributes:
+        size: Side of the pictures in pixels.
+        rows: Products in a batch, each in `len(DAMAGED)` pictures.
+        rate: Learning rate at the start.
+        falls: Whether the learning rate falls to zero, linearly.
+        images: Pictures to train on.
+    """
+
+    size: int
+    rows: int
+    rate: float
+    falls: bool
+    images: int
+
+    @property
+    def steps(self) -> int:
+        """Number of batches."""
+        return self.images // (self.rows * len(DAMAGED))
+
+
+class Encoder(nn.Module):
+    """The OpenCLIP model with a small vocabulary, pictures of any size, and heads that only training needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clip: Any = create_clip(NAME, None)
+        self.tokenizer = open_clip.get_tokenizer(NAME)
+        tokens = self.tokenizer(vocabulary_sentences())
+        self.vocabulary = sorted({int(token) for token in tokens.unique()} - {0})  # 0 fills up
+        row = torch.full((self.clip.vocab_size,), len(self.vocabulary))
+        row[self.vocabulary] = torch.arange(len(self.vocabulary))
+        self.register_buffer("row", row, persistent=False)
+        width = self.clip.visual.conv1.out_channels
+        self.clip.token_embedding = nn.Embedding(len(self.vocabulary) + 1, width)
+        nn.init.normal_(self.clip.token_embedding.weight, std=0.02)
+        self.layers = default_layers(len(self.clip.visual.transformer.resblocks))
+        grid = self.clip.visual.grid_size[0]
+        with torch.no_grad():
+            self.clip.visual.positional_embedding.mul_(0.1)
+            self.clip.visual.positional_embedding[1:] += _waves(grid, width)
+        self.dense = nn.ModuleList(nn.Linear(width, 1) for _ in self.layers)
+        self.register_buffer("mean", torch.tensor(CLIP_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(CLIP_STD)[:, None, None], persistent=False)
+
+    def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Patch tokens `(B, L, P, D_v)` and class embeddings `(B, D)` of pictures `(B, 3, S, S)` in `[0, 1]`."""
+        visual = self.clip.visual
+        x = visual.conv1((image - self.mean) / self.std)
+        place = visual.positional_embedding
+        first, grid = place[:1], place[1:].T.unflatten(1, visual.grid_size)[None]
+        if tuple(x.shape[-2:]) != tuple(visual.grid_size):
+            grid = F.interpolate(grid, x.shape[-2:], mode="bilinear", antialias=True)
+        x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x.flatten(2).transpose(1, 2)], dim=1)
+        x = visual.ln_pre(x + torch.cat([first, grid[0].flatten(1).T]))
+        taps: list[Tensor] = []
+        x = self._run(visual.transformer, x, None, taps)
+        return torch.stack([tap[:, 1:].float() for tap in taps], dim=1), visual.ln_post(x[:, 0].float()) @ visual.proj
+
+    def encode_text(self, sentences: Sequence[str]) -> Tensor:
+        """Unit-length embeddings `(B, D)`."""
+        tokens = self.tokenizer(list(sentences))[:, :_TEXT_LENGTH].to(self.row.device)
+        length = int((tokens != 0).sum(dim=1).max())
+        tokens = tokens[:, :length]
+        x = self.clip.token_embedding(self.row[tokens]) + self.clip.positional_embedding[:length]
+        x = self._run(self.clip.transformer, x, self.clip.attn_mask[:length, :length], [])
+        x = self.clip.ln_final(x.float())
+        end = x[torch.arange(len(x), device=x.device), tokens.argmax(dim=1)]
+        return F.normalize(end @ self.clip.text_projection, dim=-1)
+
+    def _run(self, transformer: Any, x: Tensor, mask: Tensor | None, taps: list[Tensor]) -> Tensor:
+        batch_first = getattr(transformer, "batch_first", False)
+        x = x if batch_first else x.transpose(0, 1)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            for number, block in enumerate(transformer.resblocks, start=1):
+                x = block(x, attn_mask=mask)
+                if number in self.layers:
+                    taps.append(x if batch_first else x.transpose(0, 1))
+        return x if batch_first else x.transpose(0, 1)
+
+
+def _waves(grid: int, width: int) -> Tensor:
+    """Smooth position embeddings `(grid^2, width)`: sines and cosines, half for each axis."""
+    axis = (torch.arange(grid) + 0.5) / grid
+    phase = axis[:, None] * torch.pi * torch.linspace(0.5, grid / 3, width // 4)
+    wave = torch.cat([phase.sin(), phase.cos()], dim=1)
+    both = torch.cat([wave[:, None].expand(-1, grid, -1), wave[None].expand(grid, -1, -1)], dim=2)
+    return both.flatten(0, 1) * 0.1
+
+
+def losses(encoder: Encoder, episode: Episode, seed: tuple[int, ...]) -> dict[str, Tensor]:
+    """Compute the terms of the loss.
+
+    Args:
+        encoder: The encoder.
+        episode: Pictures of `G` products, `N` each.
+        seed: Decides the captions.
+
+    Returns:
+        `caption`: pictures and captions find each other; `state`: the picture lies nearer to the sentences that call
+        it what it is; `residual`: patches that are damaged, and no others, have nothing like them among the patches of
+        the flawless pictures of the product; `worst`: the same for the patch of a picture that stands out most;
+        `dense`: damaged patches are told from others by a linear map.
+    """
+    rows, count = episode.image.shape[:2]
+    patches, image = encoder.encode_image(episode.image.flatten(0, 1))
+    share = F.adaptive_avg_pool2d(episode.mask.float(), int(patches.shape[2] ** 0.5)).flatten(2)
+    label, known = (share > _TOUCHED).float(), (share == 0) | (share > _TOUCHED)
+    damaged = label.amax(dim=2)
+
+    text = draw_captions(episode, damaged > 0, seed)
+    embedding = encoder.encode_text(text.caption + text.states)
+    image = F.normalize(image, dim=-1)
+    scale = encoder.clip.logit_scale.exp().clamp(max=100)
+    logit = image @ embedding[: rows * count].T * scale
+    match = text.match.to(logit.device)
+    caption = (
+        -(_share(match) * logit.log_softmax(1)).sum(1).mean() - (_share(match.T) * logit.T.log_softmax(1)).sum(1).mean()
+    )
+    normal, abnormal = F.normalize(embedding[rows * count :].view(rows, 2, -1, image.shape[1]).mean(2), dim=-1).unbind(
+        1
+    )
+    told = 100 * (image.view(rows, count, -1) * (abnormal - normal)[:, None]).sum(-1)
+    state = F.binary_cross_entropy_with_logits(told, damaged * (1 - 2 * _SMOOTHING) + _SMOOTHING)
+
+    patches = patches.unflatten(0, (rows, count))
+    logit = _SHARPNESS * (_residuals(patches) - _MIDDLE)
+    found = sum(
+        head(F.layer_norm(patches[:, :, n], patches.shape[-1:])).squeeze(-1) for n, head in enumerate(encoder.dense)
+    )
+    return {
+        "caption": caption / 2,
+        "state": state,
+        "residual": _balanced(logit, label, known),
+        "worst": F.binary_cross_entropy_with_logits(logit.amax(dim=2), damaged),
+        "dense": _balanced(found, label, known),
+    }
+
+
+_WEIGHTS = {"caption": 0.2, "state": 0.5, "residual": 1.0, "worst": 0.5, "dense": 0.3}
+
+
+def _share(match: Tensor) -> Tensor:
+    return match.float() / match.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def _residuals(patches: Tensor) -> Tensor:
+    """Residuals `(G, N, P)`: of a damaged picture against all flawless ones, of a flawless one against the others."""
+    flawless = [n for n, bad in enumerate(DAMAGED) if not bad]
+    columns = []
+    for n in range(len(DAMAGED)):
+        prompts = [m for m in flawless if m != n]
+        columns.append(patch_residual(patches[:, n], patches[:, prompts]))
+    return torch.stack(columns, dim=1)
+
+
+def _balanced(logit: Tensor, label: Tensor, known: Tensor) -> Tensor:
+    """Cross entropy where the label is known; the damaged patches, few as they are, make a third of it."""
+    loss = F.binary_cross_entropy_with_logits(logit, label, reduction="none")
+    good, bad = known & (label == 0), known & (label > 0)
+    return (2 * (loss * good).sum() / good.sum().clamp(min=1) + (loss * bad).sum() / bad.sum().clamp(min=1)) / 3
+
+
+class Judge:
+    """Scores an encoder without trained heads on the auxiliary categories as designed, which it never trains on."""
+
+    def __init__(self, device: torch.device, prompts: int = 4, each: int = 8) -> None:
+        self.prompts, self.cases = prompts, []
+        for category in AUXILIARY_CATEGORIES:
+            kinds = REGISTRY[category].defects
+            good = [Sample(category, index) for index in range(prompts + each)]
+            bad = [Sample(category, 1000 + index, kinds[index % len(kinds)]) for index in range(each)]
+            batch = render_batch([*good, *bad], seed=1234, device=device)
+            label = torch.tensor([s.defect is not None for s in good[prompts:] + bad], device=device)
+            self.cases.append((REGISTRY[category].words, batch.image, batch.mask[prompts:], label))
+
+    @torch.no_grad()
+    def __call__(self, encoder: Encoder) -> dict[str, float]:
+        """AUROCs, means over the categories: of text score, patch score, their mean, and the pixels' residuals."""
+        encoder.eval()
+        found: dict[str, list[float]] = {"text": [], "patch": [], "floor": [], "pixel": []}
+        for words, image, mask, label in self.cases:
+            parts = [encoder.encode_image(chunk.float() / 255) for chunk in image.split(10)]
+            patches, embedding = torch.cat([p for p, _ in parts]), torch.cat([e for _, e in parts])
+            prototypes = torch.stack(
+                [F.normalize(encoder.encode_text(s[::5]).mean(dim=0), dim=-1) for s in text_prompts(words)]
+            )
+            residual = patch_residual(patches[self.prompts :], patches[: self.prompts])
+            said = text_score(embedding[self.prompts :], prototypes)
+            side = int(residual.shape[1] ** 0.5)
+            area = F.interpolate(residual.view(-1, 1, side, side), mask.shape[-2:], mode="bilinear")[:, 0]
+            worst = residual.amax(dim=1)
+            for key, score in (("text", said), ("patch", worst), ("floor", (said + worst) / 2)):
+                found[key].append(float(binary_auroc(score, label)))
+            found["pixel"].append(float(binary_auroc(area[:, ::2, ::2].flatten(), mask[:, ::2, ::2].flatten().long())))
+        encoder.train()
+        return {key: sum(values) / len(values) for key, values in found.items()}
+
+
+class Run:
+    """State of a training run: weights, optimiser, place in the stages, best result so far."""
+
+    def __init__(self, out: Path, seed: int, device: torch.device) -> None:
+        self.out, self.seed, self.device = out, seed, device
+        torch.manual_seed(seed)
+        self.encoder = Encoder().to(device).train()
+        decayed = [p for p in self.encoder.parameters() if p.ndim > 1]
+        others = [p for p in self.encoder.parameters() if p.ndim <= 1]
+        self.optimiser = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.98)
+        )
+        self.stage, self.step, self.best, self.seconds = 0, 0, 0.0, 0.0
+        self.judge: Judge | None = None
+        out.mkdir(parents=True, exist_ok=True)
+        if self.checkpoint.is_file():
+            state = torch.load(self.checkpoint, map_location=device, weights_only=True)
+            if state["seed"] != seed:
+                msg = f"{self.checkpoint} was trained with --seed {state['seed']}, not {seed}; use another --out."
+                raise SystemExit(msg)
+            self.encoder.load_state_dict(state["encoder"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.stage, self.step, self.best, self.seconds = (state[k] for k in ("stage", "step", "best", "seconds"))
+            print(f"resumed {self.checkpoint} at stage {self.stage}, step {self.step}", flush=True)
+
+    @property
+    def checkpoint(self) -> Path:
+        """File of the whole state."""
+        return self.out / "checkpoint.pt"
+
+    @property
+    def weights(self) -> Path:
+        """File of the best weights."""
+        return self.out / f"{NAME}-demo.safetensors"
+
+    def train(self, stages: Sequence[Stage], every: float) -> None:
+        """Go through the stages, from where the run stands, with a checkpoint and a verdict every `every` seconds."""
+        while self.stage < len(stages):
+            stage = stages[self.stage]
+            start = last = time.monotonic()
+            totals: dict[str, float] = {}
+            first = self.step
+            while self.step < stage.steps:
+                for key, value in self._one_step(stage).items():
+                    totals[key] = totals.get(key, 0.0) + value
+                now = time.monotonic()
+                if now - last > every or self.step == stage.steps:
+                    last = now
+                    self.seconds += now - start
+                    start = now
+                    means = {key: value / (self.step - first) for key, value in totals.items()}
+                    totals, first = {}, self.step
+                    self._report(stage, means)
+            self.stage, self.step = self.stage + 1, 0
+            self._save()
+
+    def _one_step(self, stage: Stage) -> dict[str, float]:
+        rate = stage.rate * min(1.0, (self.step + 1) / _WARM_UP)
+        rate *= 1 - self.step / stage.steps if stage.falls else 1
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        seed = (self.seed, self.stage, self.step)
+        terms = losses(self.encoder, draw_episode(stage.rows, stage.size, seed, self.device), seed)
+        loss = sum(_WEIGHTS[key] * value for key, value in terms.items())
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        return {key: float(value.detach()) for key, value in terms.items()}
+
+    def _report(self, stage: Stage, means: dict[str, float]) -> None:
+        self.judge = self.judge or Judge(self.device)
+        verdict = self.judge(self.encoder)
+        if (score := (verdict["patch"] + verdict["floor"]) / 4 + verdict["pixel"] / 2) > self.best:
+            self.best = score
+            write_weights(self.weights, self.encoder.clip.state_dict(), self.encoder.vocabulary)
+        self._save()
+        images = self.step * stage.rows * len(DAMAGED)
+        row = {"stage": self.stage, "images": images, "seconds": self.seconds, **means, **verdict, "score": score}
+        log = self.out / "log.csv"
+        new = not log.is_file()
+        with log.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(row)
+            writer.writerow([f"{value:.4f}" if isinstance(value, float) else value for value in row.values()])
+        told = "  ".join(f"{key} {value:.3f}" for key, value in {**means, **verdict}.items())
+        print(f"{stage.size} px  {images}/{stage.images} images  {self.seconds:.0f} s  {told}", flush=True)
+
+    def _save(self) -> None:
+        state = {
+            "encoder": self.encoder.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            **{key: getattr(self, key) for key in ("seed", "stage", "step", "best", "seconds")},
+        }
+        temporary = self.checkpoint.with_name(f".{self.checkpoint.name}.tmp")
+        torch.save(state, temporary)
+        temporary.replace(self.checkpoint)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, and say where the weights are.
+
+    Args:
+        argv: Arguments without the program's name; those of the process if None.
+
+    Returns:
+        0.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; one that exists is resumed")
+    parser.add_argument("--images", type=int, default=60_000, help="pictures of 112 px to train on")
+    parser.add_argument("--fine_images", type=int, default=6_000, help="pictures of 240 px to train on afterwards")
+    parser.add_argument("--seed", type=int, default=0, help="decides weights, pictures and captions")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to train")
+    parser.add_argument("--every", type=float, default=240, help="seconds between checkpoints")
+    args = parser.parse_args(argv)
+
+    run = Run(args.out, args.seed, torch.device(args.device))
+    run.train([Stage(112, 8, 1e-3, False, args.images), Stage(240, 4, 5e-4, True, args.fine_images)], args.every)
+    digest = hashlib.sha256(run.weights.read_bytes()).hexdigest()
+    print(f"{run.weights}  {run.weights.stat().st_size / 1e6:.2f} MB  sha256 {digest}  {run.seconds:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
