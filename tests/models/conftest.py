@@ -42,7 +42,7 @@ def tiny(golden):
 
     def make(**options):
         torch.manual_seed(0)
-        return InCTRLModel(backbone=open_clip.model.CLIP(**golden["clip"]), **options).eval()
+        return InCTRLModel(backbone=open_clip.model.CLIP(**golden["clip"]), **options)
 
     return make
 
@@ -58,7 +58,7 @@ def small():
             "vision_cfg": {"image_size": 48, "layers": 3, "width": 16, "head_width": 8, "patch_size": 16},
             "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
         }
-        return InCTRLModel(backbone=open_clip.model.CLIP(**config), **options).eval()
+        return InCTRLModel(backbone=open_clip.model.CLIP(**config), **options)
 
     return make
 

@@ -29,7 +29,7 @@ CONFIG = {
 def make():
     def build(**options):
         torch.manual_seed(0)
-        model = InCTRLv2Model(backbone=open_clip.model.CLIP(**CONFIG), **options).eval()
+        model = InCTRLv2Model(backbone=open_clip.model.CLIP(**CONFIG), **options)
         model.heads_trained = True
         return model
 

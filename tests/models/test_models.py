@@ -25,7 +25,7 @@ def kind(request):
 def tiny(kind, golden):
     def make(**options):
         torch.manual_seed(0)
-        return kind(backbone=open_clip.model.CLIP(**golden["clip"]), **options).eval()
+        return kind(backbone=open_clip.model.CLIP(**golden["clip"]), **options)
 
     return make
 
@@ -145,6 +145,7 @@ def test_prompts_set_in_inference_mode_can_be_trained_with_and_loaded(official, 
 
 
 def test_only_heads_train_and_backbone_stays_in_eval(official):
+    assert not any(module.training for module in type(official)(official.backbone.clip).modules())
     official.train()
     trainable = {name.split(".")[0] for name, parameter in official.named_parameters() if parameter.requires_grad}
     assert "image_scorer" in trainable

@@ -28,6 +28,8 @@ _ENCODE_BATCH = 32
 class FewShotModel(nn.Module, ABC):
     """A frozen CLIP with a prompt bank. Show it prompts once, then score any number of queries.
 
+    It is made for inference and begins in eval mode; call ``train()`` before training the heads.
+
     Args:
         backbone: Name of an OpenCLIP vision transformer, or a ready OpenCLIP module.
         pretrained: OpenCLIP pretrained tag, path of a weights file, or ``None`` for random weights.

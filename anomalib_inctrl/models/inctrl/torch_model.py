@@ -46,7 +46,7 @@ class InCTRLModel(FewShotModel):
         ValueError: If all three parts are switched off.
 
     Example:
-        >>> model = InCTRLModel("ViT-B-16-plus-240", pretrained=None).eval()  # doctest: +SKIP
+        >>> model = InCTRLModel("ViT-B-16-plus-240", pretrained=None)         # doctest: +SKIP
         >>> model.set_prompts(normal_images, class_name="candle")             # (K, 3, 240, 240) # doctest: +SKIP
         >>> model.predict(images).pred_score                                  # (B,) # doctest: +SKIP
     """
@@ -72,6 +72,7 @@ class InCTRLModel(FewShotModel):
         self.use_patch = use_patch
         self.image_scorer = ImageResidualScorer(self.backbone.embed_dim, residual) if use_image else None
         self.map_head = ScoreHead(self.backbone.num_patches)
+        self.eval()
 
     def apply_heads(self, query: ImageFeatures, context: PromptContext, terms: ScoreTerms) -> None:
         """Score by both heads (InCTRL, eq. 6, 8 and 9); without image prompts there is nothing to score.

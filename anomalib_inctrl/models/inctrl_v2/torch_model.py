@@ -107,6 +107,7 @@ class InCTRLv2Model(FewShotModel):
 
         self.dasl_branch = branch() if use_dasl else None
         self.oasl_branch = branch() if use_oasl else None
+        self.eval()
 
     def apply_heads(self, query: ImageFeatures, context: PromptContext, terms: ScoreTerms) -> None:
         """Map by both branches, then score; without image prompts only the map is theirs.
