@@ -225,7 +225,7 @@ def _font(source: str | None, size: int, bold: bool) -> ImageFont.FreeTypeFont |
         name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
         path = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / name
         if path.is_file():
-            return ImageFont.truetype(path, size)
+            return ImageFont.truetype(str(path), size)  # Pillow 10.1 takes no Path
     return ImageFont.load_default(size)
 
 
