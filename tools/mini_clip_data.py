@@ -31,6 +31,7 @@ _PLACES = tuple(f"{v} {h}".strip() or "middle" for v in ("top", "", "bottom") fo
 _LONG = "a photo of a {name} of {material} with {defect} at the {place}."
 _LONG_NORMAL = "a photo of a {name} of {material} without defect."
 _STYLES = 1_000_000
+_FOLDER = {REGISTRY[category].words: category for category in AUXILIARY_CATEGORIES}
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Episode:
     Attributes:
         image: `(G, N, 3, S, S)` in `[0, 1]`.
         mask: `(G, N, S, S)` bool.
-        name: What each row shows.
+        name: What each row shows; rows of one category have one name.
         material: Its material, empty if it has none.
         defect: Kind of defect for each picture; meaningless where the mask is empty.
     """
@@ -52,14 +53,9 @@ class Episode:
     defect: list[list[str]]
 
 
-def names_of(category: str) -> tuple[str, ...]:
-    """What a category may be called: its words, and the name of its folder."""
-    return REGISTRY[category].words, category
-
-
 def vocabulary_sentences() -> list[str]:
     """Sentences that hold every word of the captions."""
-    names = {*FAMILIES, *PARTS, *(name for c in AUXILIARY_CATEGORIES for name in names_of(c))}
+    names = {*FAMILIES, *PARTS, *_FOLDER, *_FOLDER.values()}
     materials = {REGISTRY[c].material for c in AUXILIARY_CATEGORIES}
     defects = {*EFFECTS, *(kind.words for kind in KINDS.values())}
     long = [_LONG.format(name="", material=m, defect="", place="") for m in sorted(materials)]
@@ -114,7 +110,7 @@ def _rendered(rows: int, size: int, rng: np.random.Generator, device: torch.devi
     return Episode(
         (batch.image.float() / 255).unflatten(0, (rows, count)),
         batch.mask.unflatten(0, (rows, count)),
-        [str(rng.choice(names_of(s.category))) for s in samples[::count]],
+        batch.category[::count],
         batch.material[::count],
         [defects[start : start + count] for start in range(0, len(defects), count)],
     )
@@ -186,12 +182,12 @@ def draw_captions(episode: Episode, damaged: Tensor, seed: tuple[int, ...], sent
     place = _places(episode.mask)
     caption, facts, states = [], [], []
     for row, name in enumerate(episode.name):
-        called = ANY_NAME if rng.random() < 0.3 else name
+        called = _called(name, rng)
         normal, abnormal = text_prompts(called)
         states += [str(s) for pool in (normal, abnormal) for s in rng.choice(pool, sentences)]
         for column in range(len(DAMAGED)):
             bad = bool(damaged[row, column])
-            called = ANY_NAME if rng.random() < 0.3 else name
+            called = _called(name, rng)
             fact = [name, bad, episode.defect[row][column] if bad else "", place[row][column] if bad else ""]
             said: list[object] = [None if called == ANY_NAME else name, bad, None, None]
             if episode.material[row] and rng.random() < 0.4:
@@ -205,6 +201,11 @@ def draw_captions(episode: Episode, damaged: Tensor, seed: tuple[int, ...], sent
         [all(s is None or s == f for s, f in zip(said, fact, strict=True)) for _, said in facts] for fact, _ in facts
     ]
     return Captions(caption, torch.tensor(match), states)
+
+
+def _called(name: str, rng: np.random.Generator) -> str:
+    """Choose one of the names of a thing: its own, that of its folder, or one the text tower does not know."""
+    return str(rng.choice([name, _FOLDER.get(name, name), ANY_NAME], p=[0.4, 0.3, 0.3]))
 
 
 def _places(mask: Tensor) -> list[list[str]]:

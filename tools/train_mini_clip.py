@@ -38,7 +38,7 @@ from anomalib_inctrl.residuals import patch_residual, text_score
 NAME = "mini-clip-16-240"
 _TEXT_LENGTH = 32  # tokens seen in training; attention is causal, so what follows the end of a sentence has no effect
 _WARM_UP = 100
-_SHARPNESS, _MIDDLE = 20.0, 0.25  # of the residual, read as the logit of "not in the prompts"
+_SHARPNESS, _MIDDLE = 20.0, 0.2  # of the residual, read as the logit of "not in the prompts"
 _TOUCHED = 0.03  # share of a patch that must be damaged for it to count; less is left out
 _SMOOTHING = 0.1  # an encoder this small should not be sure of what it sees
 
@@ -83,6 +83,7 @@ class Encoder(nn.Module):
         self.clip.token_embedding = nn.Embedding(len(self.vocabulary) + 1, width)
         nn.init.normal_(self.clip.token_embedding.weight, std=0.02)
         self.layers = default_layers(len(self.clip.visual.transformer.resblocks))
+        _start_near_identity(self.clip.visual.transformer, width)
         grid = self.clip.visual.grid_size[0]
         with torch.no_grad():
             self.clip.visual.positional_embedding.mul_(0.1)
@@ -127,6 +128,19 @@ class Encoder(nn.Module):
         return x if batch_first else x.transpose(0, 1)
 
 
+@torch.no_grad()
+def _start_near_identity(transformer: Any, width: int) -> None:
+    """Initialise blocks as OpenCLIP does those of its text tower: patch tokens stay about their own patch at first."""
+    small = (width * 2 * len(transformer.resblocks)) ** -0.5
+    for block in transformer.resblocks:
+        nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
+        nn.init.normal_(block.attn.out_proj.weight, std=small)
+        nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+        nn.init.normal_(block.mlp.c_proj.weight, std=small)
+        for layer in (block.mlp.c_fc, block.mlp.c_proj):
+            nn.init.zeros_(layer.bias)
+
+
 def _waves(grid: int, width: int) -> Tensor:
     """Smooth position embeddings `(grid^2, width)`: sines and cosines, half for each axis."""
     axis = (torch.arange(grid) + 0.5) / grid
@@ -147,7 +161,8 @@ def losses(encoder: Encoder, episode: Episode, seed: tuple[int, ...]) -> dict[st
     Returns:
         `caption`: pictures and captions find each other; `state`: the picture lies nearer to the sentences that call
         it what it is; `residual`: patches that are damaged, and no others, have nothing like them among the patches of
-        the flawless pictures of the product; `worst`: the same for the patch of a picture that stands out most;
+        the flawless pictures of the product; `foreign`: no patch has anything like it among those of another
+        product; `worst`: the same for the patch of a picture that stands out most;
         `dense`: damaged patches are told from others by a linear map.
     """
     rows, count = episode.image.shape[:2]
@@ -172,7 +187,8 @@ def losses(encoder: Encoder, episode: Episode, seed: tuple[int, ...]) -> dict[st
     state = F.binary_cross_entropy_with_logits(told, damaged * (1 - 2 * _SMOOTHING) + _SMOOTHING)
 
     patches = patches.unflatten(0, (rows, count))
-    logit = _SHARPNESS * (_residuals(patches) - _MIDDLE)
+    own, others = _residuals(patches)
+    logit, foreign = _SHARPNESS * (own - _MIDDLE), _SHARPNESS * (others - _MIDDLE)
     found = sum(
         head(F.layer_norm(patches[:, :, n], patches.shape[-1:])).squeeze(-1) for n, head in enumerate(encoder.dense)
     )
@@ -180,26 +196,31 @@ def losses(encoder: Encoder, episode: Episode, seed: tuple[int, ...]) -> dict[st
         "caption": caption / 2,
         "state": state,
         "residual": _balanced(logit, label, known),
+        "foreign": F.softplus(-foreign).mean(),
         "worst": F.binary_cross_entropy_with_logits(logit.amax(dim=2), damaged),
         "dense": _balanced(found, label, known),
     }
 
 
-_WEIGHTS = {"caption": 0.2, "state": 0.5, "residual": 1.0, "worst": 0.5, "dense": 0.3}
+_WEIGHTS = {"caption": 0.2, "state": 0.5, "residual": 1.0, "foreign": 0.5, "worst": 0.5, "dense": 0.3}
 
 
 def _share(match: Tensor) -> Tensor:
     return match.float() / match.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-def _residuals(patches: Tensor) -> Tensor:
-    """Residuals `(G, N, P)`: of a damaged picture against all flawless ones, of a flawless one against the others."""
+def _residuals(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Residuals against the flawless pictures of the same product, and against those of the next, each `(G, N, P)`.
+
+    A flawless picture is no prompt of its own.
+    """
     flawless = [n for n, bad in enumerate(DAMAGED) if not bad]
-    columns = []
+    own, others = [], []
     for n in range(len(DAMAGED)):
-        prompts = [m for m in flawless if m != n]
-        columns.append(patch_residual(patches[:, n], patches[:, prompts]))
-    return torch.stack(columns, dim=1)
+        prompts = patches[:, [m for m in flawless if m != n]]
+        own.append(patch_residual(patches[:, n], prompts))
+        others.append(patch_residual(patches[:, n], prompts.roll(1, dims=0)))
+    return torch.stack(own, dim=1), torch.stack(others, dim=1)
 
 
 def _balanced(logit: Tensor, label: Tensor, known: Tensor) -> Tensor:
@@ -365,7 +386,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     run = Run(args.out, args.seed, torch.device(args.device))
-    run.train([Stage(112, 8, 1e-3, False, args.images), Stage(240, 4, 5e-4, True, args.fine_images)], args.every)
+    run.train([Stage(112, 4, 7e-4, False, args.images), Stage(240, 4, 5e-4, True, args.fine_images)], args.every)
     digest = hashlib.sha256(run.weights.read_bytes()).hexdigest()
     print(f"{run.weights}  {run.weights.stat().st_size / 1e6:.2f} MB  sha256 {digest}  {run.seconds:.0f} s")
     return 0
