@@ -6,8 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from rich.table import Table
+from scipy.stats import t as student
 from scoring import METRICS
 
 TITLES = dict(zip(METRICS, ("image AUROC", "image AP", "pixel AUROC", "pixel AP", "AUPRO"), strict=True))
@@ -24,7 +26,8 @@ def summarize(results: pd.DataFrame, names: Sequence[str], reference: str) -> pd
 
     Returns:
         A line per row: ``group``, ``row``, and text ``mean ± standard deviation`` over seeds, for each metric and, in
-        columns that start with a delta, for the difference to the reference.
+        columns that start with a delta, for the difference to the reference. A star marks a difference that a paired
+        t-test over the seeds calls significant at 5 %; it says nothing about other categories.
     """
     by_seed = results.groupby(["row", "seed"])[list(METRICS)].mean()
     groups = results.drop_duplicates("row").set_index("row")["group"]
@@ -38,7 +41,8 @@ def summarize(results: pd.DataFrame, names: Sequence[str], reference: str) -> pd
         if reference in groups:
             shift = own - by_seed.loc[reference]
             line |= {
-                f"Δ {TITLES[metric]}": "" if name == reference else _text(shift[metric], "+") for metric in _COMPARED
+                f"Δ {TITLES[metric]}": "" if name == reference else _text(shift[metric], "+") + _star(shift[metric])
+                for metric in _COMPARED
             }
         lines.append(line)
     return pd.DataFrame(lines)
@@ -48,6 +52,13 @@ def _text(values: pd.Series, sign: str = "") -> str:
     # In hundredths: metrics as percentages.
     spread = 100 * values.std(ddof=1) if len(values) > 1 else 0.0
     return f"{100 * values.mean():{sign}.1f} ± {spread:.1f}"
+
+
+def _star(shift: pd.Series) -> str:
+    if len(shift) < 2:
+        return ""
+    error = shift.std(ddof=1) / np.sqrt(len(shift))
+    return " *" if abs(shift.mean()) > student.ppf(0.975, len(shift) - 1) * error + 1e-6 else ""
 
 
 def to_markdown(summary: pd.DataFrame) -> str:

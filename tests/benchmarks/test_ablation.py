@@ -210,5 +210,7 @@ def test_summary_means_over_categories_then_over_seeds():
     summary = summarize(pd.DataFrame(lines), ["b", "a", "absent"], "a")
     assert summary["row"].tolist() == ["b", "a"]
     assert summary["image AUROC"].tolist() == ["60.0 ± 14.1", "40.0 ± 14.1"]
-    assert summary["Δ AUPRO"].tolist() == ["+20.0 ± 0.0", ""]
+    assert summary["Δ AUPRO"].tolist() == ["+20.0 ± 0.0 *", ""]
+    noisy = summarize(pd.DataFrame(lines).replace({"image_AUROC": {0.8: 0.4}}), ["b", "a"], "a")
+    assert noisy["Δ image AUROC"].tolist() == ["+10.0 ± 14.1", ""]
     assert to_markdown(summary).splitlines()[2].startswith("| g | b | 60.0 ± 14.1 |")
