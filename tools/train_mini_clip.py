@@ -38,7 +38,8 @@ from anomalib_inctrl.residuals import patch_residual, text_score
 NAME = "mini-clip-16-240"
 _TEXT_LENGTH = 32  # tokens seen in training; attention is causal, so what follows the end of a sentence has no effect
 _WARM_UP = 100
-_SHARPNESS, _MIDDLE = 20.0, 0.2  # of the residual, read as the logit of "not in the prompts"
+_SHARPNESS, _MIDDLE = 20.0, 0.2  # what residual against another product counts as large
+_LEAST = 0.01  # residuals below are as good as zero
 _TOUCHED = 0.03  # share of a patch that must be damaged for it to count; less is left out
 _SMOOTHING = 0.1  # an encoder this small should not be sure of what it sees
 
@@ -89,6 +90,8 @@ class Encoder(nn.Module):
             self.clip.visual.positional_embedding.mul_(0.1)
             self.clip.visual.positional_embedding[1:] += _waves(grid, width)
         self.dense = nn.ModuleList(nn.Linear(width, 1) for _ in self.layers)
+        # Of the residual read as a logit; the largest of a picture has a level of its own.
+        self.slope, self.level, self.peak = (nn.Parameter(torch.tensor(value)) for value in (2.0, -2.5, -2.0))
         self.register_buffer("mean", torch.tensor(CLIP_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(CLIP_STD)[:, None, None], persistent=False)
 
@@ -161,9 +164,9 @@ def losses(encoder: Encoder, episode: Episode, seed: tuple[int, ...]) -> dict[st
     Returns:
         `caption`: pictures and captions find each other; `state`: the picture lies nearer to the sentences that call
         it what it is; `residual`: patches that are damaged, and no others, have nothing like them among the patches of
-        the flawless pictures of the product; `foreign`: no patch has anything like it among those of another
-        product; `worst`: the same for the patch of a picture that stands out most;
-        `dense`: damaged patches are told from others by a linear map.
+        the flawless pictures of the product; `worst`: the same for the patch of a picture that stands out most;
+        `foreign`: no patch has anything like it among those of another product; `dense`: damaged patches are told from
+        others by a linear map; `order`: no term but a figure to watch, the AUROC of the residuals in damaged pictures.
     """
     rows, count = episode.image.shape[:2]
     patches, image = encoder.encode_image(episode.image.flatten(0, 1))
@@ -188,7 +191,15 @@ def losses(encoder: Encoder, episode: Episode, seed: tuple[int, ...]) -> dict[st
 
     patches = patches.unflatten(0, (rows, count))
     own, others = _residuals(patches)
-    logit, foreign = _SHARPNESS * (own - _MIDDLE), _SHARPNESS * (others - _MIDDLE)
+    # In the logarithm with free slope and level, only the order of the residuals matters.
+    surprise = (own + _LEAST).log()
+    logit, peak = (
+        encoder.slope * (s - level) for s, level in ((surprise, encoder.level), (surprise.amax(2), encoder.peak))
+    )
+    foreign = _SHARPNESS * (others - _MIDDLE)
+    defective = known & (damaged[:, :, None] > 0)
+    with torch.no_grad():
+        order = binary_auroc(own[defective], label[defective].long())
     found = sum(
         head(F.layer_norm(patches[:, :, n], patches.shape[-1:])).squeeze(-1) for n, head in enumerate(encoder.dense)
     )
@@ -197,12 +208,13 @@ def losses(encoder: Encoder, episode: Episode, seed: tuple[int, ...]) -> dict[st
         "state": state,
         "residual": _balanced(logit, label, known),
         "foreign": F.softplus(-foreign).mean(),
-        "worst": F.binary_cross_entropy_with_logits(logit.amax(dim=2), damaged),
+        "worst": F.binary_cross_entropy_with_logits(peak, damaged),
         "dense": _balanced(found, label, known),
+        "order": order,
     }
 
 
-_WEIGHTS = {"caption": 0.2, "state": 0.5, "residual": 1.0, "foreign": 0.5, "worst": 0.5, "dense": 0.3}
+_WEIGHTS = {"caption": 0.1, "state": 0.1, "residual": 1.0, "foreign": 0.1, "worst": 0.2, "dense": 1.0}
 
 
 def _share(match: Tensor) -> Tensor:
@@ -329,7 +341,7 @@ class Run:
             group["lr"] = rate
         seed = (self.seed, self.stage, self.step)
         terms = losses(self.encoder, draw_episode(stage.rows, stage.size, seed, self.device), seed)
-        loss = sum(_WEIGHTS[key] * value for key, value in terms.items())
+        loss = sum(weight * terms[key] for key, weight in _WEIGHTS.items())
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
@@ -386,7 +398,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     run = Run(args.out, args.seed, torch.device(args.device))
-    run.train([Stage(112, 4, 7e-4, False, args.images), Stage(240, 4, 5e-4, True, args.fine_images)], args.every)
+    run.train([Stage(112, 6, 5e-4, False, args.images), Stage(240, 3, 5e-4, True, args.fine_images)], args.every)
     digest = hashlib.sha256(run.weights.read_bytes()).hexdigest()
     print(f"{run.weights}  {run.weights.stat().st_size / 1e6:.2f} MB  sha256 {digest}  {run.seconds:.0f} s")
     return 0
