@@ -29,8 +29,8 @@ def run(folder, *arguments):
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
-    """A folder in which the quickstart has been trained, on fewer images."""
+def project(tmp_path_factory):
+    """A user's folder, in which the quickstart has been trained, on fewer images."""
     folder = tmp_path_factory.mktemp("cli")
     config = yaml.safe_load((CONFIGS / "inctrl" / "quickstart.yaml").read_text())
     data = config["data"]["init_args"]
@@ -45,30 +45,30 @@ def workplace(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(workplace):
-    return next(workplace.glob("results/InCTRL/GeneralistDataModule/v0/**/*.ckpt"))
+def checkpoint(project):
+    return next(project.glob("results/InCTRL/GeneralistDataModule/v0/**/*.ckpt"))
 
 
-def test_train_by_yaml(workplace, checkpoint):
+def test_train_by_yaml(project, checkpoint):
     assert checkpoint.stat().st_size < 5e6  # heads and the prompts of two classes, but no backbone
-    scores = pd.read_csv(workplace / "results/InCTRL/GeneralistDataModule/latest/scores.csv")
+    scores = pd.read_csv(project / "results/InCTRL/GeneralistDataModule/latest/scores.csv")
     assert set(scores.class_name) == {"washer", "brick"}
 
 
-def test_test_on_an_unseen_category_needs_the_checkpoint_alone(workplace, checkpoint):
+def test_test_on_an_unseen_category_needs_the_checkpoint_alone(project, checkpoint):
     arguments = ["--data", "InCTRLDemo", "--data.category", "capsule", *FLAGS, "--ckpt_path", checkpoint]
-    status, output = run(workplace, "test", "--model", "InCTRL", *arguments)
+    status, output = run(project, "test", "--model", "InCTRL", *arguments)
     assert status == 0, output
     assert "pixel_AUPRO" in output
-    folder = workplace / "results/InCTRL/InCTRLDemo/capsule/latest"
+    folder = project / "results/InCTRL/InCTRLDemo/capsule/latest"
     assert len(pd.read_csv(folder / "scores.csv")) == 9
     assert len(list((folder / "explanations").rglob("*.png"))) == 9
 
 
-def test_predict_on_ones_own_pictures_of_every_kind(workplace, checkpoint):
-    own = workplace / "own"
+def test_predict_on_ones_own_pictures_of_every_kind(project, checkpoint):
+    own = project / "own"
     own.mkdir()
-    source = next((workplace / "datasets/InCTRLDemo/gear/train/good").glob("*.png"))
+    source = next((project / "datasets/InCTRLDemo/gear/train/good").glob("*.png"))
     grey = np.asarray(Image.open(source).convert("L"))
     pictures = {
         "rgb.png": Image.open(source),
@@ -82,9 +82,9 @@ def test_predict_on_ones_own_pictures_of_every_kind(workplace, checkpoint):
     for name, picture in pictures.items():
         picture.save(own / name)
     model = ["--model.weights", checkpoint, "--model.prompts", source.parent, "--model.class_name", "gear"]
-    status, output = run(workplace, "predict", "--model", "InCTRL", *model, "--data", own)
+    status, output = run(project, "predict", "--model", "InCTRL", *model, "--data", own)
     assert status == 0, output
-    scores = pd.read_csv(workplace / "results/InCTRL/latest/scores.csv")
+    scores = pd.read_csv(project / "results/InCTRL/latest/scores.csv")
     by_name = {Path(path).name: score for path, score in zip(scores.image_path, scores.score, strict=True)}
     assert by_name.keys() == pictures.keys()
     # The same picture read from 16 bits scores as from 8; clipped to white it would not.
@@ -92,7 +92,7 @@ def test_predict_on_ones_own_pictures_of_every_kind(workplace, checkpoint):
     assert by_name["rgba.png"] == pytest.approx(by_name["rgb.png"], abs=1e-6)
 
 
-def test_a_fresh_process_scores_bit_for_bit_the_same(workplace, checkpoint):
+def test_a_fresh_process_scores_bit_for_bit_the_same(project, checkpoint):
     script = (
         "import sys, torch; from anomalib_inctrl import InCTRL;"
         "model = InCTRL.load_from_checkpoint(sys.argv[1]).eval();"
@@ -114,20 +114,20 @@ def test_a_fresh_process_scores_bit_for_bit_the_same(workplace, checkpoint):
     assert "washer" in outputs[0]
 
 
-def test_two_processes_train_and_test_together(workplace):
+def test_two_processes_train_and_test_together(project):
     status, output = run(
-        workplace, "train", "--config", "config.yaml", "--default_root_dir", "distributed",
+        project, "train", "--config", "config.yaml", "--default_root_dir", "distributed",
         "--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu",
     )  # fmt: skip
     assert status == 0, output
-    (scores,) = workplace.glob("distributed/InCTRL/GeneralistDataModule/v*/scores.csv")
+    (scores,) = project.glob("distributed/InCTRL/GeneralistDataModule/v*/scores.csv")
     found = pd.read_csv(scores)
     assert len(found) == 18
     assert found.image_path.is_unique
 
 
-def test_mistakes_are_told_in_a_line(workplace, checkpoint, tmp_path):
-    status, output = run(workplace, "predict", "--model", "InCTRL", "--model.weights", checkpoint, "--data", "own")
+def test_mistakes_are_told_in_a_line(project, checkpoint, tmp_path):
+    status, output = run(project, "predict", "--model", "InCTRL", "--model.weights", checkpoint, "--data", "own")
     assert status != 0
     assert "PromptError: No prompts are set." in output
 
