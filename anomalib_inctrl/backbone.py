@@ -169,14 +169,7 @@ class FrozenCLIP(nn.Module):
         return self._text_prototypes[class_name].to(device)
 
     def _encode_sentences(self, sentences: Sequence[str], device: torch.device) -> Tensor:
-        open_clip = _open_clip()
-        # Every plain OpenCLIP model uses the same byte-pair vocabulary; custom tokenizers belong to other text towers.
-        tokenizer = (
-            open_clip.get_tokenizer(self.name)
-            if open_clip.get_model_config(self.name)
-            else open_clip.SimpleTokenizer(context_length=self.clip.context_length)
-        )
-        tokens = tokenizer(list(sentences)).to(device)
+        tokens = _tokenizer(self.name, self.clip.context_length)(list(sentences)).to(device)
         embeddings = F.normalize(self.clip.encode_text(tokens).float(), dim=-1)
         return F.normalize(embeddings.mean(dim=0), dim=-1)
 
@@ -400,6 +393,14 @@ def _open_clip() -> Any:
 
     open_clip.add_model_config(Path(__file__).parent / "demo" / "model_configs")
     return open_clip
+
+
+@cache
+def _tokenizer(name: str, context_length: int) -> Any:
+    """The tokenizer of an OpenCLIP model; the common byte-pair one for a module that has no registered name."""
+    open_clip = _open_clip()
+    known = open_clip.get_model_config(name) is not None
+    return open_clip.get_tokenizer(name) if known else open_clip.SimpleTokenizer(context_length=context_length)
 
 
 def _model_config(name: str) -> dict[str, Any]:
