@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from anomalib_inctrl.errors import CheckpointError
@@ -61,7 +61,7 @@ def write_weights(path: str | Path, state_dict: dict[str, Tensor], vocabulary: S
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, temporary)
+    temporary.write_bytes(save(tensors))  # save_file would leave a file that only its owner may read
     temporary.replace(path)
     return path
 
