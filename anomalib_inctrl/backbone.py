@@ -254,7 +254,7 @@ def create_clip(name: str, pretrained: str | None) -> Any:
         CheckpointError: If a weights file does not fit the model.
     """
     # Inside, since the demo room's own imports lead back here.
-    from anomalib_inctrl.demo.mini_clip import packaged_weights, read_weights
+    from anomalib_inctrl.demo.mini_clip import packaged_tags, packaged_weights, read_weights
 
     open_clip = _open_clip()
 
@@ -273,7 +273,7 @@ def create_clip(name: str, pretrained: str | None) -> Any:
     if (config := open_clip.pretrained.get_pretrained_cfg(name, pretrained)) and not Path(pretrained).is_file():
         return _create_from_tag(name, pretrained, config)
     if not Path(pretrained).is_file():
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        tags = ", ".join([*open_clip.list_pretrained_tags_by_model(name), *packaged_tags(name)]) or "none"
         msg = (
             f"pretrained={pretrained!r}: neither a file nor a pretrained tag of {name}. Its tags: {tags}. "
             "Give one of them or the path of a weights file."

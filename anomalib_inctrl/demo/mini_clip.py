@@ -37,6 +37,18 @@ def packaged_weights(name: str, tag: str) -> Path | None:
     return next((path for path in _WEIGHTS.glob("*.safetensors") if path.stem == f"{name}-{tag}"), None)
 
 
+def packaged_tags(name: str) -> list[str]:
+    """List the pretrained tags of a model whose weights come with the package.
+
+    Args:
+        name: OpenCLIP model name.
+
+    Returns:
+        The tags, sorted.
+    """
+    return sorted(path.stem.removeprefix(f"{name}-") for path in _WEIGHTS.glob(f"{name}-*.safetensors"))
+
+
 def write_weights(path: str | Path, state_dict: dict[str, Tensor], vocabulary: Sequence[int]) -> Path:
     """Write a model's weights in half precision, without the embeddings of tokens it was never trained on.
 
