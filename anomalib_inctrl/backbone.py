@@ -133,7 +133,7 @@ class FrozenCLIP(nn.Module):
             raise BackboneError(msg)
         visual = self.clip.visual
         x = visual.conv1(images).flatten(2).transpose(1, 2)
-        x = torch.cat([visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+        x = torch.cat([visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         x = visual.ln_pre(x + visual.positional_embedding.to(x.dtype))
         # OpenCLIP up to 2.26 runs its blocks on (token, batch, width), later releases on (batch, token, width).
         batch_first = getattr(visual.transformer, "batch_first", False)
@@ -265,9 +265,9 @@ def create_clip(name: str, pretrained: str | None) -> Any:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_RANDOM_WEIGHTS_SEED)
-            return open_clip.create_model(name)
+            return _create_without_weights(name)
     if (packaged := packaged_weights(name, pretrained)) and not Path(pretrained).is_file():
-        clip = open_clip.create_model(name)
+        clip = _create_without_weights(name)
         load_clip_weights(clip, read_weights(packaged, clip.vocab_size), str(packaged))
         return clip
     if (config := open_clip.pretrained.get_pretrained_cfg(name, pretrained)) and not Path(pretrained).is_file():
@@ -279,9 +279,19 @@ def create_clip(name: str, pretrained: str | None) -> Any:
             "Give one of them or the path of a weights file."
         )
         raise PretrainedWeightsError(msg)
-    clip = open_clip.create_model(name)
+    clip = _create_without_weights(name)
     load_clip_weights(clip, read_state_dict(pretrained), pretrained)
     return clip
+
+
+def _create_without_weights(name: str) -> Any:
+    # OpenCLIP 3 warns of random weights, which are replaced at once or were asked for.
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        return _open_clip().create_model(name)
+    finally:
+        logging.disable(disabled)
 
 
 def load_clip_weights(clip: nn.Module, state_dict: dict[str, Tensor], source: str) -> None:
@@ -319,7 +329,7 @@ def _create_from_tag(name: str, tag: str, config: dict[str, Any]) -> Any:
             # The URL's file name carries a checksum that is verified; for laion400m_e32 of ViT-B-16-plus-240 the hub
             # entry of OpenCLIP 3.3 names other weights (e31), so the hub is not asked where a URL is known.
             path = download_pretrained_from_url(url)
-            clip = open_clip.create_model(name)
+            clip = _create_without_weights(name)
             load_clip_weights(clip, read_state_dict(path), path)
             return clip
         return open_clip.create_model(name, pretrained=tag)

@@ -101,7 +101,11 @@ class FewShotModel(nn.Module, ABC):
         Raises:
             PromptError: If no prompts are set for a class name, or the number of names is not ``B``.
         """
-        names = [class_name] * len(images) if class_name is None or isinstance(class_name, str) else list(class_name)
+        if class_name is None or isinstance(class_name, str):
+            # Without a word about the batch's length, so that an export leaves it open.
+            context = self.bank.select(class_name)
+            return self.score_features(self.backbone.encode_image(images), context)
+        names = list(class_name)
         if len(names) != len(images):
             msg = f"class_name: {len(names)} names for {len(images)} images; give one name, or one per image."
             raise PromptError(msg)
