@@ -61,7 +61,20 @@ def patch_residual(query: Tensor, prompts: Tensor, scale: ResidualScale = "half"
     Returns:
         ``(B, P)``, in [0, 1] for ``"half"`` and [0, 2] for ``"full"``; 0 where a prompt shows the same.
     """
-    distance = (1 - nearest_prompt_similarity(unit(query), unit(prompts))).clamp(min=0).mean(dim=1)
+    return residual_of(nearest_prompt_similarity(unit(query), unit(prompts)), scale)
+
+
+def residual_of(similarity: Tensor, scale: ResidualScale = "half") -> Tensor:
+    """Turn similarities with the nearest prompt patch into the patch residual map; see :func:`patch_residual`.
+
+    Args:
+        similarity: Cosines of every block ``(B, L, P)``.
+        scale: ``"half"`` or ``"full"``.
+
+    Returns:
+        ``(B, P)``, in [0, 1] for ``"half"`` and [0, 2] for ``"full"``.
+    """
+    distance = (1 - similarity).clamp(min=0).mean(dim=1)
     return distance / 2 if scale == "half" else distance
 
 

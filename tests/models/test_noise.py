@@ -13,12 +13,14 @@ from anomalib_inctrl.residuals import unit
 
 def noise(model, batch, k_shot, generator):
     layers, patches, width = len(model.backbone.layers), model.backbone.num_patches, model.backbone.patch_width
+    # Blocks differ in level, as those of a network do: were they mixed up with samples, the level would tell the label.
+    level = torch.arange(layers).view(-1, 1, 1)
     query = ImageFeatures(
-        torch.randn(batch, layers, patches, width, generator=generator),
+        level + torch.randn(batch, layers, patches, width, generator=generator),
         torch.randn(batch, model.backbone.embed_dim, generator=generator),
     )
     context = PromptContext(
-        unit(torch.randn(batch, k_shot, layers, patches, width, generator=generator)),
+        unit(level + torch.randn(batch, k_shot, layers, patches, width, generator=generator)),
         torch.randn(batch, k_shot, model.backbone.embed_dim, generator=generator),
         torch.randn(batch, 2, model.backbone.embed_dim, generator=generator),
     )

@@ -18,7 +18,7 @@ from anomalib_inctrl.backbone import FrozenCLIP, ImageFeatures
 from anomalib_inctrl.errors import PromptError
 from anomalib_inctrl.models.components.terms import ScoreTerms
 from anomalib_inctrl.prompts.bank import PromptBank, PromptContext
-from anomalib_inctrl.residuals import ResidualScale, nearest_prompt_similarity, text_score, unit
+from anomalib_inctrl.residuals import ResidualScale, nearest_prompt_similarity, residual_of, text_score, unit
 
 logger = logging.getLogger(__name__)
 
@@ -189,12 +189,10 @@ class FewShotModel(nn.Module, ABC):
             even = by_text.unsqueeze(-1).expand(-1, self.backbone.num_patches)
             return ScoreTerms(by_text, torch.zeros_like(even), nothing, by_text, even, self.backbone.grid)
         # The context's patch tokens are of unit length already.
-        distance = (1 - nearest_prompt_similarity(unit(query.patches), context.patches)).clamp(min=0).mean(dim=1)
-        patch_map = distance / 2 if self.residual_scale == "half" else distance
+        similarity = nearest_prompt_similarity(unit(query.patches), context.patches)
+        patch_map, anomaly_map = residual_of(similarity, self.residual_scale), residual_of(similarity)
         patch_score = patch_map.amax(dim=-1)
-        return ScoreTerms(
-            by_text, patch_map, patch_score, (by_text + patch_score) / 2, distance / 2, self.backbone.grid
-        )
+        return ScoreTerms(by_text, patch_map, patch_score, (by_text + patch_score) / 2, anomaly_map, self.backbone.grid)
 
     @abstractmethod
     def apply_heads(self, query: ImageFeatures, context: PromptContext, terms: ScoreTerms) -> None:
