@@ -21,15 +21,19 @@ class PromptContext:
         patches: Unit patch tokens of the prompts, ``(K, L, P, D_v)`` or ``(B, K, L, P, D_v)``.
         image: Class embeddings of the prompts, ``(K, D)`` or ``(B, K, D)``.
         prototypes: Normal and abnormal text prototypes, ``(2, D)`` or ``(B, 2, D)``.
+        similarity: Cosines of the queries at hand with their nearest prompt patches ``(B, L, P)``, where they are known
+            already; ``patches`` are not looked at then.
     """
 
     patches: Tensor
     image: Tensor
     prototypes: Tensor
+    similarity: Tensor | None = None
 
     def rows(self, index: Tensor | slice) -> PromptContext:
         """Contexts of some of the queries; only where each query has its own."""
-        return PromptContext(self.patches[index], self.image[index], self.prototypes[index])
+        similarity = None if self.similarity is None else self.similarity[index]
+        return PromptContext(self.patches[index], self.image[index], self.prototypes[index], similarity)
 
     @property
     def k_shot(self) -> int:

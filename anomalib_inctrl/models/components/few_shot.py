@@ -188,8 +188,10 @@ class FewShotModel(nn.Module, ABC):
             nothing = torch.zeros_like(by_text)
             even = by_text.unsqueeze(-1).expand(-1, self.backbone.num_patches)
             return ScoreTerms(by_text, torch.zeros_like(even), nothing, by_text, even, self.backbone.grid)
-        # The context's patch tokens are of unit length already.
-        similarity = nearest_prompt_similarity(unit(query.patches), context.patches)
+        similarity = context.similarity
+        if similarity is None:
+            # The context's patch tokens are of unit length already.
+            similarity = nearest_prompt_similarity(unit(query.patches), context.patches)
         patch_map, anomaly_map = residual_of(similarity, self.residual_scale), residual_of(similarity)
         patch_score = patch_map.amax(dim=-1)
         return ScoreTerms(by_text, patch_map, patch_score, (by_text + patch_score) / 2, anomaly_map, self.backbone.grid)
