@@ -7,12 +7,15 @@ Importing the package makes its models and datamodules known to anomalib. After 
 
 from anomalib_inctrl.data import GeneralistDataModule
 from anomalib_inctrl.demo import InCTRLDemo
+from anomalib_inctrl.detector import Detection, Detector
 from anomalib_inctrl.models import InCTRL, InCTRLModel, InCTRLv2, InCTRLv2Model
 from anomalib_inctrl.plugin import register
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Detection",
+    "Detector",
     "GeneralistDataModule",
     "InCTRL",
     "InCTRLDemo",

@@ -11,6 +11,10 @@ class ImageFileError(ValueError):
     """An image file cannot be read; the message names it."""
 
 
+class PictureError(ValueError):
+    """A picture given in memory cannot be used; the message says which one and what it is."""
+
+
 class DatasetError(ValueError):
     """A dataset does not hold what its use here needs."""
 
@@ -25,3 +29,7 @@ class PretrainedWeightsError(FileNotFoundError):
 
 class CheckpointError(RuntimeError):
     """A checkpoint does not fit the model; the message names the keys or settings."""
+
+
+class BenchmarkError(RuntimeError):
+    """A benchmark cannot start, or some of it could not be measured."""

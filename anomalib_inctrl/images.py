@@ -46,13 +46,28 @@ def read_image(path: str | Path) -> Tensor:
     """
     try:
         with Image.open(path) as image:
-            pixels = _to_eight_bits(image) if image.mode in _DEEP_MODES else image
-            array = np.array(pixels.convert("RGB"))
+            return rgb_tensor(image)
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         size = Path(path).stat().st_size if Path(path).is_file() else None
         found = "no such file" if size is None else f"{size} bytes, not readable as an image ({error})"
         msg = f"{path}: {found}. Replace or remove the file."
         raise ImageFileError(msg) from error
+
+
+def rgb_tensor(image: Image.Image) -> Tensor:
+    """Convert an image of any mode to RGB, by the rules of :func:`read_image`.
+
+    Args:
+        image: The image.
+
+    Returns:
+        ``(3, H, W)`` float32 in [0, 1].
+
+    Raises:
+        OSError: If its pixels, which Pillow reads when first needed, cannot be read.
+    """
+    pixels = _to_eight_bits(image) if image.mode in _DEEP_MODES else image
+    array = np.array(pixels.convert("RGB"))
     return torch.from_numpy(array).permute(2, 0, 1).contiguous().float() / 255
 
 

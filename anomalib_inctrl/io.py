@@ -6,6 +6,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def write_whole(path: str | Path, text: str) -> Path:
@@ -23,4 +27,32 @@ def write_whole(path: str | Path, text: str) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+    return path
+
+
+def write_picture(path: str | Path, picture: Image) -> Path:
+    """Write a picture so that a reader sees the old file or the new, never a part.
+
+    Args:
+        path: File to write, in the format that its suffix names; its folder is created.
+        picture: The picture.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: If Pillow writes no format with this suffix.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own, since two processes may write the same picture; the suffix last, which names the format.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        picture.save(temporary, compress_level=1)  # what other formats than PNG ignore
+        temporary.replace(path)
+    except ValueError as error:
+        msg = f"{path}: {error}. Give a file name that ends in .png or .jpg."
+        raise ValueError(msg) from error
+    finally:
+        temporary.unlink(missing_ok=True)
     return path

@@ -3,7 +3,7 @@
 """What a person sees of a run: anomalib's pictures, explanation sheets, and a table of scores."""
 
 from anomalib_inctrl.visualization.scores import ScoreTable
-from anomalib_inctrl.visualization.sheet import HeatMap, explanation_sheet
+from anomalib_inctrl.visualization.sheet import HeatMap, explanation_sheet, heat_overlay
 from anomalib_inctrl.visualization.visualizer import ExplanationVisualizer
 
-__all__ = ["ExplanationVisualizer", "HeatMap", "ScoreTable", "explanation_sheet"]
+__all__ = ["ExplanationVisualizer", "HeatMap", "ScoreTable", "explanation_sheet", "heat_overlay"]

@@ -146,6 +146,24 @@ def explanation_sheet(
     return page.canvas
 
 
+def heat_overlay(image: Image.Image, heat_map: HeatMap) -> Image.Image:
+    """Lay a map over its image, coloured as on a sheet.
+
+    Args:
+        image: The image the map covers, of any size and mode.
+        heat_map: The map and its range.
+
+    Returns:
+        A picture of the image's size, in mode `RGB`.
+
+    Raises:
+        ValueError: If the map is not two-dimensional or its range is empty.
+    """
+    _check({"anomaly map": heat_map}, None, None, tile=240)
+    picture = image.convert("RGB")
+    return _blend(picture, _colours(heat_map, picture.size), heat_map)
+
+
 def _check(maps: Mapping[str, HeatMap], overlay: str | None, mask: NDArray[Any] | None, tile: int) -> None:
     for name, heat_map in maps.items():
         if heat_map.values.ndim != 2 or not heat_map.values.size:

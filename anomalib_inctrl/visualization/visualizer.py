@@ -18,6 +18,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from anomalib_inctrl.backbone import CLIP_MEAN, CLIP_STD
 from anomalib_inctrl.errors import ImageFileError
 from anomalib_inctrl.images import read_image
+from anomalib_inctrl.io import write_picture
 from anomalib_inctrl.visualization.outputs import class_names, map_terms, raw_score, score_terms, to_cpu
 from anomalib_inctrl.visualization.sheet import MAX_PROMPTS, HeatMap, explanation_sheet
 
@@ -124,7 +125,7 @@ class ExplanationVisualizer(ImageVisualizer):
         for path, sheet in zip(batch.image_path, self.sheets(trainer, pl_module, batch), strict=True):
             folder = run_dir / "explanations" / _folders_between(self._root, Path(path))
             name = _picture_path(path, folder, trainer)
-            _save(sheet, name if name.suffix.lower() == ".png" else name.with_name(f"{name.name}.png"))
+            write_picture(name if name.suffix.lower() == ".png" else name.with_name(f"{name.name}.png"), sheet)
 
     def sheets(self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch) -> Iterator[Image.Image]:
         """Draw the sheet of every image of a batch.
@@ -277,14 +278,3 @@ def _is_normalised(pl_module: LightningModule, level: str) -> bool:
 
 def _at(values: torch.Tensor | None, index: int) -> float | None:
     return None if values is None else float(to_cpu(values).reshape(-1)[index])
-
-
-def _save(sheet: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own, since two processes may write the same sheet when a distributed sampler repeats images.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        sheet.save(temporary, "PNG", compress_level=1)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

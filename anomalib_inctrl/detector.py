@@ -1,0 +1,438 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""The models in five lines of Python, for pictures as people hold them, without anomalib's engine and datasets.
+
+Example:
+    >>> from anomalib_inctrl import Detector
+    >>> detector = Detector("trained.ckpt")                            # doctest: +SKIP
+    >>> detector.set_prompts("good/", class_name="metal nut")          # doctest: +SKIP
+    >>> for result in detector.predict("to_check/"):                   # doctest: +SKIP
+    ...     print(result.name, result.score)
+    ...     result.save(f"{result.name}.heat.png")
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2.functional import to_pil_image
+from tqdm.auto import tqdm
+
+from anomalib_inctrl.errors import CheckpointError, PromptError
+from anomalib_inctrl.io import write_picture
+from anomalib_inctrl.models import InCTRL, InCTRLv2
+from anomalib_inctrl.pictures import NamedPicture, Picture, list_pictures
+from anomalib_inctrl.prompts.source import DEFAULT_CLASS_NAME
+from anomalib_inctrl.visualization import HeatMap, explanation_sheet, heat_overlay
+from anomalib_inctrl.visualization.visualizer import RESIDUAL_RANGE
+from anomalib_inctrl.weights import read_checkpoint
+
+logger = logging.getLogger(__name__)
+
+# The model whose settings are the more comes first: a checkpoint of it also has all settings of the other.
+_MODELS: dict[str, type[InCTRL] | type[InCTRLv2]] = {"InCTRLv2": InCTRLv2, "InCTRL": InCTRL}
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """What a detector says of one picture.
+
+    Attributes:
+        name: Path of the picture's file, or its place among the pictures given: ``images[2]``.
+        class_name: Class whose prompts it was compared with.
+        score: Anomaly score in [0, 1], higher is more abnormal; the raw score of anomalib's runs.
+        label: True where the score is above the detector's threshold; None without one.
+        terms: What the score is computed from, by name, each in [0, 1]: ``text_score``, ``patch_score`` and, with
+            trained heads, ``image_score`` and ``head_score``.
+        threshold: The detector's threshold at the time; None without one.
+        k_shot: Number of prompts.
+        size: Height and width of the picture in pixels.
+        map_range: Values of the map that are drawn in the first and the last colour.
+    """
+
+    name: str
+    class_name: str
+    score: float
+    label: bool | None
+    terms: dict[str, float]
+    threshold: float | None
+    k_shot: int
+    size: tuple[int, int]
+    map_range: tuple[float, float]
+    _source: NamedPicture = field(repr=False)
+    _map: Tensor = field(repr=False)
+    _seen: tuple[int, int, int, int] = field(repr=False)
+
+    @property
+    def anomaly_map(self) -> NDArray[np.float32]:
+        """The anomaly map at the picture's own size, ``(H, W)`` in [0, 1]; computed at each access.
+
+        NaN where the model did not look, which is outside the centre with ``resize_mode="center_crop"``.
+        """
+        top, left, height, width = self._seen
+        seen = F.interpolate(self._map[None, None], size=(height, width), mode="bilinear", align_corners=False)
+        if (height, width) == self.size:
+            return seen[0, 0].numpy()
+        whole = np.full(self.size, np.nan, dtype=np.float32)
+        whole[top : top + height, left : left + width] = seen[0, 0]
+        return whole
+
+    @property
+    def picture(self) -> Image.Image:
+        """The picture itself in RGB; a file is read again.
+
+        Raises:
+            ImageFileError: If the file is gone.
+        """
+        image: Image.Image = to_pil_image(self._source.read())
+        return image
+
+    def heat_map(self, side: int | None = None, map_range: tuple[float, float] | None = None) -> Image.Image:
+        """Draw the anomaly map over the picture.
+
+        Args:
+            side: Longer side of the drawing in pixels; the picture's own size by default.
+            map_range: Values drawn in the first and the last colour; the result's own by default. It is never
+                stretched to the map's extremes, so drawings of one detector can be compared by eye.
+
+        Returns:
+            The drawing in RGB. Where the model did not look it shows the plain picture.
+        """
+        picture = self.picture
+        if side is not None:
+            scale = side / max(picture.size)
+            picture = picture.resize(tuple(max(1, round(length * scale)) for length in picture.size))  # type: ignore[arg-type]
+        return heat_overlay(picture, self._heat(map_range))
+
+    def sheet(self, prompts: Picture | Iterable[Picture] = (), tile: int = 240) -> Image.Image:
+        """Draw the picture, the map, the score with its terms, and the prompts on one sheet.
+
+        Args:
+            prompts: The prompts' pictures, to be shown; see :meth:`Detector.set_prompts`.
+            tile: Side of a tile in pixels.
+
+        Returns:
+            The sheet in RGB.
+        """
+        shown = [] if isinstance(prompts, Sequence) and not len(prompts) else list_pictures(prompts, "prompts")
+        return explanation_sheet(
+            self.picture,
+            maps={"anomaly map": self._heat()},
+            prompts=[to_pil_image(picture.read()) for picture in shown],
+            k_shot=self.k_shot,
+            score=self.score,
+            threshold=self.threshold,
+            pred_label=self.label,
+            terms={name.replace("_", " "): value for name, value in self.terms.items()},
+            class_name=self.class_name,
+            file_name=Path(self.name).name,
+            tile=tile,
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the picture with its heat map.
+
+        Args:
+            path: File to write, in the format that its suffix names; its folder is created.
+
+        Returns:
+            The path.
+        """
+        return write_picture(path, self.heat_map())
+
+    def _heat(self, map_range: tuple[float, float] | None = None) -> HeatMap:
+        low, high = map_range or self.map_range
+        whole = self._seen[2:] == self.size
+        # On the model's own grid: drawing scales it to the picture.
+        return HeatMap(self._map.numpy() if whole else self.anomaly_map, low, high)
+
+
+class Detector:
+    """A model with its preprocessing: show it a few normal pictures once, then let it judge any number.
+
+    Scores and maps are those of anomalib's ``predict`` before its normalisation.
+
+    Args:
+        weights: Checkpoint with trained heads, as training or :meth:`save` wrote it, or a model ready to use
+            (:class:`InCTRL` or :class:`InCTRLv2`). What it says of backbone and settings goes before the arguments
+            below; prompts in it stay. None leaves the training-free floor, ``(text score + patch score) / 2``.
+        model: ``"InCTRLv2"`` or ``"InCTRL"``; by default the checkpoint's, or ``"InCTRLv2"``.
+        backbone: Name of an OpenCLIP vision transformer.
+        pretrained: OpenCLIP pretrained tag or path of a weights file.
+        resize_mode: ``"squash"`` sees the whole picture, ``"center_crop"`` is the authors' protocol.
+        device: Where to compute, such as ``"cuda:1"``; by default on an accelerator if there is one.
+        batch_size: Number of pictures that go through the model at once; of no influence on the results.
+        threshold: Score above which a picture is labelled anomalous; may be set later. By default there are labels
+            only with prompts that a checkpoint holds beside its own threshold.
+
+    Raises:
+        PretrainedWeightsError: If the backbone's weights or the checkpoint are not there.
+        CheckpointError: If the checkpoint is damaged, holds code, or is none of the model.
+        BackboneError: If OpenCLIP has no such backbone.
+        ValueError: If an argument has a value that it cannot have.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | InCTRL | InCTRLv2 | None = None,
+        *,
+        model: Literal["InCTRL", "InCTRLv2"] | None = None,
+        backbone: str = "ViT-B-16-plus-240",
+        pretrained: str | None = "laion400m_e32",
+        resize_mode: Literal["squash", "center_crop"] = "squash",
+        device: str | torch.device | None = None,
+        batch_size: int = 16,
+        threshold: float | None = None,
+    ) -> None:
+        if model is not None and model not in _MODELS:
+            msg = f"model={model!r}: there is no such model. Choose one of {list(_MODELS)}."
+            raise ValueError(msg)
+        if batch_size < 1:
+            msg = f"batch_size={batch_size}: must be at least 1."
+            raise ValueError(msg)
+        self.batch_size = batch_size
+        self.threshold = threshold
+        self._device = _device(device)
+        if isinstance(weights, (InCTRL, InCTRLv2)):
+            self.module = weights
+        elif weights is not None:
+            self.module = _from_checkpoint(Path(weights), model)
+        else:
+            self.module = _MODELS[model or "InCTRLv2"](
+                backbone=backbone, pretrained=pretrained, resize_mode=resize_mode
+            )
+        self.module.eval().to(self._device)
+        self.module.model.to(self._device)
+        self._with_own_threshold = set(self.class_names)
+        self._class_name = self.class_names[0] if len(self.class_names) == 1 else None
+        if not self.heads_trained:
+            logger.warning(
+                "The heads are untrained: scores are the training-free floor, (text score + patch score) / 2. Give "
+                "trained heads with Detector(weights=...)."
+            )
+
+    # ------------------------------------------------------------------ prompts
+
+    @property
+    def heads_trained(self) -> bool:
+        """Whether trained heads score; if not, the training-free floor does."""
+        return self.module.model.heads_trained
+
+    @property
+    def class_names(self) -> list[str]:
+        """Classes that prompts are set for, in the order they were set."""
+        return self.module.model.bank.class_names
+
+    def set_prompts(self, images: Picture | Iterable[Picture] | None, class_name: str = DEFAULT_CLASS_NAME) -> None:
+        """Show the detector normal pictures of a thing; replaces earlier ones of the same class name.
+
+        Args:
+            images: One or several of: path of an image file or of a folder, Pillow image, NumPy array ``(H, W, 3)``,
+                tensor ``(3, H, W)``; see :func:`anomalib_inctrl.pictures.list_pictures`. None leaves the text prompts
+                alone (zero-shot).
+            class_name: What the thing is called, in English; it goes into the text prompts.
+
+        Raises:
+            ImageFileError: If a file cannot be read; names it.
+            PictureError: If a picture in memory is none, or there are none; says which.
+            PromptError: If the class name is empty.
+        """
+        if not isinstance(class_name, str) or not class_name.strip():
+            msg = f"class_name={class_name!r}: say in a word or two what the pictures show."
+            raise PromptError(msg)
+        pictures = [] if images is None else list_pictures(images)
+        prepared = [self._prepare(picture)[0] for picture in pictures]
+        side = self.module.model.backbone.image_size
+        self.module.model.set_prompts(
+            torch.cat(prepared) if prepared else torch.empty(0, 3, *side),
+            class_name,
+            [picture.name for picture in pictures if isinstance(picture.source, (str, Path))],
+        )
+        self._class_name = class_name
+        self._with_own_threshold.discard(class_name)
+
+    def clear_prompts(self) -> None:
+        """Forget all prompts."""
+        self.module.model.bank.clear()
+        self._class_name = None
+        self._with_own_threshold = set()
+
+    # ------------------------------------------------------------------ judging
+
+    def predict(self, images: Picture | Iterable[Picture], class_name: str | None = None) -> list[Detection]:
+        """Judge pictures.
+
+        Args:
+            images: As in :meth:`set_prompts`.
+            class_name: Class whose prompts to compare with; by default the one set last.
+
+        Returns:
+            One result for each picture, in order; also for a single one.
+
+        Raises:
+            PromptError: If no prompts are set, for the class or at all.
+            ImageFileError: If a file cannot be read; names it.
+            PictureError: If a picture in memory is none; says which.
+        """
+        bank = self.module.model.bank
+        if not len(bank):
+            msg = (
+                "No prompts are set. First show the detector some normal pictures: "
+                'detector.set_prompts(images, class_name="...").'
+            )
+            raise PromptError(msg)
+        name = class_name or self._class_name or bank.class_names[0]
+        if class_name is None and self._class_name is None and len(bank) > 1:
+            msg = f"The detector has prompts for several classes, {bank.class_names}: say which with class_name."
+            raise PromptError(msg)
+        bank.select(name)  # a wrong name is told before any picture is read
+        pictures = list_pictures(images)
+        starts = range(0, len(pictures), self.batch_size)
+        results: list[Detection] = []
+        for start in tqdm(starts, desc="Judging", unit="batch", leave=False, disable=len(starts) < 2):
+            results += self._judge(pictures[start : start + self.batch_size], name)
+        return results
+
+    @torch.inference_mode()
+    def _judge(self, pictures: Sequence[NamedPicture], class_name: str) -> list[Detection]:
+        prepared = [self._prepare(picture) for picture in pictures]
+        images = torch.cat([image for image, _ in prepared]).to(self._device)
+        terms = self.module.model.score_terms(images, class_name)
+        maps = self.module.model.inference_batch(terms).anomaly_map.squeeze(1).float().cpu()  # type: ignore[union-attr]
+        scalars = {
+            term.name: value.float().cpu().tolist()
+            for term in fields(terms)
+            if isinstance(value := getattr(terms, term.name), Tensor) and value.ndim == 1
+        }
+        threshold = self._threshold(class_name)
+        return [
+            Detection(
+                name=picture.name,
+                class_name=class_name,
+                score=(score := scalars["score"][row]),
+                label=None if threshold is None else score > threshold,
+                terms={name: values[row] for name, values in scalars.items() if name != "score"},
+                threshold=threshold,
+                k_shot=self.module.model.bank.select(class_name).k_shot,
+                size=size,
+                map_range=self._map_range(class_name),
+                _source=picture,
+                _map=maps[row].clone(),
+                _seen=_seen(size, self.module.hparams["resize_mode"], self.module.model.backbone.image_size[0]),
+            )
+            for row, (picture, (_, size)) in enumerate(zip(pictures, prepared, strict=True))
+        ]
+
+    def _prepare(self, picture: NamedPicture) -> tuple[Tensor, tuple[int, int]]:
+        """A picture as the backbone wants it ``(1, 3, S, S)``, and its own height and width."""
+        image = picture.read()
+        transform: Any = self.module.pre_processor.transform  # type: ignore[union-attr]
+        height, width = image.shape[-2:]
+        return transform(image.unsqueeze(0)), (height, width)
+
+    def _threshold(self, class_name: str) -> float | None:
+        if self.threshold is not None or class_name not in self._with_own_threshold:
+            return self.threshold
+        return self._post_processor_value("image_threshold")
+
+    def _map_range(self, class_name: str) -> tuple[float, float]:
+        if not self.module.model.bank.select(class_name).k_shot:
+            return 0.0, 1.0
+        highest = self._post_processor_value("pixel_max") if class_name in self._with_own_threshold else None
+        return RESIDUAL_RANGE if highest is None or highest <= 0 else (0.0, highest)
+
+    def _post_processor_value(self, name: str) -> float | None:
+        value = getattr(self.module.post_processor, name, None)
+        return float(value) if value is not None and math.isfinite(value) else None
+
+    # ------------------------------------------------------------------ keeping
+
+    def save(self, path: str | Path) -> Path:
+        """Write heads, prompts and threshold to one file, for ``Detector(path)`` and for anomalib's ``--ckpt_path``.
+
+        The backbone's weights are not in it, only which ones they are.
+
+        Args:
+            path: File to write.
+
+        Returns:
+            The path.
+        """
+        checkpoint: dict[str, Any] = {
+            "epoch": 0,
+            "global_step": 0,
+            "pytorch-lightning_version": lightning.__version__,
+            "state_dict": self.module.state_dict() | self._thresholds(),
+            "hyper_parameters": dict(self.module.hparams),
+        }
+        self.module.on_save_checkpoint(checkpoint)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            torch.save(checkpoint, temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
+
+
+    def _thresholds(self) -> dict[str, Tensor]:
+        """State of anomalib's post-processor that fits the prompts now set."""
+        prefix = "post_processor."
+        state = {key: value for key, value in self.module.state_dict().items() if key.startswith(prefix)}
+        if not set(self.class_names) <= self._with_own_threshold:
+            # Thresholds and ranges of other prompts, with which the checkpoint was validated.
+            state = {key: torch.full_like(value, math.nan) for key, value in state.items()}
+        if self.threshold is not None:
+            # On a range of 0 to 1 normalising moves the threshold to 0.5, where anomalib expects it.
+            values = {"_image_threshold": self.threshold, "image_min": 0.0, "image_max": 1.0}
+            state |= {f"{prefix}{name}": torch.tensor(value) for name, value in values.items()}
+        return state
+
+
+def _from_checkpoint(path: Path, model: str | None) -> InCTRL | InCTRLv2:
+    settings = read_checkpoint(path).get("hyper_parameters", {})
+    fitting = [name for name, cls in _MODELS.items() if all(key in settings for key in cls.architecture)]
+    if not fitting or (model is not None and model != fitting[0]):
+        found = f"a checkpoint of {fitting[0]}" if fitting else "no checkpoint of InCTRL or InCTRLv2"
+        msg = f"{path}: found {found}{f', expected one of {model}' if model else ''}. Give another file."
+        raise CheckpointError(msg)
+    return _MODELS[fitting[0]].load_from_checkpoint(path, map_location="cpu")  # type: ignore[return-value]
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        found = next((name for name in ("cuda", "mps") if getattr(torch, name).is_available()), "cpu")
+        return torch.device(found)
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        msg = f"device={device!r}: {error}"
+        raise ValueError(msg) from error
+
+
+def _seen(size: tuple[int, int], resize_mode: str, side: int) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the part of a picture ``(H, W)`` that a model of input ``side`` sees."""
+    height, width = size
+    if resize_mode == "squash":
+        return 0, 0, height, width
+    # As torchvision resizes to the shorter side, which is rounded down, and cuts out the centre.
+    shorter = min(size)
+    scaled = [int(side * length / shorter) for length in size]
+    top, left = (round((length - side) / 2) for length in scaled)
+    part = [round(side * own / length) for own, length in zip(size, scaled, strict=True)]
+    return round(top * height / scaled[0]), round(left * width / scaled[1]), part[0], part[1]
