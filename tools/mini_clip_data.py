@@ -8,7 +8,7 @@ designed, which the demonstration trains its heads on); the others have no name 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,8 +21,11 @@ from anomalib_inctrl.demo.defects import KINDS
 from anomalib_inctrl.demo.render import AUXILIARY_CATEGORIES, Sample, render_batch
 from anomalib_inctrl.prompts.sentences import text_prompts
 
-DAMAGED = (False, False, True, True)
+DAMAGED = (False, False, False, False, True, True)
 """Which of the pictures of a product get a defect."""
+
+HELD_OUT_DEFECTS = ("cut", "dent", "thread")
+"""Kinds of defect of the demonstration that are in no training picture, to test on."""
 
 ANY_NAME = "thing"
 """Stands in a caption for a name the text tower has never met."""
@@ -57,7 +60,7 @@ def vocabulary_sentences() -> list[str]:
     """Sentences that hold every word of the captions."""
     names = {*FAMILIES, *PARTS, *_FOLDER, *_FOLDER.values()}
     materials = {REGISTRY[c].material for c in AUXILIARY_CATEGORIES}
-    defects = {*EFFECTS, *(kind.words for kind in KINDS.values())}
+    defects = {*EFFECTS, *(kind.words for name, kind in KINDS.items() if name not in HELD_OUT_DEFECTS)}
     long = [_LONG.format(name="", material=m, defect="", place="") for m in sorted(materials)]
     long += [_LONG.format(name="", material="", defect=d, place="") for d in sorted(defects)]
     long += [_LONG.format(name="", material="", defect="", place=p) for p in _PLACES]
@@ -66,7 +69,7 @@ def vocabulary_sentences() -> list[str]:
 
 
 def draw_episode(rows: int, size: int, seed: tuple[int, ...], device: torch.device) -> Episode:
-    """Draw products with their pictures.
+    """Draw products with their pictures, before augmentation.
 
     Args:
         rows: Number of products `G`; every second one is rendered.
@@ -75,19 +78,16 @@ def draw_episode(rows: int, size: int, seed: tuple[int, ...], device: torch.devi
         device: Where to draw.
 
     Returns:
-        The pictures after augmentation.
+        The pictures.
     """
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     half = rows // 2
     rendered = _rendered(half, size, rng, device)
     drawn = random_pictures(rows - half, list(DAMAGED), size, generator, device)
-    image = torch.cat([rendered.image, drawn.image])
-    mask = torch.cat([rendered.mask, drawn.mask])
-    image, mask = _augment(image, mask, generator)
     return Episode(
-        image,
-        mask,
+        torch.cat([rendered.image, drawn.image]),
+        torch.cat([rendered.mask, drawn.mask]),
         rendered.name + drawn.name,
         rendered.material + [""] * (rows - half),
         rendered.defect + drawn.effect,
@@ -98,7 +98,7 @@ def _rendered(rows: int, size: int, rng: np.random.Generator, device: torch.devi
     samples = []
     for _ in range(rows):
         category = str(rng.choice(AUXILIARY_CATEGORIES))
-        kinds = REGISTRY[category].defects
+        kinds = [kind for kind in REGISTRY[category].defects if kind not in HELD_OUT_DEFECTS]
         style, index = 1 + int(rng.integers(_STYLES)), int(rng.integers(2**31))
         samples += [
             Sample(category, index + i, str(rng.choice(kinds)) if damaged else None, style)
@@ -116,8 +116,18 @@ def _rendered(rows: int, size: int, rng: np.random.Generator, device: torch.devi
     )
 
 
-def _augment(image: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Crop, turn, tint and blur: mostly alike for the pictures of a product, so that they still show one product."""
+def augment(episode: Episode, seed: tuple[int, ...]) -> Episode:
+    """Crop, turn, tint and blur: mostly alike for the pictures of a product, so that they still show one product.
+
+    Args:
+        episode: The pictures; they are left as they are.
+        seed: Decides everything.
+
+    Returns:
+        Another episode with new pictures and masks. A defect may be cropped away.
+    """
+    image, mask = episode.image, episode.mask
+    generator = torch.Generator().manual_seed(int(np.random.default_rng((*seed, 2)).integers(2**62)))
     rows, count = image.shape[:2]
     device = image.device
 
@@ -148,26 +158,28 @@ def _augment(image: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[T
     image = image + (blurred - image) * (uniform(0, 1, rows, 1, 1, 1, 1) * 1.6 - 0.6).clamp(0, 1)
     grain = torch.randn(image.shape, generator=generator).to(device)
     image = image + grain * (uniform(0, 1, rows, 1, 1, 1, 1) * 0.06 - 0.03).clamp(min=0)
-    return image.clamp(0, 1), mask
+    return replace(episode, image=image.clamp(0, 1), mask=mask)
 
 
 @dataclass
 class Captions:
-    """Sentences for the pictures of an episode.
+    """Sentences for some pictures of an episode.
 
     Attributes:
-        caption: One for each picture, `G * N`.
-        match: `(G * N, G * N)` bool; which caption (column) is true of which picture (row).
+        picture: Which pictures have a caption, positions in `G * N`; `C` of them.
+        caption: The captions.
+        match: `(C, C)` bool; which caption (column) is true of which picture (row).
         states: For each product some sentences that call it flawless and as many that call it damaged, `G * 2 * M`.
     """
 
+    picture: list[int]
     caption: list[str]
     match: Tensor
     states: list[str]
 
 
 def draw_captions(episode: Episode, damaged: Tensor, seed: tuple[int, ...], sentences: int = 3) -> Captions:
-    """Draw captions for the pictures of an episode.
+    """Draw captions for one picture of each product that is meant to be flawless, and for one that is not.
 
     Args:
         episode: The pictures.
@@ -180,12 +192,12 @@ def draw_captions(episode: Episode, damaged: Tensor, seed: tuple[int, ...], sent
     """
     rng = np.random.default_rng((*seed, 1))
     place = _places(episode.mask)
-    caption, facts, states = [], [], []
+    picture, caption, facts, states = [], [], [], []
     for row, name in enumerate(episode.name):
         called = _called(name, rng)
         normal, abnormal = text_prompts(called)
         states += [str(s) for pool in (normal, abnormal) for s in rng.choice(pool, sentences)]
-        for column in range(len(DAMAGED)):
+        for column in (0, len(DAMAGED) - 1):
             bad = bool(damaged[row, column])
             called = _called(name, rng)
             fact = [name, bad, episode.defect[row][column] if bad else "", place[row][column] if bad else ""]
@@ -196,11 +208,12 @@ def draw_captions(episode: Episode, damaged: Tensor, seed: tuple[int, ...], sent
                 said = [name, *fact[1:]]
             else:
                 caption.append(str(rng.choice(text_prompts(called)[bad])))
+            picture.append(row * len(DAMAGED) + column)
             facts.append((fact, said))
     match = [
         [all(s is None or s == f for s, f in zip(said, fact, strict=True)) for _, said in facts] for fact, _ in facts
     ]
-    return Captions(caption, torch.tensor(match), states)
+    return Captions(picture, caption, torch.tensor(match), states)
 
 
 def _called(name: str, rng: np.random.Generator) -> str:

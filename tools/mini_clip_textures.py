@@ -15,17 +15,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-FAMILIES = ("grained surface", "striped surface", "chequered surface", "bricked surface")
+FAMILIES = (
+    "grained surface",
+    "striped surface",
+    "chequered surface",
+    "bricked surface",
+    "pebbled surface",
+    "fibrous surface",
+)
 """Names of the textures, in words."""
 
-PARTS = ("grained part", "striped part", "chequered part", "bricked part")
+PARTS = ("grained part", "striped part", "chequered part", "bricked part", "pebbled part", "fibrous part")
 """Names of the parts that are cut from the textures, in words."""
 
 EFFECTS = ("a foreign particle", "a stain", "a hole", "a smeared spot", "a displaced spot", "a rough spot")
 """What a defect does to the surface, in words."""
 
-_VISIBLE = 10 / 255  # as in the demo renderer
+_VISIBLE = 10 / 255  # as in the demo renderer; on a restless surface it takes more to be seen
 _BACKGROUND = EFFECTS.index("a hole")
+_DISPLACED = EFFECTS.index("a displaced spot")
 
 
 class Pictures(NamedTuple):
@@ -96,12 +104,16 @@ def random_pictures(
     clean = ((backdrop + (colour * shade - backdrop) * inside[:, :, None]) * light).clamp(0, 1)
 
     effect = r.integers(len(EFFECTS), rows, count)
+    # Where nothing has a place of its own, nothing can be out of place.
+    orderly = ((family > 0) & (family < 4))[:, None]
+    effect = torch.where(orderly | (effect != _DISPLACED), effect, torch.zeros_like(effect))
     where = _sites(r, inside, size) & torch.tensor(damaged, device=r.device)[None, :, None, None]
     other = _damage(r, clean, (backdrop * light).clamp(0, 1), effect)
-    strength = r.uniform(0.35, 1, rows, count, 1, 1, 1)
+    strength = r.uniform(0.5, 1, rows, count, 1, 1, 1)
     strength = torch.where((effect == _BACKGROUND)[:, :, None, None, None], torch.ones_like(strength), strength)
     broken = clean + (other - clean) * strength * where[:, :, None]
-    mask = ((broken - clean).abs().amax(dim=2) > _VISIBLE) & where
+    level = _VISIBLE + 0.5 * clean.std(dim=(3, 4)).mean(dim=2)[:, :, None, None]
+    mask = ((broken - clean).abs().amax(dim=2) > level) & where
     names = [(PARTS if part else FAMILIES)[kind] for kind, part in zip(family.tolist(), is_part.tolist(), strict=True)]
     return Pictures(
         torch.where(mask[:, :, None], broken, clean),
@@ -126,11 +138,15 @@ def _pose(r: _Random, rows: int, count: int, size: int) -> tuple[Tensor, Tensor]
     return (x * turn.cos() + y * turn.sin()) * zoom, (y * turn.cos() - x * turn.sin()) * zoom
 
 
-def _noise(r: _Random, rows: int, count: int, size: int) -> Tensor:
-    """Noise `(G, N, S, S)` of unit variance; each row has its own spectrum, coarse to fine, often stretched."""
+def _noise(r: _Random, rows: int, count: int, size: int, least: float = 0.0) -> Tensor:
+    """Noise `(G, N, S, S)` of unit variance; each row has its own spectrum, coarse to fine.
+
+    Half of the rows are stretched, or all of them, at least `least` times.
+    """
     fy = torch.fft.fftfreq(size, 1 / size, device=r.device)[:, None]
     fx = torch.fft.rfftfreq(size, 1 / size, device=r.device)[None, :]
     turn, stretch = r.uniform(0, math.pi, rows, 1, 1), r.log_uniform(1, 8, rows, 1, 1) ** r.chance(0.5, rows, 1, 1)
+    stretch = stretch.clamp(min=least)
     along, across = fx * turn.cos() + fy * turn.sin(), (fy * turn.cos() - fx * turn.sin()) * stretch
     frequency = (along.square() + across.square()).sqrt().clamp(min=0.5)
     centre, width = r.log_uniform(1.5, size / 5, rows, 1, 1), r.uniform(0.25, 1, rows, 1, 1)
@@ -159,11 +175,56 @@ def _surface(r: _Random, x: Tensor, y: Tensor, family: Tensor) -> tuple[Tensor, 
     edge = torch.minimum((u - u.floor() - 0.5).abs().neg() + 0.5, (v - v.floor() - 0.5).abs().neg() + 0.5)
     cell = (u.floor() * 12.9898 + line * 78.233 + r.uniform(0, 100, rows, count, 1, 1)).sin() * 437.5453
     bricks = (edge / r.uniform(0.05, 0.15, rows, 1, 1, 1)).clamp(max=1) * 2 - 1
-    pattern = torch.stack([rough, stripes.clamp(-1, 1), checks.clamp(-1, 1), bricks])
+    pebbles, stone = _pebbles(r, x, y, (family == 4).nonzero()[:, 0])
+    fibres, strand = _fibres(r, rough, fine, (family == 5).nonzero()[:, 0])
+    pattern = torch.stack([rough, stripes.clamp(-1, 1), checks.clamp(-1, 1), bricks, pebbles, fibres])
     pattern = pattern[family, torch.arange(rows, device=r.device)]
-    toned = torch.where((family == 3)[:, None, None, None], (cell - cell.floor()) * 3 - 1.5, rough)
+    toned = torch.stack([rough, rough, rough, (cell - cell.floor()) * 3 - 1.5, stone, strand])
+    toned = toned[family, torch.arange(rows, device=r.device)]
     share = r.uniform(0, 0.6, rows, 1, 1, 1)
     return pattern * (1 - share) + fine * share, toned * (1 - share) + fine * share
+
+
+def _pebbles(r: _Random, x: Tensor, y: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Domes around scattered points with a tone each, `(G, N, S, S)`; zero but for the rows `own`."""
+    rows, count, size, _ = x.shape
+    height, tone = torch.zeros_like(x), torch.zeros_like(x)
+    pitch = r.log_uniform(1.5, size / 12, rows, 1, 1, 1)
+    stretch, start = r.log_uniform(1, 2.5, rows, 1, 1, 1), r.uniform(0, 100, rows, count, 1, 1)
+    if not len(own):
+        return height, tone
+    u, v = x[own] * pitch[own] + start[own], y[own] * (pitch * stretch)[own] + start[own]
+    column, line = u.floor(), v.floor()
+    nearest, second, shade = torch.full_like(u, 9.0), torch.full_like(u, 9.0), torch.zeros_like(u)
+    for i in (-1, 0, 1):
+        for j in (-1, 0, 1):
+            seed = (column + i) * 12.9898 + (line + j) * 78.233
+            across, along, hue = ((seed * factor).sin() * 437.5453 for factor in (1.0, 1.7, 2.3))
+            across, along, hue = across - across.floor(), along - along.floor(), hue - hue.floor()
+            distance = (column + i + across - u).square() + (line + j + along - v).square()
+            closer = distance < nearest
+            second = torch.where(closer, nearest, torch.minimum(second, distance))
+            shade = torch.where(closer, hue, shade)
+            nearest = torch.minimum(nearest, distance)
+    height[own] = ((second.sqrt() - nearest.sqrt()) * 3).clamp(max=1) * 2 - 1
+    tone[own] = shade * 3 - 1.5
+    return height, tone
+
+
+def _fibres(r: _Random, rough: Tensor, fine: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Strands that lie across one another, `(G, N, S, S)`; zero but for the rows `own`.
+
+    The strands are crests of stretched noise in some directions, each shown where it is the highest.
+    """
+    count, size = rough.shape[1:3]
+    height, tone = torch.zeros_like(rough), torch.zeros_like(rough)
+    if not len(own):
+        return height, tone
+    layers = torch.stack([_noise(r, len(own), count, size, least=4.0) for _ in range(4)])
+    highest, which = layers.max(dim=0)
+    height[own] = highest - 1
+    tone[own] = which.float() - 1.5 + 0.3 * fine[own]
+    return height, tone
 
 
 def _colour(r: _Random, height: Tensor, tone: Tensor) -> Tensor:

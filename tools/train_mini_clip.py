@@ -25,7 +25,7 @@ from typing import Any
 import open_clip
 import torch
 import torch.nn.functional as F
-from mini_clip_data import DAMAGED, Episode, draw_captions, draw_episode, vocabulary_sentences
+from mini_clip_data import DAMAGED, Episode, augment, draw_captions, draw_episode, vocabulary_sentences
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 
@@ -43,6 +43,8 @@ _SHARPNESS, _MIDDLE = 20.0, 0.2  # what residual against another product counts 
 _LEAST = 0.01  # residuals below are as good as zero
 _TOUCHED = 0.03  # share of a patch that must be damaged for it to count; less is left out
 _SMOOTHING = 0.1  # an encoder this small should not be sure of what it sees
+_APART = 0.7  # cosine of the two states' prototypes above which they are pushed apart
+_VIEWS = 3  # batches, each augmented anew, that are made of the same pictures, since drawing them takes longest
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ class Encoder(nn.Module):
             self.clip.visual.positional_embedding.mul_(0.1)
             self.clip.visual.positional_embedding[1:] += _waves(grid, width)
         self.dense = nn.ModuleList(nn.Linear(width, 1) for _ in self.layers)
+        joint = self.clip.visual.proj.shape[1]
+        self.change = nn.Sequential(nn.Linear(joint, joint), nn.GELU(), nn.Linear(joint, 1))
         # Of the residual read as a logit; the largest of a picture has a level of its own.
         self.slope, self.level, self.peak = (nn.Parameter(torch.tensor(value)) for value in (2.0, -2.5, -2.0))
         self.register_buffer("mean", torch.tensor(CLIP_MEAN)[:, None, None], persistent=False)
@@ -122,14 +126,31 @@ class Encoder(nn.Module):
         return F.normalize(end @ self.clip.text_projection, dim=-1)
 
     def _run(self, transformer: Any, x: Tensor, mask: Tensor | None, taps: list[Tensor]) -> Tensor:
-        batch_first = getattr(transformer, "batch_first", False)
-        x = x if batch_first else x.transpose(0, 1)
-        with torch.autocast(x.device.type, torch.bfloat16):
-            for number, block in enumerate(transformer.resblocks, start=1):
-                x = block(x, attn_mask=mask)
-                if number in self.layers:
-                    taps.append(x if batch_first else x.transpose(0, 1))
-        return x if batch_first else x.transpose(0, 1)
+        for number, block in enumerate(transformer.resblocks, start=1):
+            x = _block(block, x, mask)
+            if number in self.layers:
+                taps.append(x)
+        return x
+
+
+def _block(block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
+    """A block of OpenCLIP's transformer in bfloat16 with a residual stream `(B, P, D)` in float32.
+
+    Written out since the attention of so few tokens, in its library form, takes longer than all the rest on a CPU.
+    """
+
+    def linear(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.linear(y, weight.bfloat16(), bias.bfloat16())
+
+    attention = block.attn
+    y = linear(block.ln_1(x).bfloat16(), attention.in_proj_weight, attention.in_proj_bias)
+    q, k, v = y.unflatten(2, (3, attention.num_heads, attention.head_dim)).permute(2, 0, 3, 1, 4)
+    weight = q @ k.transpose(-1, -2) * attention.head_dim**-0.5
+    weight = (weight if mask is None else weight + mask).softmax(dim=-1).bfloat16()
+    y = (weight @ v).transpose(1, 2).flatten(2)
+    x = x + linear(y, attention.out_proj.weight, attention.out_proj.bias)
+    y = F.gelu(linear(block.ln_2(x).bfloat16(), block.mlp.c_fc.weight, block.mlp.c_fc.bias))
+    return x + linear(y, block.mlp.c_proj.weight, block.mlp.c_proj.bias)
 
 
 @torch.no_grad()
@@ -164,76 +185,109 @@ def losses(encoder: Encoder, episode: Episode, seed: tuple[int, ...]) -> dict[st
 
     Returns:
         `caption`: pictures and captions find each other; `state`: the picture lies nearer to the sentences that call
-        it what it is; `residual`: patches that are damaged, and no others, have nothing like them among the patches of
-        the flawless pictures of the product; `worst`: the same for the patch of a picture that stands out most;
-        `foreign`: no patch has anything like it among those of another product; `dense`: damaged patches are told from
-        others by a linear map; `order`: no term but a figure to watch, the AUROC of the residuals in damaged pictures.
+        it what it is; `apart`: these sentences differ at all; `change`: the difference of the class embeddings of a
+        picture and of flawless pictures of the product tells whether it is damaged; `residual`: patches that are
+        damaged, and no others, have nothing like them among the patches of the flawless pictures; `worst`: the same for
+        the patch of a picture that stands out most; `foreign`: no patch has anything like it among those of another
+        product; `dense`: damaged patches are told from others by a linear map. No terms but figures to watch, AUROCs:
+        `order` of the residuals in damaged pictures, `seen` of the largest residual, `said` of the state.
     """
     rows, count = episode.image.shape[:2]
     patches, image = encoder.encode_image(episode.image.flatten(0, 1))
     share = F.adaptive_avg_pool2d(episode.mask.float(), int(patches.shape[2] ** 0.5)).flatten(2)
     label, known = (share > _TOUCHED).float(), (share == 0) | (share > _TOUCHED)
     damaged = label.amax(dim=2)
+    target = damaged * (1 - 2 * _SMOOTHING) + _SMOOTHING
 
     text = draw_captions(episode, damaged > 0, seed)
     embedding = encoder.encode_text(text.caption + text.states)
     image = F.normalize(image, dim=-1)
     scale = encoder.clip.logit_scale.exp().clamp(max=100)
-    logit = image @ embedding[: rows * count].T * scale
+    logit = image[text.picture] @ embedding[: len(text.caption)].T * scale
     match = text.match.to(logit.device)
     caption = (
         -(_share(match) * logit.log_softmax(1)).sum(1).mean() - (_share(match.T) * logit.T.log_softmax(1)).sum(1).mean()
     )
-    normal, abnormal = F.normalize(embedding[rows * count :].view(rows, 2, -1, image.shape[1]).mean(2), dim=-1).unbind(
-        1
-    )
-    told = 100 * (image.view(rows, count, -1) * (abnormal - normal)[:, None]).sum(-1)
-    state = F.binary_cross_entropy_with_logits(told, damaged * (1 - 2 * _SMOOTHING) + _SMOOTHING)
+    states = embedding[len(text.caption) :].view(rows, 2, -1, image.shape[1]).mean(dim=2)
+    normal, abnormal = F.normalize(states, dim=-1).unbind(dim=1)
+    image = image.view(rows, count, -1)
+    told = 100 * (image * (abnormal - normal)[:, None]).sum(-1)
+    apart = F.relu((normal * abnormal).sum(-1) - _APART).mean()
 
-    patches = patches.unflatten(0, (rows, count))
-    own, others = _residuals(patches)
+    prompts = _prompts(image.device)  # (N, F)
+    flawless = image[:, : prompts.shape[1]]
+    change = encoder.change(10 * ((prompts / prompts.sum(1, keepdim=True)) @ flawless - image)).squeeze(-1)
+
+    own, others = _residuals(patches.unflatten(0, (rows, count)), prompts)
     # In the logarithm with free slope and level, only the order of the residuals matters.
     surprise = (own + _LEAST).log()
     logit, peak = (
         encoder.slope * (s - level) for s, level in ((surprise, encoder.level), (surprise.amax(2), encoder.peak))
     )
     foreign = _SHARPNESS * (others - _MIDDLE)
+    found = sum(
+        head(F.layer_norm(patches[:, n], patches.shape[-1:])).squeeze(-1) for n, head in enumerate(encoder.dense)
+    ).view_as(label)
     defective = known & (damaged[:, :, None] > 0)
     with torch.no_grad():
         order = binary_auroc(own[defective], label[defective].long())
-    found = sum(
-        head(F.layer_norm(patches[:, :, n], patches.shape[-1:])).squeeze(-1) for n, head in enumerate(encoder.dense)
-    )
+        seen, said = (binary_auroc(score.flatten(), damaged.flatten().long()) for score in (peak, told))
     return {
         "caption": caption / 2,
-        "state": state,
+        "state": F.binary_cross_entropy_with_logits(told, target),
+        "apart": apart,
+        "change": F.binary_cross_entropy_with_logits(change, target),
         "residual": _balanced(logit, label, known),
-        "foreign": F.softplus(-foreign).mean(),
         "worst": F.binary_cross_entropy_with_logits(peak, damaged),
+        "foreign": F.softplus(-foreign).mean(),
         "dense": _balanced(found, label, known),
         "order": order,
+        "seen": seen,
+        "said": said,
     }
 
 
-_WEIGHTS = {"caption": 0.1, "state": 0.1, "residual": 1.0, "foreign": 0.1, "worst": 0.2, "dense": 1.0}
+_WEIGHTS = {
+    "caption": 0.1,
+    "state": 0.3,
+    "apart": 1.0,
+    "change": 0.2,
+    "residual": 1.0,
+    "worst": 0.3,
+    "foreign": 0.1,
+    "dense": 1.0,
+}
 
 
 def _share(match: Tensor) -> Tensor:
     return match.float() / match.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-def _residuals(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Residuals against the flawless pictures of the same product, and against those of the next, each `(G, N, P)`.
+def _prompts(device: torch.device) -> Tensor:
+    """Which flawless pictures are prompts of which pictures of a product, `(N, F)` of 0 and 1; as many for each.
 
-    A flawless picture is no prompt of its own.
+    A flawless picture is no prompt of its own, and a damaged one goes without one of them, so that none has more
+    prompts to be like than others.
     """
-    flawless = [n for n, bad in enumerate(DAMAGED) if not bad]
-    own, others = [], []
-    for n in range(len(DAMAGED)):
-        prompts = patches[:, [m for m in flawless if m != n]]
-        own.append(patch_residual(patches[:, n], prompts))
-        others.append(patch_residual(patches[:, n], prompts.roll(1, dims=0)))
-    return torch.stack(own, dim=1), torch.stack(others, dim=1)
+    flawless = DAMAGED.index(True)
+    left_out = torch.arange(len(DAMAGED), device=device) % flawless
+    return 1 - F.one_hot(left_out, flawless).float()
+
+
+def _residuals(patches: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+    """Residuals `(G, N, P)` of `(G, N, L, P, D)` against prompts of the same product, and `(G, 1, P)` of the next."""
+    flawless = prompts.shape[1]
+    tokens = F.normalize(patches, dim=-1).bfloat16().transpose(1, 2)  # (G, L, N, P, D)
+    pool = tokens[:, :, :flawless].flatten(2, 3).transpose(-1, -2)
+
+    def nearest(query: Tensor, pool: Tensor) -> Tensor:
+        """The most similar patch of each prompt, `(G, L, N, P, F)`."""
+        similar = (query.flatten(2, 3) @ pool).unflatten(3, (flawless, -1))
+        return similar.amax(4).unflatten(2, query.shape[2:4]).float()
+
+    own = nearest(tokens, pool).masked_fill(prompts[:, None] == 0, -1.0).amax(4)
+    foreign = nearest(tokens[:, :, :1], pool.roll(1, dims=0)).amax(4)
+    return (1 - own).mean(1) / 2, (1 - foreign).mean(1) / 2
 
 
 def _balanced(logit: Tensor, label: Tensor, known: Tensor) -> Tensor:
@@ -246,7 +300,7 @@ def _balanced(logit: Tensor, label: Tensor, known: Tensor) -> Tensor:
 class Judge:
     """Scores an encoder without trained heads on the auxiliary categories as designed, which it never trains on."""
 
-    def __init__(self, device: torch.device, prompts: int = 4, each: int = 8) -> None:
+    def __init__(self, device: torch.device, prompts: int = 4, each: int = 16) -> None:
         self.prompts, self.cases = prompts, []
         for category in AUXILIARY_CATEGORIES:
             kinds = REGISTRY[category].defects
@@ -293,6 +347,7 @@ class Run:
         )
         self.stage, self.step, self.seconds = 0, 0, 0.0
         self.judge: Judge | None = None
+        self._drawn: tuple[tuple[int, ...], Episode] | None = None
         out.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.is_file():
             state = torch.load(self.checkpoint, map_location=device, weights_only=True)
@@ -342,7 +397,7 @@ class Run:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         seed = (self.seed, self.stage, self.step)
-        terms = losses(self.encoder, draw_episode(stage.rows, stage.size, seed, self.device), seed)
+        terms = losses(self.encoder, augment(self._products(stage), seed), seed)
         loss = sum(weight * terms[key] for key, weight in _WEIGHTS.items())
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -350,6 +405,13 @@ class Run:
         self.optimiser.step()
         self.step += 1
         return {key: float(value.detach()) for key, value in terms.items()}
+
+    def _products(self, stage: Stage) -> Episode:
+        """Pictures of this step; some steps in a row have the same."""
+        seed = (self.seed, self.stage, self.step // _VIEWS)
+        if self._drawn is None or self._drawn[0] != seed:
+            self._drawn = seed, draw_episode(stage.rows, stage.size, seed, self.device)
+        return self._drawn[1]
 
     def _report(self, stage: Stage, means: dict[str, float]) -> None:
         self.judge = self.judge or Judge(self.device)
@@ -389,15 +451,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; one that exists is resumed")
-    parser.add_argument("--images", type=int, default=15_288, help="pictures of 112 px to train on")
-    parser.add_argument("--fine_images", type=int, default=3_600, help="pictures of 240 px to train on afterwards")
+    parser.add_argument("--images", type=int, default=46_176, help="pictures of 112 px to train on")
+    parser.add_argument("--fine_images", type=int, default=50_400, help="pictures of 240 px to train on afterwards")
     parser.add_argument("--seed", type=int, default=0, help="decides weights, pictures and captions")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to train")
     parser.add_argument("--every", type=float, default=240, help="seconds between checkpoints")
     args = parser.parse_args(argv)
 
     run = Run(args.out, args.seed, torch.device(args.device))
-    run.train([Stage(112, 6, 5e-4, False, args.images), Stage(240, 3, 5e-4, True, args.fine_images)], args.every)
+    run.train([Stage(112, 16, 1e-3, False, args.images), Stage(240, 4, 1e-3, True, args.fine_images)], args.every)
     digest = hashlib.sha256(run.weights.read_bytes()).hexdigest()
     print(f"{run.weights}  {run.weights.stat().st_size / 1e6:.2f} MB  sha256 {digest}  {run.seconds:.0f} s")
     return 0

@@ -162,6 +162,54 @@ def test_training_never_draws_unseen_categories_nor_products_as_designed(tool, m
     assert len(drawn) == 6 * 4 * len(data.DAMAGED)
     assert {sample.category for sample in drawn} <= set(AUXILIARY_CATEGORIES)
     assert all(sample.style for sample in drawn)
+    kinds = {sample.defect for sample in drawn if sample.defect}
+    assert len(kinds) > 4
+    assert not kinds & set(data.HELD_OUT_DEFECTS)
+
+
+def test_training_computes_what_the_models_compute(tool, trained):
+    encoder = tool.Encoder()
+    state = trained.clip.state_dict()
+    del state["token_embedding.weight"]
+    encoder.clip.load_state_dict(state, strict=False)
+    with torch.no_grad():
+        encoder.clip.token_embedding.weight[:-1] = trained.clip.token_embedding.weight[encoder.vocabulary]
+    image = torch.rand(2, 3, 240, 240, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
+    wanted = trained.encode_image((image - mean) / std)
+    with torch.no_grad():
+        patches, embedding = encoder.encode_image(image)
+        sentences = text_prompts("gear wheel")[1][:5]
+        text = encoder.encode_text(sentences)
+        wanted_text = F.normalize(trained.clip.encode_text(encoder.tokenizer(sentences)), dim=-1)
+    # The training's blocks run in bfloat16.
+    for found, expected in ((patches, wanted.patches), (embedding, wanted.image), (text, wanted_text)):
+        assert F.cosine_similarity(found, expected, dim=-1).min() > 0.999
+
+
+def test_a_picture_has_as_many_prompts_damaged_or_not_and_never_itself(tool):
+    data = importlib.import_module("mini_clip_data")
+    prompts = tool._prompts(torch.device("cpu"))
+    flawless = data.DAMAGED.index(True)
+    assert not any(data.DAMAGED[:flawless])
+    assert all(data.DAMAGED[flawless:])
+    assert prompts.shape == (len(data.DAMAGED), flawless)
+    assert prompts.sum(dim=1).unique().tolist() == [flawless - 1]
+    assert prompts.diagonal().eq(0).all()
+
+
+def test_residuals_of_training_are_those_of_the_models(tool):
+    tokens = torch.randn(2, 6, 3, 9, 16, generator=torch.Generator().manual_seed(0))
+    prompts = tool._prompts(torch.device("cpu"))
+    own, foreign = tool._residuals(tokens, prompts)
+    for row in range(2):
+        for n in range(6):
+            chosen = tokens[row, :4][prompts[n].bool()]
+            torch.testing.assert_close(
+                own[row, n], patch_residual(tokens[row, n : n + 1], chosen)[0], atol=4e-3, rtol=0
+            )
+        other = patch_residual(tokens[row, :1], tokens[1 - row, :4])
+        torch.testing.assert_close(foreign[row], other, atol=4e-3, rtol=0)
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(tool, tmp_path, monkeypatch):
@@ -172,7 +220,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tool, tmp_path, monkeyp
     def states(out: Path, lengths: list[int]) -> dict[str, torch.Tensor]:
         for length in lengths:
             run = tool.Run(out, 3, torch.device("cpu"))
-            stages = [tool.Stage(32, 2, 1e-3, falls=False, images=length), tool.Stage(48, 2, 1e-3, True, 16)]
+            stages = [tool.Stage(32, 2, 1e-3, falls=False, images=length), tool.Stage(48, 2, 1e-3, True, 24)]
             if length == lengths[-1]:
                 run.train(stages, 1e9)
             else:
@@ -184,7 +232,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tool, tmp_path, monkeyp
     def stop() -> None:
         raise KeyboardInterrupt
 
-    whole, parts = states(tmp_path / "whole", [32]), states(tmp_path / "parts", [16, 32])
+    whole, parts = states(tmp_path / "whole", [60]), states(tmp_path / "parts", [24, 60])
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     restored = mini_clip.read_weights(tmp_path / "parts" / f"{NAME}-{TAG}.safetensors", 49408)
     FrozenCLIP(NAME, None).load_weights(restored, "trained weights")
