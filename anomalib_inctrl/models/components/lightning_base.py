@@ -26,6 +26,7 @@ from anomalib_inctrl.data import GeneralistDataModule
 from anomalib_inctrl.errors import CheckpointError, PromptError
 from anomalib_inctrl.images import read_image
 from anomalib_inctrl.metrics import generalist_evaluator
+from anomalib_inctrl.models.components.export import ExportMixin
 from anomalib_inctrl.preprocessing import CLIPPreProcessor
 from anomalib_inctrl.prompts.selection import create_selector, write_prompt_list
 from anomalib_inctrl.prompts.source import class_name_of, given_prompts, prompt_candidates
@@ -49,7 +50,7 @@ _LIGHTNING_MAX_EPOCHS = 1000
 _ENCODE_BATCH = 32
 
 
-class FewShotMixin(_Base):
+class FewShotMixin(ExportMixin, _Base):
     """Everything that both Lightning modules do alike; to be put before ``AnomalibModule`` in the bases.
 
     anomalib finds models by *direct* subclass of ``AnomalibModule`` only, hence a mixin. A subclass names in
@@ -295,18 +296,33 @@ class FewShotMixin(_Base):
         datamodule = self._datamodule
         candidates = prompt_candidates(datamodule, self.hparams["class_name"])
         self._class_name = class_name_of(datamodule, self.hparams["class_name"])
-        if self.hparams["prompts"] is not None:
-            names = list(candidates) or [name for name in [self._class_name] if name]
-            for name, paths in given_prompts(self.hparams["prompts"], names).items():
-                self._put_prompts(name, paths, key=("given", *paths))
-                candidates.pop(name, None)
+        for name in self._put_named_prompts(list(candidates) or [name for name in [self._class_name] if name]):
+            candidates.pop(name, None)
         for name, paths in candidates.items():
             by_hand = name in self.model.bank and name not in self._collected
             if not (by_hand or name in self._restored_prompts):
                 self._choose_prompts(name, paths)
-        if self.hparams["k_shot"] == 0 and self._class_name and self._class_name not in self.model.bank:
-            self._put_prompts(self._class_name, [], key=("zero-shot",))
+        self._put_text_prompts(self._class_name)
         self._write_prompt_list()
+
+    def _put_named_prompts(self, class_names: Sequence[str]) -> list[str]:
+        """Put the prompts the user named into the bank.
+
+        Args:
+            class_names: Classes of this run.
+
+        Returns:
+            The classes whose images the user named.
+        """
+        named = given_prompts(self.hparams["prompts"], list(class_names)) if self.hparams["prompts"] is not None else {}
+        for name, paths in named.items():
+            self._put_prompts(name, paths, key=("given", *paths))
+        return list(named)
+
+    def _put_text_prompts(self, class_name: str | None) -> None:
+        """With ``k_shot=0`` there are only text prompts, which need no images to choose among."""
+        if self.hparams["k_shot"] == 0 and class_name and class_name not in self.model.bank:
+            self._put_prompts(class_name, [], key=("zero-shot",))
 
     def _choose_prompts(self, class_name: str, candidates: Sequence[Path]) -> None:
         settings = (self.hparams["k_shot"], self.hparams["prompt_selection"], self.hparams["seed"])
