@@ -10,7 +10,7 @@ from anomalib.cli.cli import AnomalibCLI
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "inctrl_v2"
+CONFIGS = Path(__file__).parents[2] / "configs" / "train"
 
 
 def print_config(capsys, *arguments):
@@ -21,7 +21,7 @@ def print_config(capsys, *arguments):
 
 
 def test_command_line_reads_and_writes_the_callbacks(capsys, tmp_path):
-    code, output, _ = print_config(capsys, "--config", CONFIGS / "monitored.yaml")
+    code, output, _ = print_config(capsys, "--config", CONFIGS / "inctrl_v2_monitored.yaml")
     assert code == 0
     monitor, branches, schedule = yaml.safe_load(output)["trainer"]["callbacks"]
     assert [entry["class_path"].rpartition(".")[2] for entry in (monitor, branches, schedule)] == [
@@ -51,7 +51,7 @@ def test_command_line_reads_and_writes_the_callbacks(capsys, tmp_path):
     ],
 )
 def test_command_line_refuses_what_does_not_fit(name, argument, value, capsys, tmp_path):
-    config = yaml.safe_load((CONFIGS / "monitored.yaml").read_text())
+    config = yaml.safe_load((CONFIGS / "inctrl_v2_monitored.yaml").read_text())
     entry = {"class_path": f"anomalib_inctrl.callbacks.{name}", "init_args": {argument: value}}
     config["trainer"]["callbacks"] = [entry]
     (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(config))
@@ -63,7 +63,7 @@ def test_command_line_refuses_what_does_not_fit(name, argument, value, capsys, t
 def test_callbacks_are_built_as_said():
     parser = ArgumentParser()
     parser.add_argument("--callbacks", type=list[Callback])
-    text = (CONFIGS / "monitored.yaml").read_text()
+    text = (CONFIGS / "inctrl_v2_monitored.yaml").read_text()
     parsed = parser.parse_object({"callbacks": yaml.safe_load(text)["trainer"]["callbacks"]})
     monitor, branches, schedule = parser.instantiate_classes(parsed).callbacks
     assert (monitor.every_n_steps, branches.floor) == (5, 0.05)
@@ -73,7 +73,7 @@ def test_callbacks_are_built_as_said():
 
 def test_the_example_is_the_quickstart_with_callbacks():
     monitored, quickstart = (
-        yaml.safe_load((CONFIGS / name).read_text()) for name in ("monitored.yaml", "quickstart.yaml")
+        yaml.safe_load((CONFIGS / name).read_text()) for name in ("inctrl_v2_monitored.yaml", "inctrl_v2_demo.yaml")
     )
     del monitored["trainer"]["callbacks"]
     assert monitored == quickstart

@@ -32,7 +32,7 @@ def run(folder, *arguments):
 def project(tmp_path_factory):
     """A user's folder, in which the quickstart has been trained, on fewer images."""
     folder = tmp_path_factory.mktemp("cli")
-    config = yaml.safe_load((CONFIGS / "inctrl" / "quickstart.yaml").read_text())
+    config = yaml.safe_load((CONFIGS / "train" / "inctrl_demo.yaml").read_text())
     data = config["data"]["init_args"]
     data["auxiliary"][0] |= {"categories": ["gear", "tile"], "options": COUNTS}
     data["targets"][0] |= {"categories": ["washer", "brick"], "options": COUNTS}
@@ -132,7 +132,7 @@ def test_mistakes_are_told_in_a_line(project, checkpoint, tmp_path):
     assert "PromptError: No prompts are set." in output
 
 
-ANOMALIB_CONFIGS = [path for path in sorted(CONFIGS.rglob("*.yaml")) if path.parent.name != "ablations"]
+ANOMALIB_CONFIGS = [path for path in sorted(CONFIGS.rglob("*.yaml")) if path.parent.name not in {"ablations", "data"}]
 
 
 @pytest.mark.parametrize("path", ANOMALIB_CONFIGS, ids=lambda path: path.stem)
