@@ -116,11 +116,15 @@ class FrozenCLIP(nn.Module):
     def encode_image(self, images: Tensor) -> ImageFeatures:
         """Run the image tower once.
 
+        Unless its patch tokens are asked for, the last block is computed for the class token alone, with the others as
+        keys and values.
+
         Args:
             images: Preprocessed images ``(B, 3, H, W)`` of the backbone's own size.
 
         Returns:
-            Features of all ``B`` images.
+            Features of all ``B`` images. In memory the patch tokens lie block by block, ``(L, B, P, D_v)``, as they are
+            read afterwards.
 
         Raises:
             BackboneError: If the images do not have the backbone's size.
@@ -139,15 +143,18 @@ class FrozenCLIP(nn.Module):
         batch_first = getattr(visual.transformer, "batch_first", False)
         x = x if batch_first else x.transpose(0, 1)
         taps: list[Tensor] = []
-        for number, block in enumerate(visual.transformer.resblocks, start=1):
+        *blocks, last = visual.transformer.resblocks
+        for number, block in enumerate(blocks, start=1):
             x = block(x)
             if number in self.layers:
-                taps.append(x if batch_first else x.transpose(0, 1))
-        token = x[:, 0] if batch_first else x[0]
-        return ImageFeatures(
-            patches=torch.stack([tap[:, 1:] for tap in taps], dim=1),
-            image=visual.ln_post(token) @ visual.proj,
-        )
+                taps.append(x[:, 1:] if batch_first else x[1:].transpose(0, 1))
+        if len(blocks) + 1 in self.layers:
+            x = last(x)
+            taps.append(x[:, 1:] if batch_first else x[1:].transpose(0, 1))
+            token = x[:, 0] if batch_first else x[0]
+        else:
+            token = _class_token_after(last, x, token_axis=1 if batch_first else 0)
+        return ImageFeatures(torch.stack(taps).transpose(0, 1), visual.ln_post(token) @ visual.proj)
 
     def text_prototypes(self, class_name: str) -> Tensor:
         """Encode the text prompts of a class name; each name is encoded once and kept.
@@ -231,6 +238,21 @@ class FrozenCLIP(nn.Module):
         for key, value in self.clip.state_dict().items():
             state_dict.setdefault(f"{prefix}clip.{key}", value)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _class_token_after(block: Any, x: Tensor, token_axis: int) -> Tensor:
+    """The class token ``(B, D_v)`` after a transformer block, without the block's output for the other tokens."""
+    from open_clip.transformer import ResidualAttentionBlock
+
+    if type(block) is not ResidualAttentionBlock:  # some other order of operations
+        return block(x).select(token_axis, 0)  # type: ignore[no-any-return]
+    normed = block.ln_1(x)
+    token = x.narrow(token_axis, 0, 1)
+    # Five sixths of a block's work is in what is left out here: queries, output projection and MLP of the patches.
+    token = token + block.ls_1(block.attention(normed.narrow(token_axis, 0, 1), normed, normed))
+    token = token + block.ls_2(block.mlp(block.ln_2(token)))
+    result: Tensor = token.squeeze(token_axis)
+    return result
 
 
 def default_layers(depth: int) -> tuple[int, ...]:

@@ -106,7 +106,9 @@ class PromptBank(nn.Module):
         """
         # A copy outside inference mode: inference tensors could be neither trained with nor loaded into.
         with torch.inference_mode(mode=False), torch.no_grad():
-            entry = _Entry(context.patches.clone(), context.image.clone(), context.prototypes.clone())
+            # In memory block by block, as queries read it.
+            patches = context.patches.transpose(0, 1).clone(memory_format=torch.contiguous_format).transpose(0, 1)
+            entry = _Entry(patches, context.image.clone(), context.prototypes.clone())
         if class_name in self:
             position = self._index.class_names.index(class_name)
             self.entries[position] = entry

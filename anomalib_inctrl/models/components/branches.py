@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -52,10 +53,12 @@ class SemanticBranch(nn.Module):
         Returns:
             S_a ``(B, P)`` in [0, 1]; S_n is one minus it.
         """
-        total = patches.new_zeros(())
+        total = prototypes.new_zeros(())
         for layer in range(patches.shape[1]):
             adapter = self.adapters[layer if len(self.adapters) > 1 else 0]
+            adapted = adapter(patches[:, layer])
             # Under autocast the adapter works in half precision; cosines and softmax do not.
-            cosines = unit(adapter(patches[:, layer]).to(prototypes.dtype)) @ prototypes.transpose(-1, -2)
-            total = total + F.softmax(cosines / self.temperature, dim=-1)[..., 1]
+            with torch.autocast(adapted.device.type, enabled=False):
+                cosines = unit(adapted.to(prototypes.dtype)) @ prototypes.transpose(-1, -2)
+                total = total + F.softmax(cosines / self.temperature, dim=-1)[..., 1]
         return total / patches.shape[1]
