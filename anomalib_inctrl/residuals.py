@@ -61,7 +61,7 @@ def nearest_prompt_similarity(query: Tensor, prompts: Tensor, block_bytes: int =
 
 
 def _largest_product(rows: Tensor, pool: Tensor, columns: int, block_bytes: int) -> Tensor:
-    """Largest product of rows with a pool's columns: ``(R, D)`` with ``(C, D)``, or ``(B, R, D)`` with ``(B, C, D)``."""
+    """Largest product of every row ``(R, D)`` or ``(B, R, D)`` with a pool ``(C, D)`` or ``(B, C, D)``."""
     if torch.compiler.is_compiling():
         # The graph is to hold for any number of queries, and for any number of prompts where they are an input: only
         # prompts that it knows are cut up.
@@ -84,7 +84,7 @@ def _largest_product(rows: Tensor, pool: Tensor, columns: int, block_bytes: int)
 
 
 def _running_maximum(rows: Tensor, pool: Tensor, columns: int) -> Tensor:
-    parts = [(rows @ part.transpose(-1, -2)).amax(dim=-1) for part in pool.split(columns, dim=-2)]
+    parts: list[Tensor] = [(rows @ part.transpose(-1, -2)).amax(dim=-1) for part in pool.split(columns, dim=-2)]
     return reduce(torch.maximum, parts)
 
 
