@@ -25,6 +25,9 @@ class _Command(NamedTuple):
 
 _COMMANDS = {
     "demo": _Command("anomalib_inctrl.demo.run", "Render the demo data, train on half of it, test on the other half."),
+    "convert": _Command(
+        "anomalib_inctrl.data.convert", "Convert a dataset to MVTec AD's layout, or check a converted one."
+    ),
 }
 
 

@@ -2,6 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data for the generalist protocol: train on auxiliary datasets, test on others."""
 
+from anomalib_inctrl.data.datamodules import (
+    AITEX,
+    BENCHMARK_DATAMODULES,
+    CIFAR10,
+    ELPV,
+    MNIST,
+    BrainMRI,
+    HeadCT,
+    KolektorSDD,
+)
 from anomalib_inctrl.data.dataset import GeneralistDataset
 from anomalib_inctrl.data.generalist import GeneralistDataModule
 from anomalib_inctrl.data.items import PromptedBatch, PromptedItem
@@ -9,10 +19,18 @@ from anomalib_inctrl.data.sampler import BalancedSampler, TrainingDraw
 from anomalib_inctrl.data.source import DataSource
 
 __all__ = [
+    "AITEX",
+    "BENCHMARK_DATAMODULES",
+    "CIFAR10",
+    "ELPV",
+    "MNIST",
     "BalancedSampler",
+    "BrainMRI",
     "DataSource",
     "GeneralistDataModule",
     "GeneralistDataset",
+    "HeadCT",
+    "KolektorSDD",
     "PromptedBatch",
     "PromptedItem",
     "TrainingDraw",

@@ -15,6 +15,7 @@ from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.datamodules.base import AnomalibVideoDataModule
 from omegaconf import OmegaConf
 
+from anomalib_inctrl.data.raw import DatasetCard, RawDataset
 from anomalib_inctrl.errors import DatasetError
 
 
@@ -236,7 +237,7 @@ def _choose_categories(source: DataSource, datamodule: AnomalibDataModule, where
     known = _known_categories(cls)
     # Classes of other packages may create their categories; those of anomalib must find them.
     creates = not _is_anomalibs(cls)
-    found = known if creates and known else _categories_on_disk(root, known)
+    found = (_default_categories(cls) or known) if creates and known else _categories_on_disk(root, known)
     wanted = found if source.categories is None else source.categories
     if not wanted:
         msg = (
@@ -245,7 +246,7 @@ def _choose_categories(source: DataSource, datamodule: AnomalibDataModule, where
         )
         raise DatasetError(msg)
     # Some classes keep no folder for a category; then only reading shows what is there.
-    available = wanted if creates and not known else found or known
+    available = (known or wanted) if creates else found or known
     if missing := [name for name in wanted if name not in available]:
         found_there = f"not found in {root}. Available: {_listing(available)}"
         msg = f"{where}.categories: {_listing(missing)} {found_there}."
@@ -254,7 +255,9 @@ def _choose_categories(source: DataSource, datamodule: AnomalibDataModule, where
 
 
 def _known_categories(cls: type[AnomalibDataModule]) -> list[str]:
-    """The category names a dataset's module or package lists in a constant, sorted; empty if it lists none."""
+    """The category names a dataset's card, module or package lists, sorted; empty if none does."""
+    if (card := _card(cls)) is not None:
+        return sorted(card.categories)
     module = cls.__module__
     for name in (module, module.replace(".datamodules.", ".datasets."), module.rpartition(".")[0]):
         try:
@@ -264,6 +267,17 @@ def _known_categories(cls: type[AnomalibDataModule]) -> list[str]:
         for constant in sorted((key for key in contents if key.endswith("CATEGORIES")), key=len):
             return sorted(contents[constant])
     return []
+
+
+def _default_categories(cls: type[AnomalibDataModule]) -> list[str]:
+    """Of several settings that which stands for the whole dataset, such as one-vs-all; empty without such a choice."""
+    card = _card(cls)
+    return [] if card is None else sorted(card.default_categories)
+
+
+def _card(cls: type[AnomalibDataModule]) -> DatasetCard | None:
+    raw = getattr(cls, "raw", None)
+    return raw.card if isinstance(raw, RawDataset) else None
 
 
 def _categories_on_disk(root: Path | None, known: list[str]) -> list[str]:
