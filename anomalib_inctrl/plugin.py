@@ -40,3 +40,16 @@ def _publish(module: ModuleType, classes: Iterable[type]) -> None:
             continue
         setattr(module, name, cls)
         module.__all__.append(name)
+
+
+def register_pipelines(cli_pipelines: ModuleType) -> None:
+    """Add the pipelines to those that anomalib's command line offers; a name of its own is left as it is.
+
+    Args:
+        cli_pipelines: The module ``anomalib.cli.pipelines``, imported.
+    """
+    # Inside: anomalib's pipelines must not be imported while anomalib.models is.
+    from anomalib_inctrl.benchmark import GeneralistBenchmark
+
+    if cli_pipelines.PIPELINE_REGISTRY is not None:
+        cli_pipelines.PIPELINE_REGISTRY.setdefault("generalist", GeneralistBenchmark)

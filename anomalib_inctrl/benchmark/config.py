@@ -1,0 +1,315 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a benchmark runs: YAML, checked before anything else happens."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import anomalib.models
+import yaml
+from anomalib.models import AnomalibModule
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from anomalib_inctrl.data.source import DataSource
+from anomalib_inctrl.errors import BenchmarkError, PretrainedWeightsError
+from anomalib_inctrl.models.components.lightning_base import FewShotMixin
+from anomalib_inctrl.prompts.selection import SELECTORS
+
+TRAINING_CONFIGS = frozenset({".yaml", ".yml"})
+# What the benchmark itself sets, setting by setting.
+_SET_BY_BENCHMARK = ("k_shot", "seed", "class_name", "prompts", "prompt_selection", "weights")
+_STRICT = ConfigDict(extra="forbid")
+
+Target = checked_dataclass(config=_STRICT)(DataSource)
+"""A source of :class:`anomalib_inctrl.data.DataSource`, with its keys checked."""
+
+
+class ModelConfig(BaseModel):
+    """One line of the table.
+
+    Attributes:
+        class_path: ``InCTRL``, ``InCTRLv2``, or any anomalib model: its name, or with its module.
+        init_args: Arguments of the class.
+        weights: For InCTRL and InCTRLv2: a checkpoint, or a training config (``.yaml``) that is run first; or one of
+            them by target. Without, the training-free floor is measured.
+        train_on: For other models: ``"prompts"`` shows the model the same K normal images, ``"all"`` the whole train
+            split, whatever K is.
+        trainer: For other models: arguments of anomalib's engine, such as ``max_epochs``.
+    """
+
+    model_config = _STRICT
+
+    class_path: str
+    init_args: dict[str, Any] = {}
+    weights: str | dict[str, str] | None = None
+    train_on: Literal["prompts", "all"] = "prompts"
+    trainer: dict[str, Any] = {}
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is one of this package's models, which share one pass over the images."""
+        return issubclass(self.load_class(), FewShotMixin)
+
+    @property
+    def takes_k_shot(self) -> bool:
+        """Whether the class is told K, and so may know what to do without images."""
+        return "k_shot" in inspect.signature(self.load_class()).parameters
+
+    def load_class(self) -> type[AnomalibModule]:
+        """Find the class.
+
+        Returns:
+            The class.
+
+        Raises:
+            ValueError: If there is none of that name.
+        """
+        module, _, name = self.class_path.rpartition(".")
+        try:
+            found: Any = getattr(importlib.import_module(module or "anomalib.models"), name, None)
+        except ImportError as error:
+            msg = f"class_path={self.class_path!r}: {error}"
+            raise ValueError(msg) from error
+        if not (inspect.isclass(found) and issubclass(found, AnomalibModule)):
+            known = [item for item in anomalib.models.__all__ if inspect.isclass(getattr(anomalib.models, item, None))]
+            msg = f"class_path={self.class_path!r}: there is no such model. anomalib has {', '.join(sorted(known))}."
+            raise ValueError(msg)
+        return found
+
+    def weights_for(self, target: str) -> str | None:
+        """Weights to judge a target with."""
+        return self.weights.get(target) if isinstance(self.weights, Mapping) else self.weights
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        parameters = inspect.signature(self.load_class()).parameters
+        if unknown := sorted(set(self.init_args) - set(parameters)):
+            msg = f"init_args: {self.class_path} takes no {', '.join(unknown)}. It takes {', '.join(parameters)}."
+            raise ValueError(msg)
+        own = _SET_BY_BENCHMARK if self.ours else ("k_shot", "class_name")
+        if taken := sorted(set(self.init_args) & set(own)):
+            msg = f"init_args: {', '.join(taken)} cannot be given here; the benchmark sets them."
+            raise ValueError(msg)
+        if self.ours and (self.trainer or self.train_on != "prompts"):
+            msg = f"trainer and train_on are for other models; {self.class_path} is trained by a config in weights."
+            raise ValueError(msg)
+        if not self.ours and self.weights is not None:
+            msg = f"weights are for InCTRL and InCTRLv2; {self.class_path} is trained on each target."
+            raise ValueError(msg)
+        return self
+
+
+class RayConfig(BaseModel):
+    """How categories are spread over machines by Ray.
+
+    Attributes:
+        address: Of a running cluster, ``"auto"`` for the one this machine belongs to; None starts one on this machine.
+        cpus: CPU cores of a category.
+        gpus: GPUs of a category; a fraction shares one.
+        retries: How often a category is tried again whose worker died.
+    """
+
+    model_config = _STRICT
+
+    address: str | None = None
+    cpus: Annotated[float, Field(gt=0)] = 1
+    gpus: Annotated[float, Field(ge=0)] = 0
+    retries: Annotated[int, Field(ge=0)] = 3
+
+
+class BenchmarkConfig(BaseModel):
+    """A whole benchmark: every model on every category of every target, for every K and seed.
+
+    Attributes:
+        output: Folder of the results.
+        title: Heading of the report.
+        paths: Names for folders, to be used as ``${paths.NAME}``.
+        models: Lines of the table by name.
+        targets: Datasets to test on by name; all categories where none are named.
+        k_shots: Numbers of prompts; 0 leaves the text prompts alone.
+        seeds: Each decides one draw of prompts, and the training of other models.
+        prompt_selection: How prompts are chosen: ``"random"``, ``"first"`` or ``"representative"``.
+        prompts: Folder ``prompts`` of an earlier benchmark whose lists are used instead.
+        pixel_metrics: Whether maps are measured, where there are masks.
+        examples: Example pictures of each category; half of them flawed.
+        batch_size: Images encoded at a time.
+        num_workers: Processes that read images, for each worker.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        workers: Processes on this machine that categories are spread over, and over its GPUs.
+        ray: Spread categories over machines by Ray instead.
+    """
+
+    model_config = _STRICT
+
+    output: Path
+    title: str = "Generalist benchmark"
+    paths: dict[str, str] = {}
+    models: Annotated[dict[str, ModelConfig], Field(min_length=1)]
+    targets: Annotated[dict[str, Target], Field(min_length=1)]  # type: ignore[valid-type]
+    k_shots: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [1, 2, 4, 8]
+    seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
+    prompt_selection: str = "random"
+    prompts: Path | None = None
+    pixel_metrics: bool = True
+    examples: Annotated[int, Field(ge=0)] = 4
+    batch_size: Annotated[int, Field(gt=0)] = 16
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: Annotated[int, Field(gt=0)] = 1
+    ray: RayConfig | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> BenchmarkConfig:
+        for name, values in (("k_shots", self.k_shots), ("seeds", self.seeds)):
+            if len(set(values)) != len(values):
+                msg = f"{name}={values}: a value stands there twice."
+                raise ValueError(msg)
+        if self.prompt_selection not in SELECTORS:
+            msg = f"prompt_selection={self.prompt_selection!r}: choose one of {sorted(SELECTORS)}."
+            raise ValueError(msg)
+        if self.prompt_selection == "representative" and not all(model.ours for model in self.models.values()):
+            msg = "prompt_selection='representative' looks through InCTRL's backbone; other models can be given lists."
+            raise ValueError(msg)
+        for name, model in self.models.items():
+            if isinstance(model.weights, Mapping) and (absent := sorted(set(self.targets) - set(model.weights))):
+                msg = f"models.{name}.weights: none for the targets {', '.join(absent)}. Give one for each."
+                raise ValueError(msg)
+        return self
+
+    def settings(self, model: str) -> list[tuple[int | None, int]]:
+        """K and seed of every row that a category has of a model; K is None where it does not matter."""
+        entry = self.models[model]
+        if not entry.ours and entry.train_on == "all":
+            return [(None, seed) for seed in self.seeds]
+        shots = [k for k in self.k_shots if k > 0 or entry.takes_k_shot]
+        return [(k, seed) for k in sorted(shots) for seed in sorted(self.seeds)]
+
+    def dump(self) -> str:
+        """The whole config as YAML, defaults included."""
+        content = OmegaConf.create(json.loads(self.model_dump_json()))
+        return OmegaConf.to_yaml(content)
+
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """What finished rows depend on: all but where things lie, how fast, and which rows there are."""
+        targets: dict[str, Any] = {}
+        for name, target in self.targets.items():
+            content: dict[str, Any] = dataclasses.asdict(target)  # type: ignore[call-overload]
+            targets[name] = {key: content[key] for key in ("datamodule", "options", "class_name")}
+        models: dict[str, Any] = {}
+        for name, model in self.models.items():
+            content = json.loads(model.model_dump_json(exclude={"weights"}))
+            content["init_args"] = {key: _digest_if_file(key, value) for key, value in content["init_args"].items()}
+            named = model.weights if isinstance(model.weights, Mapping) else dict.fromkeys(self.targets, model.weights)
+            content["weights"] = {target: _content(path) for target, path in named.items()}
+            models[name] = content
+        rules = {"prompt_selection": self.prompt_selection, "pixel_metrics": self.pixel_metrics}
+        return {"models": models, "targets": targets, "rules": rules | {"prompts": str(self.prompts or "")}}
+
+
+def read_config(source: str | Path | Mapping[str, Any] | BenchmarkConfig, overrides: Sequence[str] = ()) -> BenchmarkConfig:
+    """Read and check a config.
+
+    Args:
+        source: YAML file, its content, or a ready config.
+        overrides: Settings to replace, such as ``workers=4`` or ``paths.data=/data``.
+
+    Returns:
+        The config.
+
+    Raises:
+        BenchmarkError: If the file cannot be read, or does not say what a benchmark needs; the message names the key.
+    """
+    if isinstance(source, BenchmarkConfig) and not overrides:
+        return source
+    where = str(source) if isinstance(source, (str, Path)) else "The config"
+    try:
+        if isinstance(source, BenchmarkConfig):
+            loaded: Any = OmegaConf.create(json.loads(source.model_dump_json()))
+        else:
+            loaded = OmegaConf.load(source) if isinstance(source, (str, Path)) else OmegaConf.create(dict(source))
+        merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
+        content = OmegaConf.to_container(merged, resolve=True)
+    except FileNotFoundError as error:
+        msg = f"{where}: there is no such config file."
+        raise BenchmarkError(msg) from error
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        msg = f"{where} is no config that can be read: {error}"
+        raise BenchmarkError(msg) from error
+    try:
+        return BenchmarkConfig.model_validate(content)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, item['loc'])) or 'config'}: {item['msg']}" for item in error.errors()]
+        msg = "\n".join([f"{where} does not fit:", *lines])
+        raise BenchmarkError(msg) from error
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Tell how the rows of an earlier identity differ from those of a new one; new models and targets are no change.
+
+    Args:
+        old: An earlier :meth:`BenchmarkConfig.identity`.
+        new: A new one.
+
+    Returns:
+        A line for each difference.
+    """
+    lines = []
+    for part in sorted(old.keys() & new.keys()):
+        same_names = sorted(old[part].keys() & new[part].keys())
+        for name in same_names:
+            before, after = _leaves(old[part][name]), _leaves(new[part][name])
+            for key in sorted(before.keys() | after.keys()):
+                # The weights of targets that are not in both say nothing about a row.
+                added = key.startswith("weights.") and (key not in before or key not in after)
+                if before.get(key) != after.get(key) and not added:
+                    path = ".".join(filter(None, (part, name, key)))
+                    lines.append(f"{path}: was {before.get(key)!r}, is {after.get(key)!r}")
+    return lines
+
+
+def _leaves(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping) and value:
+        return {
+            key: leaf
+            for name, inner in value.items()
+            for key, leaf in _leaves(inner, f"{path}.{name}" if path else str(name)).items()
+        }
+    return {path: value}
+
+
+def _digest_if_file(key: str, value: Any) -> Any:
+    return _content(value) if key == "pretrained" and isinstance(value, str) and Path(value).is_file() else value
+
+
+def _content(path: str | None) -> Any:
+    """What lies in a file: a training config as it is, any other as a hash."""
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        msg = f"weights={path}: no such file. Give a checkpoint, or a training config that makes one."
+        raise PretrainedWeightsError(msg)
+    if Path(path).suffix in TRAINING_CONFIGS:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    return _file_hash(path, Path(path).stat().st_mtime_ns)
+
+
+@lru_cache
+def _file_hash(path: str, modified: int) -> str:
+    del modified
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return f"sha256:{digest.hexdigest()[:16]}"

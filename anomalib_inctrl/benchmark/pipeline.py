@@ -1,0 +1,105 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""The generalist benchmark as an anomalib pipeline: ``anomalib generalist --config X.yaml``.
+
+anomalib's command line imports this module whatever it is asked to do, so it imports little itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anomalib.pipelines.components.base import Pipeline, Runner
+from jsonargparse import ArgumentParser, Namespace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from anomalib_inctrl.benchmark.config import BenchmarkConfig
+
+
+class GeneralistBenchmark(Pipeline):
+    """Measure models on many datasets, few-shot and without training on them, and write a report."""
+
+    def run(self, args: Namespace | None = None) -> None:
+        """Run the benchmark that a config describes.
+
+        Args:
+            args: ``config``, the YAML file; ``set``, settings to replace; ``report_only``, to measure nothing.
+
+        Raises:
+            SystemExit: If it cannot start, or something could not be measured; the reason is printed.
+        """
+        from anomalib_inctrl.errors import BenchmarkError
+
+        args = self.get_parser().parse_args() if args is None else args
+        try:
+            config = self._get_args(args)
+            if args.get("report_only"):
+                from anomalib_inctrl.benchmark.run import write_report
+
+                write_report(config)
+            else:
+                run_benchmark(config)
+        except (BenchmarkError, ValueError, FileNotFoundError) as error:
+            sys.exit(f"error: {error}")
+
+    def _get_args(self, args: Namespace | None) -> Any:
+        from anomalib_inctrl.benchmark.config import read_config
+
+        assert args is not None
+        return read_config(str(args.config), [str(item) for item in args.get("set") or []])
+
+    def _setup_runners(self, args: Any) -> list[Runner]:
+        from anomalib_inctrl.benchmark.run import Benchmark
+
+        return [Benchmark(args).runner()]
+
+    @staticmethod
+    def get_parser(parser: ArgumentParser | None = None) -> ArgumentParser:
+        """The command's arguments."""
+        if parser is None:
+            parser = ArgumentParser(description="Measure models on many datasets and write a report.")
+        parser.add_argument("--config", type=str, required=True, help="YAML file that says what to measure")
+        parser.add_argument("--set", type=str, nargs="*", default=[], help="settings to replace, such as workers=4")
+        parser.add_argument("--report_only", type=bool, default=False, help="write the report of what is there")
+        return parser
+
+
+def run_benchmark(
+    config: str | Path | Mapping[str, Any] | BenchmarkConfig, overrides: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Measure what has not been measured yet, and write the report.
+
+    Args:
+        config: YAML file, its content, or a ready :class:`anomalib_inctrl.benchmark.BenchmarkConfig`.
+        overrides: Settings to replace, such as ``workers=4``.
+
+    Returns:
+        The rows of ``results.csv``.
+
+    Raises:
+        BenchmarkError: If the config does not hold, its folder holds rows of another config, or something could not
+            be measured; all else is measured before.
+        DatasetError: If a target does not lie where the config says.
+    """
+    from anomalib_inctrl.benchmark.config import read_config
+    from anomalib_inctrl.benchmark.run import Benchmark
+
+    return Benchmark(read_config(config, overrides)).run()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command ``anomalib-inctrl generalist``.
+
+    Args:
+        argv: Arguments without the program's name.
+
+    Returns:
+        0; it ends the process itself where something fails.
+    """
+    GeneralistBenchmark().run(GeneralistBenchmark.get_parser().parse_args(None if argv is None else list(argv)))
+    return 0

@@ -1,0 +1,132 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a config may say, and what is told apart from what."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+from anomalib.cli.cli import AnomalibCLI
+
+from anomalib_inctrl.benchmark.config import changes, read_config
+from anomalib_inctrl.benchmark.jobs import file_name
+from anomalib_inctrl.errors import BenchmarkError, PretrainedWeightsError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+BENCHMARKS = [path for path in sorted((CONFIGS / "benchmarks").glob("*.yaml")) if not path.name.startswith("demo_")]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_every_config_is_yaml_that_names_itself(path):
+    assert isinstance(yaml.safe_load(path.read_text()), dict)
+    named = [word for word in path.read_text().split() if word.startswith("configs/") and word.endswith(".yaml")]
+    for name in named:
+        assert (CONFIGS.parent / name).is_file(), f"{path} names {name}"
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_benchmark_configs_are_read(path):
+    config = read_config(path)
+    assert config.models
+    assert read_config(yaml.safe_load(config.dump())) == config
+    assert read_config(path, ["workers=3", "output=elsewhere"]).workers == 3
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "train").glob("*.yaml")), ids=lambda path: path.stem)
+def test_training_configs_are_read_by_the_command_line(path, capsys):
+    with pytest.raises(SystemExit) as end:
+        AnomalibCLI(args=["fit", "--config", str(path), "--print_config"])
+    assert end.value.code == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "word"),
+    [
+        (["models", "floor", "init_args", "shots"], 4, "takes no shots"),
+        (["models", "floor", "init_args", "k_shot"], 4, "the benchmark sets them"),
+        (["models", "floor", "class_path"], "InCTRLv9", "no such model"),
+        (["models", "floor", "train_on"], "all", "other models"),
+        (["models", "floor", "weights"], {"Elsewhere": "x.ckpt"}, "none for the targets Demo"),
+        (["models", "floor", "wieghts"], "x.ckpt", "models.floor.wieghts"),
+        (["targets", "Demo", "folder"], "x", "targets.Demo.folder"),
+        (["models", "Padim"], {"class_path": "Padim", "weights": "x.ckpt"}, "trained on each target"),
+        (["k_shots"], [1, 1], "twice"),
+        (["k_shots"], [-1], "k_shots.0"),
+        (["seeds"], [], "seeds"),
+        (["prompt_selection"], "best", "choose one of"),
+        (["workres"], 2, "workres"),
+    ],
+)
+def test_mistakes_are_named(make_config, path, value, word):
+    config = copy.deepcopy(make_config())
+    place = config
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(BenchmarkError, match=word):
+        read_config(config)
+
+
+def test_files_that_are_not_there_are_named(make_config, tmp_path):
+    with pytest.raises(BenchmarkError, match="no such config file"):
+        read_config(tmp_path / "x.yaml")
+    (tmp_path / "broken.yaml").write_text("models: [")
+    with pytest.raises(BenchmarkError, match=r"broken\.yaml"):
+        read_config(tmp_path / "broken.yaml")
+    config = make_config()
+    config["models"]["floor"]["weights"] = str(tmp_path / "nothing.ckpt")
+    with pytest.raises(PretrainedWeightsError, match=r"nothing\.ckpt"):
+        read_config(config).identity()
+
+
+def test_paths_are_named_once(make_config):
+    config = make_config(paths={"results": "here"}, output="${paths.results}/x")
+    assert read_config(config).output == Path("here/x")
+    assert read_config(config, ["paths.results=there"]).output == Path("there/x")
+
+
+def identity(config):
+    return read_config(config).identity()
+
+
+def test_what_decides_results_is_told_apart_from_what_does_not(make_config, tmp_path):
+    config = make_config()
+    old = identity(config)
+    free = make_config(workers=4, batch_size=1, seeds=[0, 7], k_shots=[8], device="auto", output="elsewhere", examples=0)
+    free["targets"] = {"Demo": config["targets"]["Demo"] | {"root": "elsewhere", "categories": ["brick"]}}
+    free["targets"]["Other"] = config["targets"]["Demo"]
+    free["models"] = {"another": config["models"]["floor"], **config["models"]}
+    assert changes(old, identity(free)) == []
+    other_weights = tmp_path / "other.ckpt"
+    other_weights.write_bytes(b"other")
+    for path, value, word in [
+        (["models", "floor", "init_args", "residual_scale"], "full", "models.floor.init_args.residual_scale"),
+        (["models", "floor", "class_path"], "InCTRL", "was 'InCTRLv2', is 'InCTRL'"),
+        (["models", "InCTRL", "weights"], str(other_weights), "models.InCTRL.weights.Demo"),
+        (["targets", "Demo", "options"], {**config["targets"]["Demo"]["options"], "seed": 5}, "options.seed"),
+        (["prompt_selection"], "first", "rules.prompt_selection: was 'random', is 'first'"),
+    ]:
+        changed = copy.deepcopy(config)
+        place = changed
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+        (line,) = changes(old, identity(changed))
+        assert word in line
+
+
+def test_weights_are_known_by_their_content(make_config, checkpoints, tmp_path):
+    config = make_config()
+    copied = tmp_path / "copied.ckpt"
+    copied.write_bytes(Path(checkpoints["InCTRL"]).read_bytes())
+    moved = copy.deepcopy(config)
+    moved["models"]["InCTRL"]["weights"] = str(copied)
+    assert changes(identity(config), identity(moved)) == []
+
+
+def test_names_become_file_names_of_their_own():
+    names = ["a", "a b", "a/b", "a_b", "..", ".", "a%2Fb", "ä", "a:b", "../a"]
+    files = [file_name(name) for name in names]
+    assert len(set(files)) == len(names)
+    assert all(Path(file).name == file and not file.startswith(".") for file in files)

@@ -1,0 +1,120 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""One pass over a category gives what anomalib's engine gives setting by setting."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from anomalib.engine import Engine
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from anomalib_inctrl import InCTRL, InCTRLDemo, InCTRLv2
+from anomalib_inctrl.benchmark import run_benchmark
+from anomalib_inctrl.benchmark.metrics import METRICS
+from anomalib_inctrl.benchmark.one_pass import _branches_computed_once
+from tests.benchmark.conftest import BACKBONE, COUNTS
+
+KEY = ["model", "category", "k_shot", "seed"]
+
+
+@pytest.fixture(scope="module")
+def results(data, checkpoints, tmp_path_factory):
+    """Both models and the floor at several K, zero-shot included."""
+    folder = tmp_path_factory.mktemp("results")
+    floor = {"class_path": "InCTRLv2", "init_args": {"backbone": BACKBONE, "pretrained": None}}
+    config = {
+        "output": str(folder),
+        "models": {name: {"class_path": name, "weights": path} for name, path in checkpoints.items()} | {"floor": floor},
+        "targets": {
+            "Demo": {"datamodule": "InCTRLDemo", "root": str(data), "categories": ["washer"], "options": COUNTS}
+        },
+        "k_shots": [0, 1, 3],
+        "seeds": [0, 2],
+        "batch_size": 4,
+    }
+    return folder, run_benchmark(config)
+
+
+@pytest.mark.parametrize(("k_shot", "seed"), [(0, 0), (1, 2), (3, 0), (3, 2)])
+@pytest.mark.parametrize("name", ["InCTRL", "InCTRLv2", "floor"])
+def test_every_setting_is_what_the_engine_gives(name, k_shot, seed, results, data, checkpoints, tmp_path):
+    folder, table = results
+    kind = InCTRL if name == "InCTRL" else InCTRLv2
+    given = {"weights": checkpoints[name]} if name in checkpoints else {"backbone": BACKBONE, "pretrained": None}
+    model = kind(k_shot=k_shot, seed=seed, visualizer=False, **given)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    engine = Engine(default_root_dir=tmp_path, **quiet)
+    expected = engine.test(model, datamodule=InCTRLDemo(root=data, category="washer", **COUNTS), verbose=False)[0]
+    (row,) = table[(table.model == name) & (table.k_shot == k_shot) & (table.seed == seed)].to_dict("records")
+    for metric in METRICS:
+        assert row[metric] == pytest.approx(expected[metric], abs=1e-5), metric
+    by_engine = pd.read_csv(Path(engine.trainer.default_root_dir) / "scores.csv").set_index("image_path")["score"]
+    scores = pd.read_csv(folder / "scores" / name / "Demo" / "washer.csv")
+    scores = scores[(scores.k_shot == k_shot) & (scores.seed == seed)].set_index("image_path")["score"]
+    assert scores.index.tolist() == sorted(by_engine.index)
+    assert scores.to_list() == pytest.approx(by_engine[scores.index].to_list(), abs=1e-5)
+    listed = (folder / "prompts" / "Demo" / "washer" / f"k{k_shot}_seed{seed}.txt").read_text().split("\n")[:-1]
+    assert listed == model.prompt_files["washer"]
+
+
+def test_metrics_are_those_of_the_saved_scores(results):
+    folder, table = results
+    assert len(table) == 18
+    for (model, k_shot, seed), row in table.set_index(["model", "k_shot", "seed"]).iterrows():
+        scores = pd.read_csv(folder / "scores" / model / "Demo" / "washer.csv")
+        scores = scores[(scores.k_shot == k_shot) & (scores.seed == seed)]
+        assert row["image_AUROC"] == pytest.approx(roc_auc_score(scores.abnormal, scores.score), abs=1e-6)
+        assert row["image_AUPR"] == pytest.approx(average_precision_score(scores.abnormal, scores.score), abs=1e-6)
+        assert (row["normal"], row["abnormal"], row["masks"]) == (5, 6, 11)
+
+
+def test_an_image_is_encoded_once_whatever_is_asked_for(make_config, monkeypatch):
+    from anomalib_inctrl.backbone import FrozenCLIP
+
+    seen = []
+    encode = FrozenCLIP.encode_image
+    monkeypatch.setattr(FrozenCLIP, "encode_image", lambda self, images: seen.append(len(images)) or encode(self, images))
+    config = make_config(k_shots=[1, 2, 4], seeds=[0, 1, 2], examples=0)
+    table = run_benchmark(config)
+    assert len(table) == 3 * 2 * 9
+    lists = {
+        category: {
+            line for file in Path(config["output"]).glob(f"prompts/Demo/{category}/*.txt") for line in file.read_text().split()
+        }
+        for category in ("washer", "brick")
+    }
+    assert sum(seen) == 2 * 11 + sum(map(len, lists.values()))
+
+
+def test_batch_size_changes_nothing(make_config, tmp_path):
+    tables = [
+        run_benchmark(make_config(batch_size=size, output=str(tmp_path / str(size)))).set_index(KEY)[list(METRICS)]
+        for size in (1, 5, 64)
+    ]
+    for table in tables[1:]:
+        pd.testing.assert_frame_equal(table, tables[0], atol=1.1e-6, rtol=0)
+
+
+def test_the_branches_are_computed_once_and_stay_what_they_are():
+    model = InCTRLv2(backbone=BACKBONE, pretrained=None).model
+    calls = []
+    model.dasl_branch.register_forward_hook(lambda *_: None)
+    plain = model.dasl_branch.forward
+    model.dasl_branch.adapters[0].register_forward_hook(lambda *_: calls.append(1))
+    patches = torch.randn(2, len(model.backbone.layers), 16, 32)
+    other = torch.randn(2, len(model.backbone.layers), 16, 32)
+    prototypes = model.backbone.text_prototypes("washer")
+    with torch.inference_mode():
+        expected, expected_other = plain(patches, prototypes), plain(other, prototypes)
+        calls.clear()
+        with _branches_computed_once(model):
+            for _ in range(3):
+                torch.testing.assert_close(model.dasl_branch(patches, prototypes), expected)
+            torch.testing.assert_close(model.dasl_branch(other, prototypes), expected_other)
+        assert len(calls) == 2 * len(model.backbone.layers)
+        calls.clear()
+        model.dasl_branch(patches, prototypes)
+        model.dasl_branch(patches, prototypes)
+        assert len(calls) == 2 * len(model.backbone.layers)
