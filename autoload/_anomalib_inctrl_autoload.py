@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Registers anomalib-inctrl with anomalib as soon as ``anomalib.models`` has been imported.
 
-Anomalib has no entry point for models, so a start-up file (``anomalib_inctrl.pth``, from Python 3.15 on
-``anomalib_inctrl.start``) calls :func:`install` whenever Python starts. This puts one small finder in front of the
+The same is done for its pipeline as soon as ``anomalib.cli.pipelines``, which lists pipelines, has been imported.
+
+Anomalib has no entry point for either, so a start-up file (``anomalib_inctrl.pth``, from Python 3.15 on
+``anomalib_inctrl.start``) calls :func:`install` whenever Python starts. This puts two small finders in front of the
 import system and does nothing else: no import beyond the standard library, none of anomalib. Setting the environment
 variable ``ANOMALIB_INCTRL_AUTOLOAD`` to 0 turns it off.
 """
@@ -14,23 +16,27 @@ import sys
 # True for type checkers; importing `typing`, or what annotations name, would be most of what a Python start pays.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
 _HOST = "anomalib.models"
+_PIPELINES = "anomalib.cli.pipelines"
 _PLUGIN = "anomalib_inctrl"
 _NAMES = ("InCTRL", "InCTRLv2")
 _SWITCH = "ANOMALIB_INCTRL_AUTOLOAD"
 
 
 class _AfterHostImport:
-    """A finder that never finds anything by itself; it hangs the plugin's import behind that of ``anomalib.models``."""
+    """A finder that never finds anything by itself; it hangs something of the plugin's behind a host's import."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str, then: "Callable[[ModuleType], None]") -> None:
+        self.host = host
+        self._then = then
         self._searching = False
 
     def find_spec(self, name: str, *_: object) -> "ModuleSpec | None":
-        if name != _HOST or self._searching:
+        if name != self.host or self._searching:
             return None
         from importlib.util import find_spec
 
@@ -45,7 +51,7 @@ class _AfterHostImport:
         return spec
 
     def _watch(self, spec: "ModuleSpec") -> None:
-        """Let the loader of ``anomalib.models`` load the plugin once it is done, and then be as it was."""
+        """Let the host's loader do what is to follow once it is done, and then be as it was."""
         loader = spec.loader
         execute = getattr(loader, "exec_module", None)
         if loader is None or execute is None:
@@ -56,7 +62,7 @@ class _AfterHostImport:
             vars(loader).pop("exec_module", None)
             if self in sys.meta_path:
                 sys.meta_path.remove(self)
-            _load_plugin(module)
+            self._then(module)
 
         try:
             loader.exec_module = exec_module  # type: ignore[method-assign]
@@ -83,6 +89,17 @@ def _load_plugin(host: "ModuleType") -> None:
         )
 
 
+def _register_pipelines(host: "ModuleType") -> None:
+    """Add the plugin's pipelines to anomalib's list; whatever is wrong with them, ``host`` stays usable."""
+    plugin = sys.modules.get(f"{_PLUGIN}.plugin")
+    if plugin is None:  # why it was not loaded has been said
+        return
+    try:
+        plugin.register_pipelines(host)
+    except Exception as error:  # nothing a plugin does may break anomalib
+        _warn(f"The pipelines of anomalib-inctrl are missing ({type(error).__name__}: {error}). anomalib works without.")
+
+
 def _warn(message: str) -> None:
     import warnings
 
@@ -93,8 +110,10 @@ def _warn(message: str) -> None:
 
 
 def install() -> None:
-    """Put the finder in place, once, unless the environment variable turns it off."""
+    """Put the finders in place, once, unless the environment variable turns them off."""
     if os.environ.get(_SWITCH, "").strip().lower() in {"0", "false", "no", "off"}:
         return
-    if not any(isinstance(finder, _AfterHostImport) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AfterHostImport())
+    present = {finder.host for finder in sys.meta_path if isinstance(finder, _AfterHostImport)}
+    for host, then in ((_PIPELINES, _register_pipelines), (_HOST, _load_plugin)):
+        if host not in present:
+            sys.meta_path.insert(0, _AfterHostImport(host, then))

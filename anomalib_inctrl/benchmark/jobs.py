@@ -89,7 +89,7 @@ class CategoryJob(Job):
         del task_id
         device = _device(self.options.device)
         first = next(iter(self.models.values()))
-        with _quiet():
+        with quiet():
             outcome = self._one_pass(device) if first.ours else self._through_engine(first, device)
         provenance = {
             "device": _device_name(device),
@@ -274,7 +274,7 @@ class JobPlanner(JobGenerator):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the notices of Lightning and anomalib, which would bury the rows."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)

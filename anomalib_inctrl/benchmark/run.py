@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from anomalib_inctrl.benchmark.config import TRAINING_CONFIGS, BenchmarkConfig
-from anomalib_inctrl.benchmark.jobs import CategoryJob, JobPlanner, file_name
+from anomalib_inctrl.benchmark.jobs import CategoryJob, JobPlanner, file_name, quiet
 from anomalib_inctrl.benchmark.metrics import METRICS, TITLES
 from anomalib_inctrl.benchmark.outcome import Outcome
 from anomalib_inctrl.benchmark.report import Report
@@ -109,8 +109,12 @@ class Benchmark:
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(mkdtemp(prefix=f".{config.stem}-", dir=checkpoint.parent))
         try:
-            engine, model, datamodule = Engine.from_config(str(config), default_root_dir=scratch)
-            engine.fit(model, datamodule=datamodule)
+            with quiet():
+                # Targets that the config names are not looked at: here they are measured afterwards.
+                engine, model, datamodule = Engine.from_config(
+                    str(config), default_root_dir=scratch, **{"trainer.limit_val_batches": 0, "trainer.logger": False}
+                )
+                engine.fit(model, datamodule=datamodule)
             Path(str(engine.best_model_path)).replace(checkpoint)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -62,8 +62,9 @@ def assert_registered() -> None:
     assert not hooked(), "the hook stays although its work is done"
 
 
-def hooked() -> bool:
-    return any(type(finder).__module__ == "_anomalib_inctrl_autoload" for finder in sys.meta_path)
+def hooked(host: str = HOST) -> bool:
+    ours = [finder for finder in sys.meta_path if type(finder).__module__ == "_anomalib_inctrl_autoload"]
+    return any(finder.host == host for finder in ours)
 
 
 def cli_output(*arguments: str) -> str:
@@ -143,6 +144,16 @@ def command_line_knows_the_names() -> None:
     for name in ("GeneralistDataModule", "InCTRLDemo"):
         assert "--data." in cli_output("train", "--data.help", name)
     assert "--data.category" in cli_output("test", "--data.help", "MVTecAD")
+
+
+@scenario
+def command_line_knows_the_pipeline() -> None:
+    assert hooked("anomalib.cli.pipelines")
+    output = cli_output("generalist", "--help")
+    assert "--config" in output
+    assert "--report_only" in output
+    assert "generalist" in cli_output("--help")
+    assert not hooked("anomalib.cli.pipelines")
 
 
 @scenario
