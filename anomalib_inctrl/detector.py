@@ -31,11 +31,14 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
 
+from anomalib_inctrl.backbone import ImageFeatures
 from anomalib_inctrl.errors import CheckpointError, PromptError
 from anomalib_inctrl.io import write_picture
 from anomalib_inctrl.models import InCTRL, InCTRLv2
 from anomalib_inctrl.pictures import NamedPicture, Picture, list_pictures
+from anomalib_inctrl.prompts.bank import PromptContext
 from anomalib_inctrl.prompts.source import DEFAULT_CLASS_NAME
+from anomalib_inctrl.residuals import unit
 from anomalib_inctrl.visualization import HeatMap, explanation_sheet, heat_overlay
 from anomalib_inctrl.visualization.visualizer import RESIDUAL_RANGE
 from anomalib_inctrl.weights import read_checkpoint
@@ -43,7 +46,7 @@ from anomalib_inctrl.weights import read_checkpoint
 logger = logging.getLogger(__name__)
 
 # The model whose settings are the more comes first: a checkpoint of it also has all settings of the other.
-_MODELS: dict[str, type[InCTRL] | type[InCTRLv2]] = {"InCTRLv2": InCTRLv2, "InCTRL": InCTRL}
+MODELS: dict[str, type[InCTRL] | type[InCTRLv2]] = {"InCTRLv2": InCTRLv2, "InCTRL": InCTRL}
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,8 +200,8 @@ class Detector:
         batch_size: int = 16,
         threshold: float | None = None,
     ) -> None:
-        if model is not None and model not in _MODELS:
-            msg = f"model={model!r}: there is no such model. Choose one of {list(_MODELS)}."
+        if model is not None and model not in MODELS:
+            msg = f"model={model!r}: there is no such model. Choose one of {list(MODELS)}."
             raise ValueError(msg)
         if batch_size < 1:
             msg = f"batch_size={batch_size}: must be at least 1."
@@ -211,9 +214,7 @@ class Detector:
         elif weights is not None:
             self.module = _from_checkpoint(Path(weights), model)
         else:
-            self.module = _MODELS[model or "InCTRLv2"](
-                backbone=backbone, pretrained=pretrained, resize_mode=resize_mode
-            )
+            self.module = MODELS[model or "InCTRLv2"](backbone=backbone, pretrained=pretrained, resize_mode=resize_mode)
         self.module.eval().to(self._device)
         self.module.model.to(self._device)
         self._with_own_threshold = set(self.class_names)
@@ -307,6 +308,41 @@ class Detector:
         return results
 
     @torch.inference_mode()
+    def held_out_scores(self, images: Picture | Iterable[Picture], class_name: str = DEFAULT_CLASS_NAME) -> list[float]:
+        """Score normal pictures, each with the others as its prompts: a measure of what normal ones get.
+
+        The highest of them is a threshold to start from where no defects are known. Prompts set before stay.
+
+        Args:
+            images: Two or more normal pictures, as in :meth:`set_prompts`.
+            class_name: What they show.
+
+        Returns:
+            One score for each picture, in order.
+
+        Raises:
+            PromptError: If there are fewer than two.
+            ImageFileError: If a file cannot be read; names it.
+            PictureError: If a picture in memory is none; says which.
+        """
+        pictures = list_pictures(images)
+        if len(pictures) < 2:
+            msg = f"images: {len(pictures)} picture cannot be judged by the others; give two or more."
+            raise PromptError(msg)
+        model = self.module.model
+        prepared = torch.cat([self._prepare(picture)[0] for picture in pictures])
+        parts = [model.backbone.encode_image(part.to(self._device)) for part in prepared.split(self.batch_size)]
+        patches, image = torch.cat([part.patches for part in parts]), torch.cat([part.image for part in parts])
+        unit_patches, prototypes = unit(patches), model.backbone.text_prototypes(class_name)
+        scores = []
+        for row in range(len(pictures)):
+            others = [other for other in range(len(pictures)) if other != row]
+            context = PromptContext(unit_patches[others], image[others], prototypes)
+            query = ImageFeatures(patches[row : row + 1], image[row : row + 1])
+            scores.append(float(model.score_features(query, context).score))
+        return scores
+
+    @torch.inference_mode()
     def _judge(self, pictures: Sequence[NamedPicture], class_name: str) -> list[Detection]:
         prepared = [self._prepare(picture) for picture in pictures]
         images = torch.cat([image for image, _ in prepared]).to(self._device)
@@ -389,7 +425,6 @@ class Detector:
             temporary.unlink(missing_ok=True)
         return path
 
-
     def _thresholds(self) -> dict[str, Tensor]:
         """State of anomalib's post-processor that fits the prompts now set."""
         prefix = "post_processor."
@@ -404,14 +439,34 @@ class Detector:
         return state
 
 
-def _from_checkpoint(path: Path, model: str | None) -> InCTRL | InCTRLv2:
+def model_of_checkpoint(path: str | Path) -> str:
+    """Tell which model a checkpoint is of, without running code from it.
+
+    Args:
+        path: Checkpoint.
+
+    Returns:
+        A name in :data:`MODELS`.
+
+    Raises:
+        PretrainedWeightsError: If there is no such file.
+        CheckpointError: If it is damaged, holds code, or is of neither model.
+    """
     settings = read_checkpoint(path).get("hyper_parameters", {})
-    fitting = [name for name, cls in _MODELS.items() if all(key in settings for key in cls.architecture)]
-    if not fitting or (model is not None and model != fitting[0]):
-        found = f"a checkpoint of {fitting[0]}" if fitting else "no checkpoint of InCTRL or InCTRLv2"
-        msg = f"{path}: found {found}{f', expected one of {model}' if model else ''}. Give another file."
+    for name, cls in MODELS.items():
+        if all(key in settings for key in cls.architecture):
+            return name
+    msg = f"{path}: found no checkpoint of InCTRL or InCTRLv2. Give one that training or Detector.save wrote."
+    raise CheckpointError(msg)
+
+
+def _from_checkpoint(path: Path, model: str | None) -> InCTRL | InCTRLv2:
+    found = model_of_checkpoint(path)
+    if model not in {None, found}:
+        msg = f"{path}: found a checkpoint of {found}, expected one of {model}. Leave model out, or give another file."
         raise CheckpointError(msg)
-    return _MODELS[fitting[0]].load_from_checkpoint(path, map_location="cpu")  # type: ignore[return-value]
+    loaded: Any = MODELS[found].load_from_checkpoint(path, map_location="cpu")
+    return loaded  # type: ignore[no-any-return]
 
 
 def _device(device: str | torch.device | None) -> torch.device:

@@ -132,6 +132,18 @@ def test_labels_follow_the_threshold(make_detector, good, queries):
     assert {result.label for result in again} == {True, False}
 
 
+@pytest.mark.parametrize("kind", [InCTRL, InCTRLv2])
+def test_held_out_scores_are_those_of_each_picture_by_the_others(kind, good):
+    detector = Detector(trained(kind), device="cpu", batch_size=2)
+    found = detector.held_out_scores(good[:3], class_name="washer")
+    assert detector.class_names == []
+    for row, score in enumerate(found):
+        detector.set_prompts([path for path in good[:3] if path != good[row]], class_name="washer")
+        assert detector.predict(good[row])[0].score == pytest.approx(score, abs=1e-6)
+    with pytest.raises(PromptError, match="1 picture cannot be judged by the others"):
+        detector.held_out_scores(good[0])
+
+
 def test_several_classes_live_side_by_side(make_detector, good, queries):
     detector = make_detector()
     detector.set_prompts(good[:2], class_name="washer")

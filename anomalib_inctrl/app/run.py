@@ -1,0 +1,120 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Judge pictures in a browser: drop some normal ones, drop the ones to judge, see heat maps and scores.
+
+Nothing is downloaded with the default backbone, the package's demonstration encoder. Real use names OpenCLIP's:
+
+  anomalib-inctrl app --backbone ViT-B-16-plus-240 --pretrained laion400m_e32 --weights trained.ckpt
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import ipaddress
+import os
+import signal
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anomalib_inctrl.demo.run import BACKBONE, PRETRAINED
+from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_LOOPBACK = "127.0.0.1"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve the page until interrupted.
+
+    Args:
+        argv: Arguments of the command.
+
+    Returns:
+        Exit status; 1 where the app cannot start.
+    """
+    args = _parse(argv)
+    if importlib.util.find_spec("gradio") is None:
+        print("The app needs Gradio: pip install 'anomalib-inctrl[app]'", file=sys.stderr)
+        return 1
+    # Set before Gradio is imported: it asks nobody for news, and uploads are removed with the app.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    # A plain kill ends the process by an exception too, so that the folder is removed.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    with tempfile.TemporaryDirectory(prefix="anomalib-inctrl-app-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
+        return _serve(args, Path(folder))
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="anomalib-inctrl app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backbone", default=BACKBONE, help="OpenCLIP model for the training-free floor")
+    parser.add_argument("--pretrained", default=PRETRAINED, help="its pretrained tag, or a weights file")
+    parser.add_argument(
+        "--weights", type=Path, nargs="+", default=[], metavar="CKPT", help="checkpoints to offer: files or folders"
+    )
+    parser.add_argument("--device", help="where to compute, such as cuda:1; an accelerator by default, if there is one")
+    parser.add_argument(
+        "--host", default=_LOOPBACK, help="address to listen on; the default can be reached from this machine only"
+    )
+    parser.add_argument("--port", type=int, default=7860, help="port to listen on")
+    parser.add_argument("--open", action="store_true", help="open the page in this machine's browser")
+    return parser.parse_args(argv)
+
+
+def _serve(args: argparse.Namespace, folder: Path) -> int:
+    from anomalib_inctrl.app.judge import UNTRAINED, Judge
+
+    try:
+        judge = Judge(args.weights, args.backbone, args.pretrained, args.device)
+        judge.detector(judge.models[0], UNTRAINED)  # what is wrong with the backbone is told here, not in the browser
+        _check_port(args.host, args.port)
+    except (BackboneError, CheckpointError, PretrainedWeightsError, ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    from anomalib_inctrl.app.page import CSS, THEME, build_page
+
+    page = build_page(judge, folder)
+    page.queue(max_size=32)
+    if not _is_loopback(args.host):
+        print(f"Listening on {args.host}: whoever reaches this machine can use the app, there is no password.")
+    print(f"http://{args.host}:{args.port}  (end with Ctrl+C)", flush=True)
+    page.launch(
+        server_name=args.host,
+        server_port=args.port,
+        inbrowser=args.open,
+        share=False,
+        quiet=True,
+        max_file_size=judge.limits.megabytes * 2**20,
+        footer_links=[],
+        theme=THEME,
+        css=CSS,
+        ssr_mode=False,
+        mcp_server=False,
+    )
+    return 0
+
+
+def _check_port(host: str, port: int) -> None:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except (OSError, OverflowError) as error:
+        msg = f"Cannot listen on {host}, port {port}: {error}. Choose another with --host and --port."
+        raise OSError(msg) from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,95 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""What may be dropped into the app, checked before a single pixel is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from anomalib_inctrl.errors import ImageFileError
+from anomalib_inctrl.images import IMAGE_SUFFIXES, read_image
+
+# Pillow knows formats whose readers start other programs; what a file is called says nothing about what it is.
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one visitor may ask for.
+
+    Attributes:
+        prompts: Largest number of normal pictures.
+        queries: Largest number of pictures to judge at once.
+        megabytes: Largest size of a file.
+        megapixels: Largest picture.
+        letters: Longest name of a thing.
+    """
+
+    prompts: int = 8
+    queries: int = 64
+    megabytes: int = 20
+    megapixels: int = 40
+    letters: int = 80
+
+
+def check_count(files: Sequence[str] | None, most: int, what: str) -> list[Path]:
+    """Take a list of uploads if its length is right.
+
+    Args:
+        files: Paths of the uploads; None for none.
+        most: Largest number of them.
+        what: What they are, for the message.
+
+    Returns:
+        The paths.
+
+    Raises:
+        ImageFileError: If there are none or too many.
+    """
+    if not files:
+        msg = f"No {what} yet. Drop 1 to {most}."
+        raise ImageFileError(msg)
+    if len(files) > most:
+        msg = f"{len(files)} {what} are too many. Drop 1 to {most}."
+        raise ImageFileError(msg)
+    return [Path(file) for file in files]
+
+
+def check_picture(path: Path, limits: Limits) -> None:
+    """Check that an upload is a picture of a common format and a size that can be worked with.
+
+    Messages say the file's name, not where the server keeps it.
+
+    Args:
+        path: The upload.
+        limits: Largest file and picture.
+
+    Raises:
+        ImageFileError: If it is not.
+    """
+    name = path.name
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        msg = f"{name}: not one of the formats {', '.join(sorted(IMAGE_SUFFIXES))}."
+        raise ImageFileError(msg)
+    size = path.stat().st_size
+    if size > limits.megabytes * 2**20:
+        msg = f"{name}: {size / 2**20:.1f} MB; at most {limits.megabytes} MB are taken."
+        raise ImageFileError(msg)
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            width, height = image.size
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        msg = f"{name}: {size} bytes, not readable as a picture. Replace or remove the file."
+        raise ImageFileError(msg) from error
+    if width * height > limits.megapixels * 1e6:
+        msg = f"{name}: {width} x {height} pixels; at most {limits.megapixels} million are taken. Make it smaller."
+        raise ImageFileError(msg)
+    try:
+        read_image(path)
+    except ImageFileError as error:
+        msg = str(error).replace(str(path), name)
+        raise ImageFileError(msg) from error
