@@ -11,15 +11,16 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 import pandas as pd
-from anomalib.data import AnomalibDataset
+from anomalib.data import AnomalibDataset, DatasetItem
 from anomalib.data.datamodules.base.image import AnomalibDataModule
 from anomalib.data.utils import TestSplitMode, ValSplitMode
 from torchvision.transforms.v2 import Transform
+from torchvision.tv_tensors import Image
 
 from anomalib_inctrl.data.convert import convert
 from anomalib_inctrl.data.manifest import converted_samples, is_converted, samples_table
 from anomalib_inctrl.data.raw import RAW_DATASETS, RawDataset
-from anomalib_inctrl.errors import DatasetError
+from anomalib_inctrl.errors import DatasetError, ImageFileError
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,21 @@ class TableDataset(AnomalibDataset):
         super().__init__()
         self.samples = samples
         self.category = category
+
+    def __getitem__(self, index: int) -> DatasetItem[Image]:
+        """Read an image; see anomalib's dataset.
+
+        Raises:
+            ImageFileError: If it cannot be read; the message names the file.
+        """
+        try:
+            return super().__getitem__(index)
+        except (OSError, SyntaxError) as error:
+            path = self.samples.iloc[index].image_path
+            msg = (
+                f"{path}: the image or its mask is not readable ({error}). Extract it from the dataset's archive again."
+            )
+            raise ImageFileError(msg) from error
 
 
 class ConvertibleDataModule(AnomalibDataModule, ABC):

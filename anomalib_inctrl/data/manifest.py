@@ -99,7 +99,7 @@ def converted_samples(dataset: RawDataset, folder: Path, category: str, *, check
         raise DatasetError(msg)
     images = table[table["split"] != GROUND_TRUTH]
     if check_counts:
-        dataset.check(str(folder), zip(images["split"], images["label"], strict=True))
+        dataset.check(str(folder), images.groupby(["split", "label"]).size().to_dict())
     masks = set(table["path"][table["split"] == GROUND_TRUTH])
     rows = [
         (folder, path, split, label, _mask_of(path, split, label, masks))
@@ -130,7 +130,7 @@ def samples_table(dataset: RawDataset, category: str, rows: list[tuple[Path, str
     ]
     samples = pd.DataFrame(kept, columns=["image_path", "split", "label", "label_index", "mask_path"])
     files = [*samples["image_path"], *filter(None, samples["mask_path"])]
-    if absent := [path for path in files if not Path(path).is_file() or not Path(path).stat().st_size]:
+    if absent := [path for path in files if not _has_content(path)]:
         msg = (
             f"{dataset.card.name}: {len(absent)} of {len(files)} files are missing or empty, the first is {absent[0]}. "
             "Copy or extract the dataset again."
@@ -138,6 +138,13 @@ def samples_table(dataset: RawDataset, category: str, rows: list[tuple[Path, str
         raise DatasetError(msg)
     samples.attrs["task"] = dataset.card.task
     return samples
+
+
+def _has_content(path: str) -> bool:
+    try:
+        return Path(path).stat().st_size > 0
+    except OSError:
+        return False
 
 
 def _mask_of(path: str, split: str, label: str, masks: set[str]) -> str:

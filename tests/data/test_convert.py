@@ -193,6 +193,24 @@ def test_killed_at_any_time_it_leaves_all_or_nothing(tmp_path):
     assert unfinished  # otherwise nothing was tested
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forks")
+def test_several_processes_may_ask_at_once(tmp_path):
+    dataset, root = RAW_DATASETS["KolektorSDD"], WRITERS["KolektorSDD"](tmp_path / "raw")
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if not child:
+            try:
+                convert(dataset, root, tmp_path / "out", check_counts=False, console=QUIET)
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert differences(dataset, tmp_path / "out", dataset.scan(root, check_counts=False)) == []
+    assert leftovers(tmp_path) == set()
+
+
 def run(capsys, *arguments):
     status = main([str(argument) for argument in arguments])
     captured = capsys.readouterr()

@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import Resize
 from anomalib_inctrl.data import BENCHMARK_DATAMODULES, DataSource, GeneralistDataModule
 from anomalib_inctrl.data.convert import convert
 from anomalib_inctrl.data.raw import RAW_DATASETS
-from anomalib_inctrl.errors import DatasetError
+from anomalib_inctrl.errors import DatasetError, ImageFileError
 from anomalib_inctrl.prompts.source import class_name_of, prompt_candidates
 from tests.data.raw_trees import WRITERS, write_raw
 
@@ -210,6 +210,14 @@ def test_lost_files_and_other_datasets_are_named(raw, tmp_path):
         DatasetError, match=rf"1 of \d+ files are missing or empty, the first is {re.escape(str(lost))}"
     ):
         ready(build("KolektorSDD", root))
+
+
+def test_a_truncated_picture_is_named(raw):
+    datamodule = ready(build("HeadCT", raw("HeadCT")))
+    path = Path(datamodule.test_data.samples.image_path[0])
+    path.write_bytes(path.read_bytes()[:80])
+    with pytest.raises(ImageFileError, match=re.escape(str(path))):
+        datamodule.test_data[0]
 
 
 def test_notes_are_logged(raw, caplog):

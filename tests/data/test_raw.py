@@ -131,6 +131,16 @@ def test_aitex_half_extracted(tmp_path):
         scan("AITEX", root)
 
 
+def test_aitex_masks_half_extracted(tmp_path):
+    _full_aitex(tmp_path)
+    masks = sorted((tmp_path / "Mask_images").iterdir())
+    masks[0].unlink()
+    scan("AITEX", tmp_path, check_counts=True)  # one picture of the original has none
+    masks[1].unlink()
+    with pytest.raises(DatasetError, match="2 pictures in Defect_images without a mask"):
+        scan("AITEX", tmp_path, check_counts=True)
+
+
 def test_aitex_masks_without_pictures(tmp_path):
     root = WRITERS["AITEX"](tmp_path)
     (root / "Defect_images" / "0044_019_04.png").unlink()

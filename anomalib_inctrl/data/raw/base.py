@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -151,7 +151,7 @@ class RawDataset(ABC):
         found = self._scan(root, check_counts=check_counts)
         records = sorted(_unique_names(found.records), key=lambda record: natural_key(record.path))
         if check_counts:
-            self.check(f"{self.card.name} in {root}", ((record.split, record.label) for record in records))
+            self.check(f"{self.card.name} in {root}", Counter((record.split, record.label) for record in records))
         return replace(found, records=records)
 
     @abstractmethod
@@ -183,23 +183,23 @@ class RawDataset(ABC):
         del category
         return label == GOOD
 
-    def check(self, where: str, pictures: Iterable[tuple[str, str]]) -> None:
+    def check(self, where: str, counts: Mapping[tuple[str, str], int]) -> None:
         """Compare counts with those of the whole dataset.
 
         Args:
             where: What is counted, for the error.
-            pictures: Split and label of each picture.
+            counts: Number of pictures by split and label.
 
         Raises:
             DatasetError: If they differ; the message names each difference.
         """
-        counts: Counter[tuple[str, str]] = Counter()
-        for split, label in pictures:
-            counts[split, label] += 1
-            if label != GOOD:
-                counts[split, ABNORMAL] += 1
-        found = {key: counts[key] for key in self.card.expected}
-        self._compare(where, {" ".join(key): (found[key], allowed) for key, allowed in self.card.expected.items()})
+
+        def count(split: str, label: str) -> int:
+            if label != ABNORMAL:
+                return counts.get((split, label), 0)
+            return sum(number for (part, kind), number in counts.items() if part == split and kind != GOOD)
+
+        self._compare(where, {" ".join(key): (count(*key), allowed) for key, allowed in self.card.expected.items()})
 
     @staticmethod
     def _compare(where: str, counts: Mapping[str, tuple[int, tuple[int, ...]]]) -> None:

@@ -86,13 +86,6 @@ class RawAITEX(RawDataset):
         files = {name: image_files(folder) for name, folder in folders.items()}
         if empty := [name for name, found in files.items() if not found]:
             raise self.missing(root, f"there are no pictures in {', '.join(empty)}")
-        if check_counts:
-            found = {name: len(files[name]) for name in ("Defect_images", "NODefect_images")}
-            allowed = {"Defect_images": (105, 106), "NODefect_images": (140, 141)}
-            self._compare(
-                f"{self.card.name} in {root}",
-                {f"pictures in {name}": (count, allowed[name]) for name, count in found.items()},
-            )
         normal = [
             record
             for path in files["NODefect_images"]
@@ -101,6 +94,14 @@ class RawAITEX(RawDataset):
         masks: dict[str, list[Path]] = {}
         for path in files["Mask_images"]:
             masks.setdefault(path.stem.partition("_mask")[0], []).append(path)
+        if check_counts:
+            without = sum(path.stem not in masks for path in files["Defect_images"])
+            counts = {
+                "pictures in NODefect_images": (len(files["NODefect_images"]), (140, 141)),
+                "pictures in Defect_images": (len(files["Defect_images"]), (105, 106)),
+                "pictures in Defect_images without a mask": (without, (0, 1)),
+            }
+            self._compare(f"{self.card.name} in {root}", counts)
         notes, abnormal = [], []
         for path in files["Defect_images"]:
             tiles = self._abnormal_tiles(root, path, masks.get(path.stem, []))
