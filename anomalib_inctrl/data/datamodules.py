@@ -6,6 +6,7 @@ Nothing is downloaded. Roots are folders of the data as its authors hand it out,
 convert``.
 """
 
+import errno
 import logging
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -143,7 +144,9 @@ class ConvertibleDataModule(AnomalibDataModule, ABC):
         logger.info("Converting %s to %s.", self.root, self.converted_root)
         try:
             notes = convert(dataset, self.root, self.converted_root, check_counts=self.check_counts)
-        except PermissionError as error:
+        except OSError as error:
+            if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
+                raise
             msg = (
                 f"{self.converted_root} cannot be written ({error}). Convert to a folder of your own with "
                 f"`anomalib-inctrl convert {dataset.card.name} --root {self.root} --out FOLDER`, and give that as root."

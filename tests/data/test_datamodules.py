@@ -1,5 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import inspect
 import logging
 import os
@@ -226,15 +227,26 @@ def test_notes_are_logged(raw, caplog):
     assert "0100_025_08.png is left out" in caplog.text
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="permissions do not bind this user")
-def test_read_only_folder_names_the_command(raw, tmp_path):
-    root = raw("KolektorSDD")
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(DatasetError, match="anomalib-inctrl convert KolektorSDD"):
-            ready(build("KolektorSDD", root))
-    finally:
-        tmp_path.chmod(0o700)
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_read_only_folder_names_the_command(number, raw, monkeypatch):
+    def refuse(path, *args, **kwargs):
+        raise OSError(number, os.strerror(number), str(path))
+
+    datamodule = build("KolektorSDD", raw("KolektorSDD"))
+    monkeypatch.setattr("anomalib_inctrl.data.convert.FileLock", refuse)
+    with pytest.raises(DatasetError, match=r"cannot be written.*anomalib-inctrl convert KolektorSDD"):
+        ready(datamodule)
+
+
+def test_other_errors_of_the_disk_are_not_disguised(raw, monkeypatch):
+    def fail(path, *args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    datamodule = build("KolektorSDD", raw("KolektorSDD"))
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match="No space left"):
+        ready(datamodule)
+    assert not datamodule.converted_root.exists()
 
 
 @pytest.mark.parametrize("name", NAMES)
