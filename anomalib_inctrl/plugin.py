@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from anomalib import data, models
 
 from anomalib_inctrl.data import BENCHMARK_DATAMODULES, GeneralistDataModule
-from anomalib_inctrl.demo import InCTRLDemo
+from anomalib_inctrl.demo import InCTRLDemo, ScikitDigits
 from anomalib_inctrl.models import InCTRL, InCTRLv2
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 MODELS = (InCTRL, InCTRLv2)
-DATAMODULES = (GeneralistDataModule, InCTRLDemo, *BENCHMARK_DATAMODULES)
+DATAMODULES = (GeneralistDataModule, InCTRLDemo, ScikitDigits, *BENCHMARK_DATAMODULES)
 
 
 def register() -> None:

@@ -6,6 +6,7 @@ A demonstration, not a benchmark: what holds on these pictures need not hold on 
 """
 
 from anomalib_inctrl.demo.datamodule import InCTRLDemo
+from anomalib_inctrl.demo.digits import ScikitDigits
 from anomalib_inctrl.demo.render import (
     AUXILIARY_CATEGORIES,
     CATEGORIES,
@@ -26,6 +27,7 @@ __all__ = [
     "InCTRLDemo",
     "RenderedBatch",
     "Sample",
+    "ScikitDigits",
     "render_batch",
     "render_category",
 ]

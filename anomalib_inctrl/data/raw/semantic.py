@@ -25,7 +25,7 @@ from anomalib_inctrl.data.raw.base import DatasetCard, RawDataset, Record, Scan
 _SPLITS = {"train": True, "test": False}
 
 
-class _Semantic(RawDataset):
+class SemanticDataset(RawDataset):
     """Pictures that come in arrays, labelled by what they show.
 
     Attributes:
@@ -38,9 +38,11 @@ class _Semantic(RawDataset):
     _folder: ClassVar[str]
 
     def is_normal(self, category: str, label: str) -> bool:
+        """Whether a label is among the normal ones of the category."""
         return label in self.normal.get(category, {category})
 
     def read(self, base: Path, record: Record) -> Image.Image:
+        """Take the picture of a record from its array."""
         pixels, _ = self._arrays(base, record.split)
         return Image.fromarray(pixels[record.index])
 
@@ -76,14 +78,14 @@ class _Semantic(RawDataset):
         """Pictures ``(N, H, W)`` or ``(N, H, W, 3)`` and class numbers of a split."""
 
 
-_DIGITS = tuple(f"digit_{digit}" for digit in range(10))
+DIGITS = tuple(f"digit_{digit}" for digit in range(10))
 
 
-class RawMNIST(_Semantic):
+class RawMNIST(SemanticDataset):
     """MNIST: handwritten digits, 28 x 28 pixels, grey."""
 
-    labels = _DIGITS
-    normal = {"even_digit": frozenset(_DIGITS[::2])}  # noqa: RUF012
+    labels = DIGITS
+    normal = {"even_digit": frozenset(DIGITS[::2])}  # noqa: RUF012
     _folder = "digits"
     card = DatasetCard(
         name="MNIST",
@@ -101,9 +103,9 @@ class RawMNIST(_Semantic):
             "  MNIST/raw/t10k-images-idx3-ubyte\n"
             "  MNIST/raw/t10k-labels-idx1-ubyte"
         ),
-        categories=(*_DIGITS, "even_digit"),
-        default_categories=_DIGITS,
-        folders=dict.fromkeys((*_DIGITS, "even_digit"), "digits"),
+        categories=(*DIGITS, "even_digit"),
+        default_categories=DIGITS,
+        folders=dict.fromkeys((*DIGITS, "even_digit"), "digits"),
         expected={
             **{
                 ("train", f"digit_{digit}"): (count,)
@@ -141,7 +143,7 @@ _OBJECTS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hor
 _ANIMALS = frozenset({"bird", "cat", "deer", "dog", "frog", "horse"})
 
 
-class RawCIFAR10(_Semantic):
+class RawCIFAR10(SemanticDataset):
     """CIFAR-10: ten classes of natural images, 32 x 32 pixels.
 
     The raw files are pickles, which could run code when read. Only files with torchvision's checksums are.
