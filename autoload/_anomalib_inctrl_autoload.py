@@ -97,7 +97,9 @@ def _register_pipelines(host: "ModuleType") -> None:
     try:
         plugin.register_pipelines(host)
     except Exception as error:  # nothing a plugin does may break anomalib
-        _warn(f"The pipelines of anomalib-inctrl are missing ({type(error).__name__}: {error}). anomalib works without.")
+        _warn(
+            f"The pipelines of anomalib-inctrl are missing, anomalib works without ({type(error).__name__}: {error})."
+        )
 
 
 def _warn(message: str) -> None:

@@ -56,7 +56,8 @@ class RawOutputs(Callback):
         found = batch if outputs is None else outputs
         anomaly_map = None if found.anomaly_map is None else _plain(found.anomaly_map).flatten(0, -3)
         # As anomalib's post-processor does where a model gives a map alone.
-        score = anomaly_map.flatten(1).amax(dim=1) if found.pred_score is None else _plain(found.pred_score).flatten()
+        by_map = found.pred_score is None and anomaly_map is not None
+        score = anomaly_map.flatten(1).amax(dim=1) if by_map else _plain(found.pred_score).flatten()  # type: ignore[union-attr]
         self.paths += found.image_path
         self.scores.append(score)
         self.labels.append(_plain(found.gt_label).bool().flatten())
@@ -139,8 +140,8 @@ def _train_only_on(datamodule: AnomalibDataModule, images: Sequence[Path]) -> No
     chosen = {str(path) for path in images}
     whole_setup = datamodule._setup
 
-    def setup(stage: str | None = None) -> None:
-        whole_setup(stage)
+    def setup(_stage: str | None = None) -> None:
+        whole_setup(_stage)
         paths = datamodule.train_data.samples["image_path"]
         datamodule.train_data.subsample([row for row, path in enumerate(paths) if str(path) in chosen], inplace=True)
 

@@ -32,8 +32,10 @@ TRAINING_CONFIGS = frozenset({".yaml", ".yml"})
 _SET_BY_BENCHMARK = ("k_shot", "seed", "class_name", "prompts", "prompt_selection", "weights")
 _STRICT = ConfigDict(extra="forbid")
 
-Target = checked_dataclass(config=_STRICT)(DataSource)
-"""A source of :class:`anomalib_inctrl.data.DataSource`, with its keys checked."""
+
+@checked_dataclass(config=_STRICT)
+class Target(DataSource):
+    """A dataset to test on: a :class:`anomalib_inctrl.data.DataSource` with its keys checked."""
 
 
 class ModelConfig(BaseModel):
@@ -157,7 +159,7 @@ class BenchmarkConfig(BaseModel):
     title: str = "Generalist benchmark"
     paths: dict[str, str] = {}
     models: Annotated[dict[str, ModelConfig], Field(min_length=1)]
-    targets: Annotated[dict[str, Target], Field(min_length=1)]  # type: ignore[valid-type]
+    targets: Annotated[dict[str, Target], Field(min_length=1)]
     k_shots: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [1, 2, 4, 8]
     seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
     prompt_selection: str = "random"
@@ -205,7 +207,7 @@ class BenchmarkConfig(BaseModel):
         """What finished rows depend on: all but where things lie, how fast, and which rows there are."""
         targets: dict[str, Any] = {}
         for name, target in self.targets.items():
-            content: dict[str, Any] = dataclasses.asdict(target)  # type: ignore[call-overload]
+            content: dict[str, Any] = dataclasses.asdict(target)
             targets[name] = {key: content[key] for key in ("datamodule", "options", "class_name")}
         models: dict[str, Any] = {}
         for name, model in self.models.items():
@@ -218,7 +220,9 @@ class BenchmarkConfig(BaseModel):
         return {"models": models, "targets": targets, "rules": rules | {"prompts": str(self.prompts or "")}}
 
 
-def read_config(source: str | Path | Mapping[str, Any] | BenchmarkConfig, overrides: Sequence[str] = ()) -> BenchmarkConfig:
+def read_config(
+    source: str | Path | Mapping[str, Any] | BenchmarkConfig, overrides: Sequence[str] = ()
+) -> BenchmarkConfig:
     """Read and check a config.
 
     Args:

@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -113,7 +113,8 @@ class CategoryJob(Job):
         labels = dataset.samples["label_index"]
         check_both_kinds(int((labels == 0).sum()), int((labels == 1).sum()), self.where)
         modules = _load(
-            tuple((name, model.model_dump_json(), self.weights.get(name)) for name, model in self.models.items()), device
+            tuple((name, model.model_dump_json(), self.weights.get(name)) for name, model in self.models.items()),
+            device,
         )
         return measure_category(
             modules,
@@ -144,7 +145,7 @@ class CategoryJob(Job):
             pixel_metrics=self.options.pixel_metrics,
         )
         outcome.rows = [row | {"model": name} for row in outcome.rows]
-        outcome.scores = {name: lines for lines in outcome.scores.values()}
+        outcome.scores = {name: next(iter(outcome.scores.values()))}
         return outcome
 
     def _parts(self) -> dict[str, AnomalibDataset]:
@@ -163,7 +164,7 @@ class CategoryJob(Job):
         return choose
 
     @staticmethod
-    def collect(results: list[Outcome]) -> list[dict[str, Any]]:  # type: ignore[override]
+    def collect(results: list[Outcome]) -> list[dict[str, Any]]:
         """All rows of several outcomes."""
         return [row for outcome in results for row in outcome.rows]
 
@@ -216,7 +217,9 @@ class JobPlanner(JobGenerator):
                 )
         return found
 
-    def generate_jobs(self, args: dict[str, Any] | None = None, prev_stage_result: Any = None) -> Iterator[CategoryJob]:
+    def generate_jobs(
+        self, args: dict[str, Any] | None = None, prev_stage_result: Any = None
+    ) -> Generator[Job, None, None]:
         """Yield what has not been measured, category by category.
 
         Args:

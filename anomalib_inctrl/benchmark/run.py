@@ -70,7 +70,8 @@ class Benchmark:
             self.folder.close()
         if self.failures:
             lines = "\n".join(f"  {name}: {reason}" for name, reason in self.failures.items())
-            msg = f"{len(self.failures)} of {len(jobs)} could not be measured, all else is in {self.folder.path}:\n{lines}"
+            failed = f"{len(self.failures)} of {len(jobs)}"
+            msg = f"{failed} could not be measured, all else is in {self.folder.path}:\n{lines}"
             raise BenchmarkError(msg)
         return table
 

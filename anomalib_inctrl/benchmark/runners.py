@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from functools import partial
 from threading import Thread
 from typing import Any
 
@@ -42,7 +43,7 @@ class StreamingRunner(Runner):
         super().__init__(generator)
         self.receive = receive
 
-    def run(self, args: dict[str, Any] | None = None, prev_stage_results: Any = None) -> None:  # type: ignore[override]
+    def run(self, args: dict[str, Any] | None = None, prev_stage_results: Any = None) -> None:
         """Run all jobs.
 
         Args:
@@ -83,11 +84,10 @@ class SerialRunner(StreamingRunner):
     def stream(self, jobs: Sequence[CategoryJob]) -> Iterator[tuple[CategoryJob, Result]]:
         """Run jobs and yield each as it ends."""
         for job in jobs:
-            report = self.progress
-            told = replace(job, progress=lambda done, job=job: report(job, done)) if report is not None else job
+            told = job if self.progress is None else replace(job, progress=partial(self.progress, job))
             try:
                 result: Result = told.run()
-            except Exception as error:  # noqa: BLE001  # whatever it is, the other categories can be measured
+            except Exception as error:  # whatever it is, the other categories can be measured
                 result = error
             yield job, result
 

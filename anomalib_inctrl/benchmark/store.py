@@ -2,15 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The folder of a benchmark: what is in it is finished, whatever happened to the run that wrote it.
 
-    results.csv          a line per model, target, category, K and seed; written anew whenever a category is done
-    rows/                the same lines, a file per model and category: what a resumed run reads
-    prompts/             the prompts' paths, a list per category, K and seed
-    scores/              raw scores of all test images, a file per model and category
-    examples/            pictures
-    weights/             checkpoints of training configs
-    config.yaml          the config as it was run, defaults included
-    identity.json        what finished rows depend on, to tell a changed config from a resumed one
-    report.md, report.html
+results.csv          a line per model, target, category, K and seed; written anew whenever a category is done
+rows/                the same lines, a file per model and category: what a resumed run reads
+prompts/             the prompts' paths, a list per category, K and seed
+scores/              raw scores of all test images, a file per model and category
+examples/            pictures
+weights/             checkpoints of training configs
+config.yaml          the config as it was run, defaults included
+identity.json        what finished rows depend on, to tell a changed config from a resumed one
+report.md, report.html
 """
 
 from __future__ import annotations
@@ -134,9 +134,7 @@ class ResultsFolder:
             for model in self.config.models
             for setting in self.config.settings(model)
         }
-        rows = {
-            (row["model"], row["target"], row["category"], *_setting(row)): row for row in self._all_rows()
-        }
+        rows = {(row["model"], row["target"], row["category"], *_setting(row)): row for row in self._all_rows()}
         kept = [rows[key] for key in order if key in rows]
         text = _to_csv(kept, COLUMNS)
         write_whole(self.path / "results.csv", text)

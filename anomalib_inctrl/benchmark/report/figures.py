@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from anomalib_inctrl.benchmark.report.tables import Cell
 
@@ -35,7 +36,7 @@ def curves(lines: Mapping[str, Sequence[Cell]], shots: Sequence[int], title: str
 
     if not any(cell.mean is not None for cells in lines.values() for cell in cells):
         return ""
-    style = {
+    style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "anomalib-inctrl",
         "font.family": "sans-serif",
@@ -54,7 +55,7 @@ def curves(lines: Mapping[str, Sequence[Cell]], shots: Sequence[int], title: str
             if places:
                 axes.errorbar(
                     places,
-                    [cells[place].mean for place in places],
+                    [cells[place].mean or 0.0 for place in places],
                     [cells[place].spread or 0.0 for place in places],
                     label=method,
                     color=COLOURS[number % len(COLOURS)],
@@ -86,4 +87,5 @@ def _embeddable(svg: str, title: str) -> str:
     element = re.sub(r'href="#', f'href="#{prefix}-', element)
     element = re.sub(r"url\(#", f"url(#{prefix}-", element)
     # Its size is the page's to say.
-    return re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"(?=[^>]*>)', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", element, count=1), count=1)
+    head, body = element.split(">", 1)
+    return f"""{re.sub(r' (?:width|height)="[^"]*"', "", head)}>{body}"""

@@ -47,9 +47,7 @@ class Report:
     ) -> None:
         self.config = config
         self.table = table
-        self.categories = {
-            target: [name for owner, name in categories if owner == target] for target in config.targets
-        }
+        self.categories = {target: [name for owner, name in categories if owner == target] for target in config.targets}
         self.examples = examples
         self.environment = Environment(
             loader=PackageLoader("anomalib_inctrl.benchmark.report", "templates"),

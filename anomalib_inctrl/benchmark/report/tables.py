@@ -62,7 +62,7 @@ class Line:
 def shot_columns(config: BenchmarkConfig) -> list[Shots]:
     """Columns of the tables: every K, and None if a model saw all normal images."""
     shots: set[Shots] = {k for name in config.models for k, _ in config.settings(name)} | set(config.k_shots)
-    numbers: list[Shots] = sorted(k for k in shots if k is not None)
+    numbers = sorted(k for k in shots if k is not None)
     return [*numbers, *([None] if None in shots else [])]
 
 
@@ -72,7 +72,13 @@ def shot_title(shots: Shots) -> str:
 
 
 def cell(
-    table: pd.DataFrame, config: BenchmarkConfig, model: str, target: str, categories: Sequence[str], shots: Shots, metric: str
+    table: pd.DataFrame,
+    config: BenchmarkConfig,
+    model: str,
+    target: str,
+    categories: Sequence[str],
+    shots: Shots,
+    metric: str,
 ) -> Cell:
     """Summarize the rows of a model on a dataset at one K.
 
