@@ -204,11 +204,11 @@ class BenchmarkConfig(BaseModel):
         return OmegaConf.to_yaml(content)
 
     def identity(self) -> dict[str, dict[str, Any]]:
-        """What finished rows depend on: all but where things lie, how fast, and which rows there are."""
+        """What finished rows depend on: all but how fast they come and which there are."""
         targets: dict[str, Any] = {}
         for name, target in self.targets.items():
             content: dict[str, Any] = dataclasses.asdict(target)
-            targets[name] = {key: content[key] for key in ("datamodule", "options", "class_name")}
+            targets[name] = {key: content[key] for key in ("datamodule", "root", "options", "class_name")}
         models: dict[str, Any] = {}
         for name, model in self.models.items():
             content = json.loads(model.model_dump_json(exclude={"weights"}))

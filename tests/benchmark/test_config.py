@@ -93,8 +93,10 @@ def identity(config):
 def test_what_decides_results_is_told_apart_from_what_does_not(make_config, tmp_path):
     config = make_config()
     old = identity(config)
-    free = make_config(workers=4, batch_size=1, seeds=[0, 7], k_shots=[8], device="auto", output="elsewhere", examples=0)
-    free["targets"] = {"Demo": config["targets"]["Demo"] | {"root": "elsewhere", "categories": ["brick"]}}
+    free = make_config(
+        workers=4, batch_size=1, seeds=[0, 7], k_shots=[8], device="auto", output="elsewhere", examples=0
+    )
+    free["targets"] = {"Demo": config["targets"]["Demo"] | {"categories": ["brick"]}}
     free["targets"]["Other"] = config["targets"]["Demo"]
     free["models"] = {"another": config["models"]["floor"], **config["models"]}
     assert changes(old, identity(free)) == []
@@ -105,6 +107,7 @@ def test_what_decides_results_is_told_apart_from_what_does_not(make_config, tmp_
         (["models", "floor", "class_path"], "InCTRL", "was 'InCTRLv2', is 'InCTRL'"),
         (["models", "InCTRL", "weights"], str(other_weights), "models.InCTRL.weights.Demo"),
         (["targets", "Demo", "options"], {**config["targets"]["Demo"]["options"], "seed": 5}, "options.seed"),
+        (["targets", "Demo", "root"], "elsewhere", "targets.Demo.root"),
         (["prompt_selection"], "first", "rules.prompt_selection: was 'random', is 'first'"),
     ]:
         changed = copy.deepcopy(config)

@@ -26,7 +26,8 @@ def results(data, checkpoints, tmp_path_factory):
     floor = {"class_path": "InCTRLv2", "init_args": {"backbone": BACKBONE, "pretrained": None}}
     config = {
         "output": str(folder),
-        "models": {name: {"class_path": name, "weights": path} for name, path in checkpoints.items()} | {"floor": floor},
+        "models": {name: {"class_path": name, "weights": path} for name, path in checkpoints.items()}
+        | {"floor": floor},
         "targets": {
             "Demo": {"datamodule": "InCTRLDemo", "root": str(data), "categories": ["washer"], "options": COUNTS}
         },
@@ -75,13 +76,17 @@ def test_an_image_is_encoded_once_whatever_is_asked_for(make_config, monkeypatch
 
     seen = []
     encode = FrozenCLIP.encode_image
-    monkeypatch.setattr(FrozenCLIP, "encode_image", lambda self, images: seen.append(len(images)) or encode(self, images))
+    monkeypatch.setattr(
+        FrozenCLIP, "encode_image", lambda self, images: seen.append(len(images)) or encode(self, images)
+    )
     config = make_config(k_shots=[1, 2, 4], seeds=[0, 1, 2], examples=0)
     table = run_benchmark(config)
     assert len(table) == 3 * 2 * 9
     lists = {
         category: {
-            line for file in Path(config["output"]).glob(f"prompts/Demo/{category}/*.txt") for line in file.read_text().split()
+            line
+            for file in Path(config["output"]).glob(f"prompts/Demo/{category}/*.txt")
+            for line in file.read_text().split()
         }
         for category in ("washer", "brick")
     }

@@ -1,0 +1,74 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""A benchmark on a local Ray cluster of two workers, one of which dies."""
+
+import os
+import signal
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from anomalib_inctrl.benchmark.config import RayConfig, read_config
+from anomalib_inctrl.benchmark.jobs import CategoryJob, JobPlanner
+from anomalib_inctrl.benchmark.outcome import Outcome
+from anomalib_inctrl.benchmark.runners import RayRunner, SerialRunner
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class DyingJob(CategoryJob):
+    """Kills its worker in mid-run, the first time."""
+
+    marker: str = ""
+
+    def run(self, task_id=None):
+        marker = Path(self.marker)
+        outcome = super().run(task_id)
+        if not marker.exists():
+            marker.write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return outcome
+
+
+def test_a_worker_that_dies_costs_a_retry_and_no_result(make_config, tmp_path):
+    content = make_config(k_shots=[1], seeds=[0])
+    # Workers do not know the tests' small tower.
+    content["models"] = {
+        "floor": {
+            "class_path": "InCTRL",
+            "init_args": {"backbone": "mini-clip-16-240", "pretrained": None, "layers": [1]},
+        }
+    }
+    config = read_config(content)
+    planner = JobPlanner(config, {}, {})
+    jobs = list(planner())
+    dying = [DyingJob(**vars(jobs[0]), marker=str(tmp_path / "marker")), *jobs[1:]]
+    tests = str(Path(__file__).parents[2])
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": tests, "OMP_NUM_THREADS": "1"}},
+    )
+    received = {}
+    try:
+        RayRunner(planner, lambda job, result: received.update({job.where: result}), RayConfig()).run_jobs(dying)
+        assert (tmp_path / "marker").exists()
+        again = {}
+        wrong = replace(jobs[0], source=replace(jobs[0].source, categories=["nothing"]))
+        RayRunner(planner, lambda job, result: again.update({job.where: result}), RayConfig()).run_jobs([wrong])
+        assert "nothing" in str(again[jobs[0].where])  # an error in a job is told, not tried again
+    finally:
+        ray.shutdown()
+    assert all(isinstance(result, Outcome) for result in received.values()), received
+    expected = {}
+    SerialRunner(planner, lambda job, result: expected.update({job.where: result})).run_jobs(jobs)
+    timing = ["pass_seconds", "setting_seconds"]
+    for where, outcome in expected.items():
+        pd.testing.assert_frame_equal(
+            pd.DataFrame(received[where].rows).drop(columns=timing), pd.DataFrame(outcome.rows).drop(columns=timing)
+        )

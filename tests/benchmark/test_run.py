@@ -1,0 +1,254 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs: repeated, killed, resumed, changed, spread over processes; and what they refuse."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import open_clip
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from anomalib_inctrl.benchmark import run_benchmark
+from anomalib_inctrl.benchmark.pipeline import main
+from anomalib_inctrl.benchmark.store import KEY, TIMING
+from anomalib_inctrl.errors import BenchmarkError
+from tests.benchmark.conftest import BACKBONE, COUNTS
+
+
+def table_of(config):
+    return pd.read_csv(Path(config["output"]) / "results.csv").drop(columns=list(TIMING))
+
+
+def small(make_config, **changes):
+    return make_config(**{"k_shots": [1, 2], "seeds": [0], "examples": 0} | changes)
+
+
+def test_two_runs_give_the_same_table_and_the_second_into_one_folder_does_nothing(make_config, tmp_path):
+    one, other = (small(make_config, output=str(tmp_path / name)) for name in ("one", "other"))
+    run_benchmark(one)
+    run_benchmark(other)
+    pd.testing.assert_frame_equal(table_of(one), table_of(other), check_exact=True)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "one" / "rows").rglob("*.csv")}
+    seconds = pd.read_csv(tmp_path / "one" / "results.csv")[list(TIMING)]
+    run_benchmark(one)
+    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "one" / "rows").rglob("*.csv")}
+    pd.testing.assert_frame_equal(seconds, pd.read_csv(tmp_path / "one" / "results.csv")[list(TIMING)])
+
+
+def test_what_is_added_is_measured_and_what_is_there_is_kept(make_config):
+    config = small(make_config)
+    first = {**config, "models": {"floor": config["models"]["floor"]}, "k_shots": [1]}
+    first["targets"] = {"Demo": config["targets"]["Demo"] | {"categories": ["washer"]}}
+    run_benchmark(first)
+    kept = pd.read_csv(Path(config["output"]) / "results.csv")
+    run_benchmark(config)
+    everything = pd.read_csv(Path(config["output"]) / "results.csv")
+    assert len(everything) == 2 * 3 * 2
+    key = list(KEY)
+    again = everything.merge(kept[key], on=key)
+    pd.testing.assert_frame_equal(again, kept)  # its times as well: not measured anew
+    fresh = table_of(config)
+    run_benchmark(other := {**config, "output": config["output"] + "_at_once"})
+    pd.testing.assert_frame_equal(fresh, table_of(other))
+    # What is taken out leaves the table, and comes back without being measured.
+    assert len(run_benchmark(first)) == 1
+    pd.testing.assert_frame_equal(everything, run_benchmark(config)[everything.columns], check_dtype=False)
+
+
+def test_a_changed_config_is_refused_with_what_changed(make_config):
+    config = small(make_config)
+    run_benchmark(config)
+    before = table_of(config)
+    config["models"]["floor"]["init_args"]["residual_scale"] = "full"
+    with pytest.raises(BenchmarkError, match=r"models\.floor\.init_args\.residual_scale: was None, is 'full'"):
+        run_benchmark(config)
+    pd.testing.assert_frame_equal(before, table_of(config))
+
+
+def _run(config, backbone_file):
+    open_clip.add_model_config(backbone_file)
+    run_benchmark(config)
+
+
+def _kill_after(context, config, backbone_file, seconds):
+    process = context.Process(target=_run, args=(config, backbone_file))
+    process.start()
+    process.join(seconds)
+    if process.is_alive():
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    return process.exitcode
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
+def test_killed_ten_times_and_resumed_gives_the_same_table(make_config, backbone_file, tmp_path):
+    whole = small(make_config, output=str(tmp_path / "whole"), k_shots=[1])
+    begin = time.perf_counter()
+    run_benchmark(whole)
+    duration = time.perf_counter() - begin
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.benchmark.test_run"])
+    killed = small(make_config, output=str(tmp_path / "killed"), k_shots=[1])
+    dice = random.Random(0)
+    _kill_after(context, killed, backbone_file, 0.01)  # starts the server
+    kills = 0
+    while kills < 10:
+        status = _kill_after(context, killed, backbone_file, dice.uniform(0.2, 1.3) * duration)
+        assert status in {0, -signal.SIGKILL}
+        kills += 1
+        rows = Path(killed["output"]) / "results.csv"
+        if rows.is_file():  # whatever is there is whole
+            pd.read_csv(rows)
+    run_benchmark(killed)
+    pd.testing.assert_frame_equal(table_of(whole), table_of(killed), check_exact=True)
+    assert not list(Path(killed["output"]).rglob("*.tmp"))[1:], "unfinished files pile up"
+
+
+def test_worker_count_changes_nothing(make_config, backbone_file, tmp_path, monkeypatch):
+    # Workers are processes of their own, to which the test's small tower is unknown: it comes as their tower's file.
+    one, two = (small(make_config, output=str(tmp_path / str(count)), workers=count) for count in (1, 2))
+    for config in (one, two):
+        for model in config["models"].values():
+            model.pop("weights", None)
+            model["init_args"] = {"backbone": "mini-clip-16-240", "pretrained": None, "layers": [1]}
+        run_benchmark(config | {"k_shots": [1]})
+    pd.testing.assert_frame_equal(table_of(one), table_of(two), check_exact=True)
+    assert len(table_of(two)) == 6
+
+
+def test_two_runs_do_not_write_into_one_folder(make_config):
+    from anomalib_inctrl.benchmark.config import read_config
+    from anomalib_inctrl.benchmark.store import ResultsFolder
+
+    config = small(make_config)
+    folder = ResultsFolder(read_config(config))
+    folder.open()
+    with pytest.raises(BenchmarkError, match="another run is writing here"):
+        run_benchmark(config)
+    folder.close()
+
+
+def test_a_category_of_one_kind_is_named_and_the_others_are_measured(make_config, data, tmp_path):
+    config = small(make_config)
+    folder = tmp_path / "parts"
+    for name, kinds in {"whole": ("good", "bent"), "flawless": ("good",)}.items():
+        for kind in ("train", *kinds):
+            (folder / name / kind).mkdir(parents=True)
+            for number in range(3):
+                Image.new("RGB", (64, 64), (40 * number, 90, len(kind) * 20)).save(
+                    folder / name / kind / f"{number}.png"
+                )
+        options = {"name": name, "normal_dir": "train", "normal_test_dir": "good", "val_split_mode": "same_as_test"}
+        options |= {"abnormal_dir": "bent"} if "bent" in kinds else {}
+        source = {"datamodule": "Folder", "root": str(folder / name), "options": options}
+        config["targets"][name] = source
+    with pytest.raises(BenchmarkError, match="flawless/flawless: the test images are all of one kind, 3 normal"):
+        run_benchmark(config)
+    table = pd.read_csv(Path(config["output"]) / "results.csv")
+    assert set(table.target) == {"Demo", "whole"}
+    # No masks, no pixel columns.
+    assert table[table.target == "whole"].filter(like="pixel_").isna().all(axis=None)
+    assert table[table.target == "whole"].masks.eq(0).all()
+    assert table[table.target == "Demo"].filter(like="pixel_").notna().all(axis=None)
+    report = (Path(config["output"]) / "report.md").read_text()
+    assert "no masks" in report
+    assert "not run" in report
+
+
+def test_a_target_that_is_not_there_is_told_at_once(make_config, tmp_path):
+    config = small(make_config)
+    config["targets"]["Other"] = {"datamodule": "MVTecAD", "root": str(tmp_path / "nowhere")}
+    with pytest.raises(ValueError, match="nowhere"):
+        run_benchmark(config)
+
+
+def test_prompts_of_an_earlier_run_are_used_again(make_config, tmp_path):
+    first = small(make_config, output=str(tmp_path / "first"), seeds=[1])
+    run_benchmark(first)
+    again = small(make_config, output=str(tmp_path / "again"), prompts=str(tmp_path / "first" / "prompts"), seeds=[1])
+    run_benchmark(again | {"prompt_selection": "first"})
+    pd.testing.assert_frame_equal(table_of(first), table_of(again))
+    missing = small(make_config, output=str(tmp_path / "missing"), prompts=again["prompts"], seeds=[5])
+    with pytest.raises(BenchmarkError, match=r"k1_seed5\.txt: there is no such list"):
+        run_benchmark(missing)
+
+
+def test_representative_prompts_are_chosen_in_one_pass(make_config, tmp_path):
+    table = run_benchmark(small(make_config, prompt_selection="representative"))
+    assert len(table) == 12
+    lists = Path(table.attrs.get("output", "") or small(make_config)["output"]) / "prompts" / "Demo" / "washer"
+    one, two = ((lists / f"k{k}_seed0.txt").read_text().split() for k in (1, 2))
+    assert two[:1] == one
+
+
+def test_other_models_see_the_same_prompts_and_are_measured_alike(make_config, monkeypatch):
+    config = small(make_config, k_shots=[0, 3])
+    config["targets"]["Demo"]["categories"] = ["washer"]
+    padim = {"class_path": "Padim", "init_args": {"backbone": "resnet18", "pre_trained": False, "layers": ["layer1"]}}
+    config["models"] = {"Padim": padim | {"init_args": padim["init_args"] | {"n_features": 5}}}
+    config["models"]["all"] = config["models"]["Padim"] | {"train_on": "all"}
+    seen = []
+    from anomalib.models import Padim
+
+    plain = Padim.training_step
+    monkeypatch.setattr(
+        Padim, "training_step", lambda self, batch, *rest: seen.append(batch.image_path) or plain(self, batch, *rest)
+    )
+    table = run_benchmark(config).set_index("model")
+    assert table.loc["Padim", "k_shot"] == 3  # K = 0 means nothing to it
+    assert table.k_shot.isna()["all"]
+    assert table.filter(regex="image_|pixel_").notna().all(axis=None)
+    listed = (Path(config["output"]) / "prompts/Demo/washer/k3_seed0.txt").read_text().split()
+    assert sorted(seen[0]) == sorted(listed)
+    assert len(seen[1]) == COUNTS["train_count"]
+    scores = pd.read_csv(Path(config["output"]) / "scores/Padim/Demo/washer.csv")
+    assert scores.score.max() > 1  # raw, not normalised
+
+
+@pytest.mark.slow
+def test_a_training_config_is_run_first_and_once(make_config, data, tmp_path, monkeypatch):
+    source = {"datamodule": "InCTRLDemo", "root": str(data), "categories": ["gear"], "options": COUNTS}
+    options = {"auxiliary": [source], "k_shot": 1, "train_batch_size": 4, "steps_per_epoch": 2, "num_workers": 0}
+    training = {
+        "model": {"class_path": "InCTRL", "init_args": {"backbone": BACKBONE, "pretrained": None}},
+        "data": {"class_path": "GeneralistDataModule", "init_args": options},
+        "trainer": {"max_epochs": 1, "accelerator": "cpu"},
+    }
+    file = tmp_path / "training.yaml"
+    file.write_text(yaml.safe_dump(training))
+    config = small(make_config, models={"here": {"class_path": "InCTRL", "weights": str(file)}}, k_shots=[2])
+    run_benchmark(config)
+    (checkpoint,) = Path(config["output"]).glob("weights/here/training.ckpt")
+    made = checkpoint.stat().st_mtime_ns
+    assert len(run_benchmark(config)) == 2
+    assert checkpoint.stat().st_mtime_ns == made
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["training.ckpt"]
+    training["trainer"]["max_epochs"] = 2
+    file.write_text(yaml.safe_dump(training))
+    with pytest.raises(BenchmarkError, match=r"weights\.Demo\.trainer\.max_epochs: was 1, is 2"):
+        run_benchmark(config)
+
+
+def test_the_command_reports_mistakes_in_one_line(make_config, tmp_path, capsys):
+    file = tmp_path / "benchmark.yaml"
+    file.write_text(yaml.safe_dump(small(make_config) | {"seeds": []}))
+    with pytest.raises(SystemExit, match=r"error: .*benchmark\.yaml does not fit:\n  seeds: ") as end:
+        main(["--config", str(file)])
+    assert "Traceback" not in str(end.value)
+    file.write_text(yaml.safe_dump(small(make_config)))
+    assert main(["--config", str(file), "--set", "k_shots=[1]", "title=Mine"]) == 0
+    folder = Path(small(make_config)["output"])
+    assert len(pd.read_csv(folder / "results.csv")) == 6
+    (folder / "report.md").unlink()
+    assert main(["--config", str(file), "--set", "title=Other", "--report_only", "true"]) == 0
+    assert (folder / "report.md").read_text().startswith("# Other\n")
+    assert json.loads((folder / "identity.json").read_text())["hash"]
