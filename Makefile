@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LOWEST := $(VENV)/lowest
 
-.PHONY: demo test test-lowest lint format clean
+.PHONY: demo test test-lowest lint format docs figures notebooks clean
 
 demo: $(INSTALLED)
 	$(BIN)/anomalib-inctrl demo $(ARGS)
@@ -40,8 +40,21 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Warnings are errors: a reference that leads nowhere, a page that cannot be read.
+docs: $(INSTALLED)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+# What the documentation shows of real runs; to be drawn anew when the demonstration encoder or the models change.
+figures: $(INSTALLED)
+	$(BIN)/python tools/docs_figures.py --output docs/images
+	$(BIN)/python benchmarks/prompt_choices.py --output docs/measured/prompts.md
+
+notebooks: $(INSTALLED)
+	$(BIN)/python tools/run_notebooks.py
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist docs/_build docs/_notebooks .mypy_cache .pytest_cache .ruff_cache
 
 # The stamp is older than these files when what is installed has changed; the package's modules are used in place.
 $(INSTALLED): pyproject.toml $(wildcard autoload/*)
