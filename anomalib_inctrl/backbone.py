@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
 from anomalib_inctrl.prompts.sentences import text_prompts
-from anomalib_inctrl.weights import read_state_dict
+from anomalib_inctrl.prompts.text_cache import cache_folder, read_prototypes, write_prototypes
+from anomalib_inctrl.weights import read_state_dict, tensors_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +33,8 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 _RANDOM_WEIGHTS_SEED = 0
+# Weights of OpenCLIP that no model here uses; files may lack them.
+_UNUSED = ("logit_scale", "logit_bias")
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class FrozenCLIP(nn.Module):
         self.embed_dim = int(visual.proj.shape[1])
         self._text_prototypes: dict[str, Tensor] = {}
         self._fingerprint: str | None = None
+        self._text_key: str | None = None
         self.register_state_dict_post_hook(_leave_out_clip)  # type: ignore[no-untyped-call]
 
     @property
@@ -160,6 +164,8 @@ class FrozenCLIP(nn.Module):
         """Encode the text prompts of a class name; each name is encoded once and kept.
 
         Each sentence embedding is normalised, the ensemble averaged, the average normalised (WinCLIP, section 4.1).
+        What has been encoded with the same weights before is read from the user's cache folder, see
+        :func:`anomalib_inctrl.prompts.text_cache.cache_folder`.
 
         Args:
             class_name: Name of the thing in the picture; underscores read as spaces.
@@ -170,15 +176,32 @@ class FrozenCLIP(nn.Module):
         device = next(self.clip.parameters()).device
         if class_name not in self._text_prototypes:
             # Kept for later, possibly for training: must not be an inference tensor.
-            with torch.inference_mode(mode=False), torch.no_grad():
-                rows = [self._encode_sentences(sentences, device) for sentences in text_prompts(class_name)]
-                self._text_prototypes[class_name] = torch.stack(rows).cpu()
+            with torch.inference_mode(mode=False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+                self._text_prototypes[class_name] = self._find_prototypes(class_name, device)
         return self._text_prototypes[class_name].to(device)
 
-    def _encode_sentences(self, sentences: Sequence[str], device: torch.device) -> Tensor:
-        tokens = _tokenizer(self.name, self.clip.context_length)(list(sentences)).to(device)
-        embeddings = F.normalize(self.clip.encode_text(tokens).float(), dim=-1)
-        return F.normalize(embeddings.mean(dim=0), dim=-1)
+    def _find_prototypes(self, class_name: str, device: torch.device) -> Tensor:
+        tokenize = _tokenizer(self.name, self.clip.context_length)
+        tokens = [tokenize(sentences) for sentences in text_prompts(class_name)]
+        if cache_folder() is None:
+            return self._encode_tokens(tokens, device)
+        if self._text_key is None:
+            state = self.clip.state_dict()
+            text = {key: state[key] for key in state if not key.startswith("visual.") and key not in _UNUSED}
+            self._text_key = f"{self.architecture} {tensors_sha256(text)}"
+        digest = hashlib.sha256(self._text_key.encode())
+        for part in tokens:
+            digest.update(f" {tuple(part.shape)} ".encode())
+            digest.update(part.numpy().data)
+        if (found := read_prototypes(digest.hexdigest())) is None:
+            found = self._encode_tokens(tokens, device)
+            write_prototypes(digest.hexdigest(), found)
+        return found
+
+    def _encode_tokens(self, tokens: Sequence[Tensor], device: torch.device) -> Tensor:
+        """Prototypes ``(2, D)`` of the tokens of normal and of abnormal sentences."""
+        rows = [F.normalize(self.clip.encode_text(part.to(device)).float(), dim=-1).mean(dim=0) for part in tokens]
+        return F.normalize(torch.stack(rows), dim=-1).cpu()
 
     def load_weights(self, state_dict: dict[str, Tensor], source: str) -> None:
         """Replace the backbone's weights.
@@ -192,7 +215,7 @@ class FrozenCLIP(nn.Module):
         """
         load_clip_weights(self.clip, state_dict, source)
         self._text_prototypes.clear()
-        self._fingerprint = None
+        self._fingerprint = self._text_key = None
 
     @property
     def fingerprint(self) -> str:
@@ -205,6 +228,19 @@ class FrozenCLIP(nn.Module):
                 digest.update(sample.numpy().tobytes())
             self._fingerprint = digest.hexdigest()[:16]
         return self._fingerprint
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of all weights that matter, by name, shape and value; seconds of work for a large backbone."""
+        state = self.clip.state_dict()
+        return tensors_sha256({key: state[key] for key in state if key not in _UNUSED})
+
+    @property
+    def architecture(self) -> str:
+        """Hash of what the weights do not say: operations, numbers of heads, precision."""
+        heads = [module.num_heads for module in self.clip.modules() if isinstance(module, nn.MultiheadAttention)]
+        described = f"{self.clip!r} {heads} {next(self.clip.parameters()).dtype}"
+        return hashlib.sha256(described.encode()).hexdigest()
 
     def get_extra_state(self) -> dict[str, Any]:
         """Name, blocks and fingerprint of the backbone, kept in checkpoints in place of its weights."""
@@ -329,7 +365,7 @@ def load_clip_weights(clip: nn.Module, state_dict: dict[str, Tensor], source: st
     """
     state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
     own = clip.state_dict()
-    missing = sorted(own.keys() - state_dict.keys() - {"logit_scale", "logit_bias"})
+    missing = sorted(own.keys() - state_dict.keys() - set(_UNUSED))
     unexpected = sorted(state_dict.keys() - own.keys())
     wrong = sorted(key for key in own.keys() & state_dict.keys() if own[key].shape != state_dict[key].shape)
     if missing or unexpected or wrong:

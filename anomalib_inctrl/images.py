@@ -30,6 +30,26 @@ def is_deep(path: str | Path) -> bool:
 
 
 def read_image(path: str | Path) -> Tensor:
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Read the size of an image from its header.
+
+    Args:
+        path: Image file.
+
+    Returns:
+        Height and width in pixels.
+
+    Raises:
+        ImageFileError: If the file is missing or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, ValueError) as error:
+        msg = f"{path}: not readable as an image ({error}). Replace or remove the file."
+        raise ImageFileError(msg) from error
+
+
     """Read an image file as RGB.
 
     Grey, palette, RGBA (alpha dropped), CMYK and 16-bit images are converted; 16-bit ones by their upper 8 bits,

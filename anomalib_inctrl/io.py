@@ -22,10 +22,23 @@ def write_whole(path: str | Path, text: str) -> Path:
     Returns:
         The path.
     """
+    return write_whole_bytes(path, text.encode())
+
+
+def write_whole_bytes(path: str | Path, content: bytes) -> Path:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Args:
+        path: File to write; its folder is created.
+        content: Its bytes.
+
+    Returns:
+        The path.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content)
     temporary.replace(path)
     return path
 

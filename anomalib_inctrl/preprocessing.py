@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from anomalib_inctrl.backbone import CLIP_MEAN, CLIP_STD
+from anomalib_inctrl.data.items import StoredBatch
 from anomalib_inctrl.images import is_deep, read_image
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ class ExportableResize(nn.Module):
     Runtimes disagree about antialiased bicubic resizing (OpenVINO leaves the antialiasing out), and a crop whose place
     depends on the image's shape would be fixed by the export. Here the weights of every output pixel are computed from
     the image's size inside the graph. They follow Pillow's kernel and fixed-point arithmetic, which torchvision shares:
-    the result differs from :class:`CLIPResize` by one level in about one of 10000 values.
+    the result differs from :class:`CLIPResize` by one level in about one of 10000 values. In double precision every
+    runtime finds the same weights; OpenVINO, which computes in single, a few others by the last bit.
 
     Args:
         size: Side of the square output in pixels.
@@ -100,7 +102,8 @@ class ExportableResize(nn.Module):
         Returns:
             ``(B, 3, size, size)`` in [0, 1].
         """
-        rows, columns = (torch.arange(length, device=image.device) for length in image.shape[-2:])
+        # On the CPU, as there are accelerators without double precision.
+        rows, columns = (torch.arange(length) for length in image.shape[-2:])
         # The number of rows and columns as tensors, so that an export does not take them for constants.
         height, width = rows[-1:] + 1, columns[-1:] + 1
         shorter = torch.minimum(height, width)
@@ -120,10 +123,10 @@ class ExportableResize(nn.Module):
             resized, first = torch.full_like(length, self.side), torch.zeros_like(length)
         # The edge, of the largest weight, decides the precision even where it is cropped off.
         edge = torch.zeros_like(first)
-        outputs = torch.cat([edge, first + torch.arange(self.side, device=places.device)])
+        outputs = torch.cat([edge, first + torch.arange(self.side)])
         # Distances of pixel centres in units of the wider pixel, from whole numbers and thus exact.
         distance = (2 * places + 1) * resized - ((2 * outputs + 1) * length).unsqueeze(-1)
-        weights = _bicubic(distance.float() / (2 * torch.maximum(length, resized)))
+        weights = _bicubic(distance.double() / (2 * torch.maximum(length, resized)))
         weights = weights / weights.sum(dim=-1, keepdim=True)
         units = torch.exp2(torch.log2(32767.5 / weights.max()).floor().clamp(max=22))  # 16 bits, as many as fit
         return ((weights * units).round() / units)[1:]
@@ -182,6 +185,8 @@ class CLIPPreProcessor(PreProcessor):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Transform images, masks and, if the batch has them, the prompts drawn for each query."""
+        if isinstance(batch, StoredBatch):  # no pixels, and masks that have their size
+            return
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if (prompts := getattr(batch, "prompt_image", None)) is not None:
             batch.prompt_image = self.transform(prompts.flatten(0, 1)).unflatten(0, prompts.shape[:2])

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +78,20 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         msg = f"{path}: holds no tensors; its entries are {sorted(content)[:10]}."
         raise CheckpointError(msg)
     return tensors
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Hash tensors by name, shape and value; the same whatever file they were read from and wherever they lie.
+
+    Args:
+        tensors: Tensors by name; floating-point ones are taken in single precision.
+
+    Returns:
+        SHA-256 in hexadecimal.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        value = tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,8 +1,9 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for every test: nothing is downloaded, and few threads."""
+"""What holds for every test: nothing is downloaded, the user's cache is left alone, and few threads."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["ANOMALIB_INCTRL_CACHE"] = "0"
 os.environ.setdefault("OMP_NUM_THREADS", "2")

@@ -14,10 +14,10 @@ from anomalib.data.utils import LabelName, Split, read_mask
 from torchvision.transforms.v2 import functional as TF
 from torchvision.tv_tensors import Image, Mask
 
-from anomalib_inctrl.data.items import PromptedBatch, PromptedItem
+from anomalib_inctrl.data.items import PromptedBatch, PromptedItem, StoredItem
 from anomalib_inctrl.data.sampler import TrainingDraw
 from anomalib_inctrl.errors import DatasetError
-from anomalib_inctrl.images import read_image
+from anomalib_inctrl.images import image_size, read_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -34,13 +34,17 @@ class GeneralistDataset(AnomalibDataset):
     names its file.
 
     Indexed with a row it gives the item, indexed with a :class:`TrainingDraw` the item with its prompts and the mark of
-    one-class queries.
+    one-class queries. Where the features of all images are at hand, :attr:`stored_size` spares reading them: draws then
+    give :class:`StoredItem`.
 
     Args:
         samples: Table with the columns ``image_path``, ``split``, ``label_index``, ``mask_path``, ``class_name`` and
             ``has_mask``.
         augmentations: Applied to every query, with its mask.
         prompt_augmentations: Applied to every prompt: the resize, but nothing random.
+
+    Attributes:
+        stored_size: Height and width of the model's input if draws are to give rows and masks, but no pixels.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class GeneralistDataset(AnomalibDataset):
     ) -> None:
         super().__init__(augmentations=augmentations)
         self.prompt_augmentations = prompt_augmentations
+        self.stored_size: tuple[int, int] | None = None
         self.samples = samples
 
     @classmethod
@@ -90,14 +95,14 @@ class GeneralistDataset(AnomalibDataset):
         """Function that stacks items."""
         return PromptedBatch.collate
 
-    def __getitem__(self, index: int | TrainingDraw) -> PromptedItem:
+    def __getitem__(self, index: int | TrainingDraw) -> PromptedItem | StoredItem:  # type: ignore[override]
         """Read one sample.
 
         Args:
             index: Row, or a draw of row and prompts.
 
         Returns:
-            The item, with ``prompt_image`` and ``one_class`` for a draw.
+            The item, with ``prompt_image`` and ``one_class`` for a draw; without pixels if those are not needed.
 
         Raises:
             ImageFileError: If an image file cannot be read.
@@ -105,6 +110,8 @@ class GeneralistDataset(AnomalibDataset):
         """
         if not isinstance(index, TrainingDraw):
             return self._read(index)
+        if self.stored_size is not None:
+            return self._stored_item(index, self.stored_size)
         # Random augmentations follow the draw, not the worker that happens to read it.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(index.seed)
@@ -117,7 +124,7 @@ class GeneralistDataset(AnomalibDataset):
     def _read(self, row: int) -> PromptedItem:
         sample = self.samples.iloc[row]
         image = Image(read_image(sample.image_path))
-        mask = _read_mask(sample, image)
+        mask = _read_mask(sample, tuple(image.shape[-2:]))
         if self.augmentations is not None:
             image, mask = self.augmentations(image, mask)
         mask_files = _mask_files(sample.mask_path)
@@ -129,6 +136,18 @@ class GeneralistDataset(AnomalibDataset):
             mask_path=mask_files[0] if mask_files else None,
             class_name=sample.class_name,
         )
+
+    def _stored_item(self, draw: TrainingDraw, size: tuple[int, int]) -> StoredItem:
+        sample = self.samples.iloc[draw.query]
+        if sample.has_mask and sample.label_index == int(LabelName.NORMAL):
+            mask: Any = torch.zeros(size, dtype=torch.bool)
+        elif sample.has_mask:
+            # The mask alone goes the way it goes with its image.
+            mask = _read_mask(sample, image_size(sample.image_path))
+            mask = (self.augmentations(mask) if self.augmentations is not None else mask).as_subclass(torch.Tensor)
+        else:
+            mask = None
+        return StoredItem(draw, sample.class_name, torch.tensor(int(sample.label_index)), mask)
 
     def _read_prompts(self, rows: tuple[int, ...], size: torch.Size) -> Image:
         images = [Image(read_image(self.samples["image_path"].iloc[row])) for row in rows]
@@ -169,8 +188,7 @@ def _mask_files(value: Any) -> list[str]:
     return [value] if isinstance(value, str) and value else []
 
 
-def _read_mask(sample: pd.Series, image: Image) -> Mask | None:
-    size = tuple(image.shape[-2:])
+def _read_mask(sample: pd.Series, size: tuple[int, int]) -> Mask | None:
     if not sample.has_mask:
         return None
     mask = torch.zeros(size, dtype=torch.bool)

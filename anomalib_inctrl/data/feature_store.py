@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,15 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from anomalib_inctrl.backbone import ImageFeatures
+from anomalib_inctrl.checked import read_checked, write_checked
 from anomalib_inctrl.errors import ImageFileError
-from anomalib_inctrl.io import write_whole, write_whole_bytes
-
-logger = logging.getLogger(__name__)
+from anomalib_inctrl.io import write_whole
 
 # To be raised when features come out otherwise for the same settings.
 _FORMAT = 1
@@ -188,30 +184,11 @@ class FolderStore(FeatureStore):
         if not (settings := self.folder / "settings.json").is_file():
             write_whole(settings, json.dumps(self.settings, indent=2) + "\n")
         tensors = {"patches": features.patches, "image": features.image}
-        write_whole_bytes(self._path(key), save(tensors, {"check": self._check(key, features)}))
+        write_checked(self._path(key), f"{self.digest} {key}", tensors)
 
     def _read(self, key: str) -> ImageFeatures | None:
-        path = self._path(key)
-        if not path.is_file():
-            return None
-        try:
-            with safe_open(path, framework="pt") as file:
-                found = ImageFeatures(file.get_tensor("patches"), file.get_tensor("image"))
-                check = (file.metadata() or {}).get("check")
-        except (SafetensorError, OSError) as error:
-            logger.warning("%s: damaged (%s); the image is encoded anew.", path, error)
-            return None
-        if check != self._check(key, found):
-            logger.warning("%s: its checksum does not fit; the image is encoded anew.", path)
-            return None
-        return found
-
-    def _check(self, key: str, features: ImageFeatures) -> str:
-        digest = hashlib.blake2b(f"{self.digest} {key}".encode(), digest_size=20)
-        for values in (features.patches, features.image):
-            digest.update(f" {tuple(values.shape)} {values.dtype} ".encode())
-            digest.update(values.numpy().data)
-        return digest.hexdigest()
+        found = read_checked(self._path(key), f"{self.digest} {key}")
+        return None if found is None else ImageFeatures(found["patches"], found["image"])
 
 
 def available_memory() -> int | None:

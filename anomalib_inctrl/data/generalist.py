@@ -3,6 +3,7 @@
 """The generalist protocol: train on auxiliary datasets, test on others."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from torch.utils.data import DataLoader, SequentialSampler
 from torchvision.transforms.v2 import Resize, Transform
 
 from anomalib_inctrl.data.dataset import GeneralistDataset
-from anomalib_inctrl.data.items import PromptedBatch
+from anomalib_inctrl.data.feature_store import FeatureStore, FolderStore, MemoryStore
+from anomalib_inctrl.data.items import PromptedBatch, collate_training
 from anomalib_inctrl.data.sampler import BalancedSampler, MaskwiseBatchSampler
 from anomalib_inctrl.data.source import DataSource, build_datamodules, parse_sources, prepare, read_parts
 from anomalib_inctrl.errors import DatasetError
 
 logger = logging.getLogger(__name__)
+
+MEMORY = "memory"
 
 
 class GeneralistDataModule(AnomalibDataModule):
@@ -50,6 +54,10 @@ class GeneralistDataModule(AnomalibDataModule):
             one-class branch; 0 for none. By default half of ``train_batch_size`` for a model whose
             ``needs_one_class_queries`` is true, otherwise none. A number is obeyed whatever the model; one without
             such a branch trains on them as on any other.
+        feature_store: Where features of training images are kept once they are encoded; the backbone is frozen, so
+            they never change. ``"memory"`` keeps them as long as this object lives, a folder for later runs, too;
+            ``None`` encodes every image whenever it is drawn. Not used with augmentations, nor where memory would not
+            suffice; then a message says so.
         seed: Decides what is drawn.
 
     Example:
@@ -75,6 +83,7 @@ class GeneralistDataModule(AnomalibDataModule):
         num_workers: int = 8,
         train_augmentations: Transform | None = None,
         one_class_batch_size: int | None = None,
+        feature_store: str | None = MEMORY,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -87,11 +96,13 @@ class GeneralistDataModule(AnomalibDataModule):
         self.seed: int = seed
         self.k_shot = k_shot
         self.one_class_batch_size = one_class_batch_size
+        self.feature_store = feature_store
         self.steps_per_epoch = steps_per_epoch
         self.sources = {
             "auxiliary": parse_sources(auxiliary, "auxiliary"),
             "targets": parse_sources(targets, "targets"),
         }
+        self._memory: MemoryStore | None = None
         self._datamodules: dict[str, dict[str, AnomalibDataModule]] = {}
 
     def prepare_data(self) -> None:
@@ -147,7 +158,7 @@ class GeneralistDataModule(AnomalibDataModule):
             batch_size=self.train_batch_size,
             steps_per_epoch=self.steps_per_epoch,
             k_shot=self.k_shot,
-            one_class_batch_size=self._count_one_class(),
+            one_class_batch_size=self.count_one_class(),
             seed=self.seed,
         )
         return DataLoader(
@@ -155,8 +166,26 @@ class GeneralistDataModule(AnomalibDataModule):
             batch_size=sampler.draws_per_step,
             sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=self.external_collate_fn or PromptedBatch.collate,
+            collate_fn=self.external_collate_fn or collate_training,
         )
+
+    def open_feature_store(self, settings: Mapping[str, Any]) -> FeatureStore | None:
+        """Open the store of training images' features.
+
+        Args:
+            settings: All that features depend on besides the image.
+
+        Returns:
+            The store, the same as before if the settings are; None if there is to be none.
+        """
+        if self.feature_store is None:
+            return None
+        if self.feature_store != MEMORY:
+            return FolderStore(settings, self.feature_store)
+        opened = MemoryStore(settings)
+        if self._memory is None or self._memory.digest != opened.digest:
+            self._memory = opened
+        return self._memory
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Validation images of all targets; an empty list if there are none."""
@@ -169,7 +198,8 @@ class GeneralistDataModule(AnomalibDataModule):
             return []
         return self._eval_dataloader(self.test_data)
 
-    def _count_one_class(self) -> int:
+    def count_one_class(self) -> int:
+        """Normal queries of a batch that are drawn for the model's one-class branch."""
         if self.one_class_batch_size is not None:
             return self.one_class_batch_size
         asked = get_nested_attr(self, "trainer.lightning_module.needs_one_class_queries", False)

@@ -11,7 +11,11 @@ import torch
 from anomalib.data import ImageBatch, ImageItem
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anomalib.data import NumpyImageBatch, NumpyImageItem
+
+    from anomalib_inctrl.data.sampler import TrainingDraw
 
 
 @dataclass
@@ -89,3 +93,73 @@ def _mask(item: Any, valid: list[bool]) -> Any:  # fields of anomalib's dataclas
     if not any(valid):
         return None
     return item.gt_mask if item.gt_mask is not None else torch.zeros_like(item.image[0], dtype=torch.bool)
+
+
+@dataclass
+class StoredItem:
+    """A training query whose features are known: what :class:`PromptedItem` says, but rows in place of pixels.
+
+    Attributes:
+        draw: Rows of the query and its prompts in the dataset.
+        class_name: Name of the thing in the picture.
+        gt_label: 1 for abnormal, a scalar.
+        gt_mask: Pixel mask ``(H, W)``; None if unknown.
+    """
+
+    draw: TrainingDraw
+    class_name: str
+    gt_label: torch.Tensor
+    gt_mask: torch.Tensor | None
+
+
+@dataclass
+class StoredBatch:
+    """A training batch of queries and prompts whose features are known; see :class:`PromptedBatch` for the fields.
+
+    Attributes:
+        rows: Rows of the queries in the dataset ``(B,)``.
+        prompt_rows: Rows of their prompts ``(B, K)``.
+        class_name: Class name of each query.
+        gt_label: ``(B,)``, 1 for abnormal.
+        gt_mask: ``(B, H, W)`` bool, zero where unknown; None if all are unknown.
+        mask_valid: ``(B,)`` bool, whether the mask is known.
+        one_class: ``(B,)`` bool, whether the query was drawn for a one-class branch.
+        patches: Patch tokens ``(B + B * K, L, P, D_v)``, of the queries and then of their prompts; filled in by the
+            model, from its store.
+        image: Class embeddings ``(B + B * K, D)``, likewise.
+    """
+
+    rows: torch.Tensor
+    prompt_rows: torch.Tensor
+    class_name: list[str]
+    gt_label: torch.Tensor
+    gt_mask: torch.Tensor | None
+    mask_valid: torch.Tensor
+    one_class: torch.Tensor
+    patches: torch.Tensor | None = None
+    image: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        """Number of queries."""
+        return len(self.rows)
+
+    @classmethod
+    def collate(cls, items: Sequence[StoredItem]) -> StoredBatch:
+        """Stack items to a batch."""
+        masks = [item.gt_mask for item in items]
+        known = [mask for mask in masks if mask is not None]
+        empty = torch.zeros_like(known[0]) if known else None
+        return cls(
+            rows=torch.tensor([item.draw.query for item in items]),
+            prompt_rows=torch.tensor([item.draw.prompts for item in items]),
+            class_name=[item.class_name for item in items],
+            gt_label=torch.stack([item.gt_label for item in items]),
+            gt_mask=None if empty is None else torch.stack([empty if mask is None else mask for mask in masks]),
+            mask_valid=torch.tensor([mask is not None for mask in masks]),
+            one_class=torch.tensor([item.draw.one_class for item in items]),
+        )
+
+
+def collate_training(items: list[Any]) -> PromptedBatch | StoredBatch:
+    """Stack training items, with pixels or without."""
+    return StoredBatch.collate(items) if isinstance(items[0], StoredItem) else PromptedBatch.collate(items)

@@ -144,10 +144,23 @@ class FewShotModel(nn.Module, ABC):
         Returns:
             Features of the queries, and a context for each of them.
         """
-        self.heads_trained |= self.training
-        batch, k_shot = prompt_images.shape[:2]
         # One pass for queries and prompts together.
         features = self.backbone.encode_image(torch.cat([images, prompt_images.flatten(0, 1)]))
+        return self.pair_features(features, class_name)
+
+    def pair_features(self, features: ImageFeatures, class_name: Sequence[str]) -> tuple[ImageFeatures, PromptContext]:
+        """Sort out encoded queries and prompts; what follows :meth:`encode_pairs`' pass of the backbone.
+
+        Args:
+            features: Of ``B`` queries, then of the ``K`` prompts of the first, of the second, and so on.
+            class_name: Class of each query.
+
+        Returns:
+            Features of the queries, and a context for each of them.
+        """
+        self.heads_trained |= self.training
+        batch = len(class_name)
+        k_shot = len(features.image) // batch - 1
         context = PromptContext(
             patches=unit(features.patches[batch:]).unflatten(0, (batch, k_shot)),
             image=features.image[batch:].unflatten(0, (batch, k_shot)),
@@ -191,7 +204,7 @@ class FewShotModel(nn.Module, ABC):
         similarity = context.similarity
         if similarity is None:
             # The context's patch tokens are of unit length already.
-            similarity = nearest_prompt_similarity(unit(query.patches), context.patches)
+            similarity = nearest_prompt_similarity(query.patches, context.patches)
         patch_map, anomaly_map = residual_of(similarity, self.residual_scale), residual_of(similarity)
         patch_score = patch_map.amax(dim=-1)
         return ScoreTerms(by_text, patch_map, patch_score, (by_text + patch_score) / 2, anomaly_map, self.backbone.grid)

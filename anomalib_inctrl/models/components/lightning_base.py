@@ -21,12 +21,14 @@ from torch import Tensor
 from torch.optim import AdamW
 from tqdm.auto import tqdm
 
-from anomalib_inctrl.backbone import preprocessing_of
+from anomalib_inctrl.backbone import ImageFeatures, preprocessing_of
 from anomalib_inctrl.data import GeneralistDataModule
+from anomalib_inctrl.data.items import StoredBatch
 from anomalib_inctrl.errors import CheckpointError, PromptError
 from anomalib_inctrl.images import read_image
 from anomalib_inctrl.metrics import generalist_evaluator
 from anomalib_inctrl.models.components.export import ExportMixin
+from anomalib_inctrl.models.components.stored_features import StoredFeatures
 from anomalib_inctrl.preprocessing import CLIPPreProcessor
 from anomalib_inctrl.prompts.selection import create_selector, write_prompt_list
 from anomalib_inctrl.prompts.source import class_name_of, given_prompts, prompt_candidates
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
     from anomalib_inctrl.models.components.few_shot import FewShotModel
+    from anomalib_inctrl.prompts.bank import PromptContext
 
     _Base = AnomalibModule
 else:
@@ -69,6 +72,7 @@ class FewShotMixin(ExportMixin, _Base):
         self._restored_prompts: set[str] = set()
         self._collected: dict[str, tuple[Any, ...]] = {}
         self.loss_terms = {}
+        self._stored: StoredFeatures | None = None
         self._class_name: str | None = self.hparams["class_name"]
         create_selector(self.hparams["prompt_selection"])  # a wrong name is told now, not after training
         if self.hparams["weights"] is not None:
@@ -222,12 +226,30 @@ class FewShotMixin(ExportMixin, _Base):
             logger.info("No max_epochs given: training for %d epochs.", DEFAULT_MAX_EPOCHS)
             self.trainer.fit_loop.max_epochs = DEFAULT_MAX_EPOCHS
 
+    def on_train_epoch_start(self) -> None:
+        """Encode what the epoch needs and the store has not."""
+        if self._stored is not None:
+            self._stored.fill()
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Put stored features into a batch that has rows in place of pixels."""
+        batch = super().on_before_batch_transfer(batch, dataloader_idx)
+        return self._stored.attach(batch) if self._stored and isinstance(batch, StoredBatch) else batch
+
+    def encode_batch(self, batch: Any) -> tuple[ImageFeatures, PromptContext]:
+        """Features of a training batch's queries, and a context for each of them, encoded or from the store."""
+        if isinstance(batch, StoredBatch):
+            assert batch.patches is not None
+            assert batch.image is not None
+            return self.model.pair_features(ImageFeatures(batch.patches.float(), batch.image.float()), batch.class_name)
+        return self.model.encode_pairs(batch.image, batch.prompt_image, batch.class_name)
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One step of the heads."""
         del batch_idx
         if not self._trains_heads:
             return torch.zeros((), device=self.device, requires_grad=True)
-        if getattr(batch, "prompt_image", None) is None:
+        if not isinstance(batch, StoredBatch) and getattr(batch, "prompt_image", None) is None:
             msg = (
                 "The training batch has no prompts (prompt_image). Train with GeneralistDataModule, which draws them "
                 "for every query."
@@ -263,8 +285,13 @@ class FewShotMixin(ExportMixin, _Base):
         return self.model.bank.files
 
     def on_fit_start(self) -> None:
-        """Collect prompts."""
+        """Collect prompts; open the store of training images' features."""
         self._collect_prompts()
+        self._stored = StoredFeatures.open(self.trainer, self.model.backbone, self.pre_processor)
+
+    def on_fit_end(self) -> None:
+        """Leave the store, which is the datamodule's."""
+        self._stored = None
 
     def on_validation_start(self) -> None:
         """Collect prompts."""

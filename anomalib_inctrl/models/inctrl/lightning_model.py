@@ -110,7 +110,7 @@ class InCTRL(FewShotMixin, AnomalibModule):  # type: ignore[misc]  # anomalib's 
 
     def training_losses(self, batch: Any) -> dict[str, Tensor]:
         """Focal losses of the image's score and of the image residual's score (InCTRL, eq. 8 and 10)."""
-        terms = self.model.score_pairs(batch.image, batch.prompt_image, batch.class_name)
+        terms = self.model.score_features(*self.encode_batch(batch))
         losses = {"score_loss": self.loss(terms.score, batch.gt_label)}
         if terms.image_score is not None:
             losses["image_loss"] = self.loss(terms.image_score, batch.gt_label)

@@ -189,7 +189,7 @@ class InCTRLv2(FewShotMixin, AnomalibModule):  # type: ignore[misc]  # anomalib'
             ``image_focal`` of L_I; ``pixel_focal``, ``pixel_dice`` and ``pixel_fused_dice`` of L_P;
             ``one_class_focal``, ``one_class_dice`` and ``one_class_fused_dice`` of L_O. L_P is 0 if no mask is known.
         """
-        query, context = self.model.encode_pairs(batch.image, batch.prompt_image, batch.class_name)
+        query, context = self.encode_batch(batch)
         one_class = batch.one_class if batch.one_class is not None else torch.zeros(len(batch), dtype=torch.bool)
         main = ~one_class.to(query.image.device)
         terms = self.model.score_features(query.rows(main), context.rows(main))
