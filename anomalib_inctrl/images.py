@@ -29,7 +29,6 @@ def is_deep(path: str | Path) -> bool:
         return False
 
 
-def read_image(path: str | Path) -> Tensor:
 def image_size(path: str | Path) -> tuple[int, int]:
     """Read the size of an image from its header.
 
@@ -50,6 +49,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
         raise ImageFileError(msg) from error
 
 
+def read_image(path: str | Path) -> Tensor:
     """Read an image file as RGB.
 
     Grey, palette, RGBA (alpha dropped), CMYK and 16-bit images are converted; 16-bit ones by their upper 8 bits,
