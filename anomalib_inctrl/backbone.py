@@ -258,14 +258,15 @@ class FrozenCLIP(nn.Module):
             state: What :meth:`get_extra_state` returned when the checkpoint was written.
 
         Raises:
-            CheckpointError: If blocks or weights differ.
+            CheckpointError: If blocks or weights differ; also by the SHA-256 of all weights where the state has it.
         """
-        for key in ("layers", "fingerprint"):
-            if state[key] != self.get_extra_state()[key]:
+        own = self.get_extra_state() | ({"sha256": self.sha256} if "sha256" in state else {})
+        for key in ("layers", "fingerprint", "sha256"):
+            if key in own and state[key] != own[key]:
                 msg = (
                     f"The checkpoint was made with backbone {state['backbone']!r} (pretrained {state['pretrained']!r}, "
                     f"{key} {state[key]}), this model has {self.name!r} (pretrained {self.pretrained!r}, {key} "
-                    f"{self.get_extra_state()[key]}). Build the model with the checkpoint's backbone and weights."
+                    f"{own[key]}). Build the model with the checkpoint's backbone and weights."
                 )
                 raise CheckpointError(msg)
 

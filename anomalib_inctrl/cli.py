@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if first in {"-h", "--help"}:
         print("Commands of anomalib-inctrl:")
         for name, (_, summary) in _COMMANDS.items():
-            print(f"  {name:<12}{summary}")
+            print(f"  {name:<17}{summary}")
         print("\nEverything else is handed over to anomalib:\n", flush=True)
         arguments = ["--help"]
 

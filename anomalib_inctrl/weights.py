@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError
+
+_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".pyth", ".safetensors"}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -30,6 +33,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         PretrainedWeightsError: If there is no such file.
         CheckpointError: If the file is damaged, holds code, or holds no dictionary.
     """
+    content = _read(path)
+    if not isinstance(content, dict):
+        msg = f"{path}: expected a dictionary of tensors, found {type(content).__name__}."
+        raise CheckpointError(msg)
+    return content
+
+
+def _read(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         msg = f"{path}: no such weights file. Check the path."
@@ -44,7 +55,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         msg = f"{path}: refused, the file holds more than tensors and plain data, or is damaged: {error}"
         raise CheckpointError(msg) from error
-    except (EOFError, OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (
+        AttributeError,
+        EOFError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        struct.error,
+        zipfile.BadZipFile,
+    ) as error:
         msg = f"{path}: the file is damaged or is no weights file: {error}"
         raise CheckpointError(msg) from error
     except Exception as error:
@@ -52,9 +73,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             raise
         msg = f"{path}: the file is damaged or is no weights file: {error}"
         raise CheckpointError(msg) from error
-    if not isinstance(content, dict):
-        msg = f"{path}: expected a dictionary of tensors, found {type(content).__name__}."
-        raise CheckpointError(msg)
     return content
 
 
@@ -78,6 +96,93 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         msg = f"{path}: holds no tensors; its entries are {sorted(content)[:10]}."
         raise CheckpointError(msg)
     return tensors
+
+
+def read_official_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read a checkpoint of the InCTRL authors' code: a plain state dict, or one under ``model_state``.
+
+    Args:
+        path: Their ``.pyth`` file.
+
+    Returns:
+        Tensors under the authors' names; a common ``module.`` prefix is removed.
+
+    Raises:
+        PretrainedWeightsError: If there is no such file.
+        CheckpointError: If the file is damaged, holds code, or holds other things than tensors.
+    """
+    content = read_checkpoint(path)
+    state = content.get("model_state", content)
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        msg = (
+            f"{path}: expected the authors' weights, a dictionary of tensors by name (or one under 'model_state'); its "
+            f"entries are {sorted(map(str, content))[:10]}. Checkpoints of this package need no conversion."
+        )
+        raise CheckpointError(msg)
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
+
+
+def read_prompt_tensors(path: str | Path, image_size: tuple[int, int]) -> Tensor:
+    """Read a few-shot file of the InCTRL authors: a list of preprocessed images.
+
+    Args:
+        path: Their ``.pt`` file.
+        image_size: Height and width the images must have.
+
+    Returns:
+        The images ``(K, 3, H, W)``, normalised, ready for ``set_prompts``.
+
+    Raises:
+        PretrainedWeightsError: If there is no such file.
+        CheckpointError: If the file is damaged, holds code, or holds other things.
+    """
+    content = _read(path)
+    images = list(content) if isinstance(content, (list, tuple, Tensor)) else []
+    shape = (3, *image_size)
+    if not images or not all(isinstance(image, Tensor) and tuple(image.shape) == shape for image in images):
+        found = [tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__ for image in images[:3]]
+        msg = (
+            f"{path}: expected a list of preprocessed images {shape}, found "
+            f"{type(content).__name__}{f' of {len(images)}, the first {found}' if images else ''}."
+        )
+        raise CheckpointError(msg)
+    return torch.stack(images).float()
+
+
+def find_weights_file(saved: str | None, folder: Path | None = None, own: str | None = None) -> str | None:
+    """Say where the backbone weights that a checkpoint names are now.
+
+    Args:
+        saved: Pretrained tag or path in the checkpoint.
+        folder: Folder the checkpoint was read from.
+        own: Tag or path that the user gave for the same backbone.
+
+    Returns:
+        The user's own file if there is one; otherwise what was saved, or a file of the same name in ``folder`` where
+        that path leads nowhere. Loading checks that these are the weights the checkpoint was made with.
+    """
+    if own is not None and Path(own).is_file():
+        return own
+    if saved is None or folder is None or Path(saved).suffix not in _SUFFIXES or Path(saved).is_file():
+        return saved
+    beside = folder / Path(saved).name
+    return str(beside) if beside.is_file() else saved
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hash a file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its SHA-256 in hexadecimal.
+    """
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,10 +43,14 @@ class ExportMixin(_Base):
     """Exports of both Lightning modules. A part of :class:`FewShotMixin`."""
 
     model: FewShotModel
+    # Of the other parts of the Lightning module.
+    _put_named_prompts: Callable[[Sequence[str]], list[str]]
+    _put_text_prompts: Callable[[str | None], None]
+    _warn_if_untrained: Callable[[], None]
     # Class that `forward` scores where none is said, while a graph is traced.
     _exported_class: str | None = None
 
-    def forward(self, batch: Tensor, class_name: str | None = None) -> InferenceBatch:  # type: ignore[override]
+    def forward(self, batch: Tensor, class_name: str | None = None) -> InferenceBatch:
         """Preprocess, score and post-process images; what exports compute.
 
         Args:
@@ -63,7 +67,7 @@ class ExportMixin(_Base):
         """
         images = self.pre_processor(batch) if self.pre_processor else batch
         result = self.model(images, class_name or self._class_to_score())
-        return self.post_processor(result) if self.post_processor else result
+        return self.post_processor(result) if self.post_processor else result  # type: ignore[no-any-return]
 
     def _class_to_score(self) -> str | None:
         if self._exported_class is not None:
@@ -89,7 +93,7 @@ class ExportMixin(_Base):
             path = super().to_torch(folder, model_file_name).relative_to(folder)
         return Path(export_root) / path
 
-    def to_onnx(
+    def to_onnx(  # type: ignore[override]  # anomalib's to_onnx differs from Lightning's
         self,
         export_root: Path | str,
         model_file_name: str = "model",
@@ -136,11 +140,12 @@ class ExportMixin(_Base):
             path = path.relative_to(folder)
         return Path(export_root) / path
 
-    def to_openvino(
+    def to_openvino(  # type: ignore[override]  # the rest by name
         self,
         export_root: Path | str,
         model_file_name: str = "model",
-        *args: Any,
+        input_size: tuple[int, int] | None = None,
+        *,
         onnx_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Path:
@@ -149,7 +154,7 @@ class ExportMixin(_Base):
         Args:
             export_root: Folder; the files go to ``weights/openvino`` in it.
             model_file_name: Name of the files without ending.
-            args: Passed on.
+            input_size: Height and width of the images; any if None.
             onnx_kwargs: Arguments of :meth:`to_onnx`, among them ``class_name`` and ``prompts_as_input``.
             kwargs: Passed on.
 
@@ -164,9 +169,9 @@ class ExportMixin(_Base):
             msg = "Export to OpenVINO needs the package openvino: pip install 'anomalib-inctrl[openvino]'."
             raise ModuleNotFoundError(msg, name="openvino")
         self._prepare_export()
-        options = onnx_kwargs or {}
+        options = {"optimize": False} | (onnx_kwargs or {})  # OpenVINO simplifies the graph itself
         with _written_whole(export_root) as folder:
-            path = super().to_openvino(folder, model_file_name, *args, onnx_kwargs=options, **kwargs)
+            path = super().to_openvino(folder, model_file_name, input_size, onnx_kwargs=options, **kwargs)
             if options.get("prompts_as_input"):
                 target = path.with_name(f"{model_file_name}.prompts.npz")
                 self.save_prompt_inputs(target, options.get("class_name") or self._class_to_score())
@@ -210,7 +215,8 @@ class ExportMixin(_Base):
             )
             raise PromptError(msg)
         self._warn_if_untrained()
-        if self.post_processor is not None and bool(torch.isnan(self.post_processor.image_threshold)):
+        threshold: Any = getattr(self.post_processor, "image_threshold", None)
+        if threshold is not None and bool(threshold.isnan()):
             logger.warning(
                 "The model has never been validated: scores stay raw, and no threshold decides about labels. Run "
                 "`anomalib train` with --model.weights on labelled images first, to export thresholds too."
@@ -259,7 +265,7 @@ class _PromptedGraph(nn.Module):
         pre_processor, model, post_processor = self.module.pre_processor, self.module.model, self.module.post_processor
         query = model.backbone.encode_image(pre_processor(image) if pre_processor else image)
         result = model.inference_batch(model.score_features(query, PromptContext(patches, prompts, prototypes)))
-        return post_processor(result) if post_processor else result  # type: ignore[no-any-return]
+        return post_processor(result) if post_processor else result
 
 
 @contextmanager

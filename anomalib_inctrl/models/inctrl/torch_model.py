@@ -14,12 +14,9 @@ from anomalib_inctrl.errors import CheckpointError
 from anomalib_inctrl.models.components.few_shot import FewShotModel
 from anomalib_inctrl.models.components.heads import ImageResidualScorer, ScoreHead
 from anomalib_inctrl.models.components.terms import ScoreTerms
+from anomalib_inctrl.models.inctrl.official import from_official, to_official
 from anomalib_inctrl.prompts.bank import PromptContext
 from anomalib_inctrl.residuals import ResidualOperation, ResidualScale
-
-# Names of the authors' layers and where the same ones stand here. Their bn1 layers are never used.
-_OFFICIAL_HEADS = {"diff_head_ref": "image_scorer.head", "diff_head": "map_head"}
-_OFFICIAL_LAYERS = {"projection1": 0, "bn2": 2, "projection2": 3, "bn3": 5, "projection3": 6}
 
 
 class InCTRLModel(FewShotModel):
@@ -107,20 +104,8 @@ class InCTRLModel(FewShotModel):
         Raises:
             CheckpointError: If a key is missing, unknown, or of another shape; nothing is loaded then.
         """
-        clip: dict[str, Tensor] = {}
-        heads: dict[str, Tensor] = {}
-        for key, value in state_dict.items():
-            owner, _, rest = key.partition(".")
-            layer, _, parameter = rest.partition(".")
-            if owner in _OFFICIAL_HEADS and layer == "bn1":
-                continue
-            if owner in _OFFICIAL_HEADS and layer in _OFFICIAL_LAYERS:
-                heads[f"{_OFFICIAL_HEADS[owner]}.layers.{_OFFICIAL_LAYERS[layer]}.{parameter}"] = value
-            elif owner == "adapter":
-                heads[f"image_scorer.{key}"] = value
-            else:
-                clip[key] = value.float()
-        own = {key: value for key, value in self.state_dict().items() if key.startswith(("image_scorer.", "map_head."))}
+        clip, heads = from_official(state_dict)
+        own = self._head_tensors()
         wrong = sorted(key for key in heads.keys() & own.keys() if heads[key].shape != own[key].shape)
         missing, unexpected = sorted(own.keys() - heads.keys()), sorted(heads.keys() - own.keys())
         if missing or unexpected or wrong:
@@ -134,3 +119,18 @@ class InCTRLModel(FewShotModel):
             own[key].copy_(value)
         self.bank.clear()
         self.heads_trained = True
+
+    def official_state_dict(self) -> dict[str, Tensor]:
+        """Give the weights under the names of the authors' code; see :func:`.official.to_official`.
+
+        Raises:
+            CheckpointError: If the model has a shape that the authors' code does not know.
+        """
+        if self.image_scorer is None or self.image_scorer.operation == "concat":
+            msg = "The authors' code has no InCTRL without image residual or with residual='concat'."
+            raise CheckpointError(msg)
+        return to_official(self.backbone.clip.state_dict(), self._head_tensors())
+
+    def _head_tensors(self) -> dict[str, Tensor]:
+        parts = ("image_scorer.", "map_head.")
+        return {key: value for key, value in self.state_dict().items() if key.startswith(parts)}

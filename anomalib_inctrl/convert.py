@@ -1,0 +1,194 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``anomalib-inctrl convert-weights``: the InCTRL authors' released weights to a checkpoint, and back."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from safetensors.torch import save
+
+from anomalib_inctrl.backbone import FrozenCLIP
+from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError
+from anomalib_inctrl.io import write_whole_bytes
+from anomalib_inctrl.manifest import known_weights
+from anomalib_inctrl.models.inctrl import InCTRL
+from anomalib_inctrl.models.inctrl.official import from_official
+from anomalib_inctrl.weights import (
+    file_sha256,
+    read_official_state_dict,
+    read_prompt_tensors,
+)
+
+_BACKBONE = "ViT-B-16-plus-240"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert a file and say what was written.
+
+    Args:
+        argv: Arguments without the program's name; those of the process if None.
+
+    Returns:
+        0, or 1 with a line on standard error if a file is not what it should be.
+    """
+    parser = argparse.ArgumentParser(
+        prog="anomalib-inctrl convert-weights",
+        description="Convert the InCTRL authors' released weights (.pyth) to a checkpoint of InCTRL here. "
+        "The files are read as tensors: code in them is refused, not run.",
+    )
+    parser.add_argument("source", type=Path, help="the authors' .pyth file; with --reverse a checkpoint of InCTRL")
+    parser.add_argument("output", type=Path, help="the checkpoint to write; with --reverse the .pyth file")
+    parser.add_argument("--backbone", default=_BACKBONE, help="OpenCLIP model of the image tower (%(default)s)")
+    parser.add_argument(
+        "--pretrained",
+        help="OpenCLIP tag or file whose weights equal the backbone in the source; by default the backbone is written "
+        "beside the checkpoint, and found there wherever both are moved",
+    )
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="the authors' few-shot .pt files, or a folder of them, to put into the checkpoint; class names are the "
+        "files' names",
+    )
+    parser.add_argument("--reverse", action="store_true", help="convert a checkpoint to the authors' names")
+    args = parser.parse_args(argv)
+    if args.reverse and (args.prompts or args.pretrained):
+        parser.error("--reverse takes neither --prompts nor --pretrained")
+    try:
+        if args.reverse:
+            written = [to_official_file(args.source, args.output)]
+        else:
+            written = from_official_file(args.source, args.output, args.backbone, args.pretrained, args.prompts)
+    except (CheckpointError, PretrainedWeightsError) as error:
+        print(f"convert-weights: {error}", file=sys.stderr)
+        return 1
+    digest = file_sha256(args.source)
+    known = [entry.name for entry in known_weights() if entry.sha256 == digest]
+    print(f"read   {args.source}  sha256 {digest}{f'  known as {known[0]}' if known else ''}")
+    for path in written:
+        print(f"wrote  {path}  {path.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def from_official_file(
+    source: Path, output: Path, backbone: str = _BACKBONE, pretrained: str | None = None, prompts: Sequence[Path] = ()
+) -> list[Path]:
+    """Convert the authors' weights to a checkpoint of :class:`anomalib_inctrl.InCTRL`.
+
+    Args:
+        source: The authors' ``.pyth`` file.
+        output: Checkpoint to write, whole or not at all. It holds the heads and, if given, prompts, and names the
+            backbone.
+        backbone: OpenCLIP model of the image tower.
+        pretrained: OpenCLIP tag or file of weights equal to the backbone in the source; None writes these beside the
+            checkpoint, as ``<output's name>.backbone.safetensors``.
+        prompts: The authors' few-shot files, or folders of them. A file's name is its class name.
+
+    Returns:
+        The files written, the checkpoint last.
+
+    Raises:
+        PretrainedWeightsError: If a file does not exist.
+        CheckpointError: If a file is damaged, holds code, does not fit, or is of other weights than ``pretrained``.
+    """
+    official = read_official_state_dict(source)
+    clip, _ = from_official(official)
+    model = InCTRL(backbone=backbone, pretrained=None, resize_mode="center_crop", visualizer=False).eval()
+    network = _without_notice_of_random_weights(model)
+    try:
+        network.load_official_state_dict(official)
+    except CheckpointError as error:
+        msg = f"{source}: {error}"
+        raise CheckpointError(msg) from error
+    for file in _prompt_files(prompts):
+        network.set_prompts(read_prompt_tensors(file, network.backbone.image_size), file.stem, [str(file)])
+    written = []
+    if pretrained is None:
+        tower = output.with_name(f"{output.stem}.backbone.safetensors")
+        content = {name: official[name].contiguous() for name in clip if name in official}
+        written.append(write_whole_bytes(tower, save(content)))
+        pretrained = str(tower.resolve())
+    elif Path(pretrained).is_file():
+        pretrained = str(Path(pretrained).resolve())
+    if not written and (found := FrozenCLIP(backbone, pretrained).sha256) != network.backbone.sha256:
+        msg = (
+            f"{source}: its backbone is not pretrained={pretrained!r} of {backbone} (tensors' SHA-256 "
+            f"{network.backbone.sha256[:16]}..., there {found[:16]}...). Leave --pretrained out: the backbone is then "
+            f"written beside the checkpoint."
+        )
+        raise CheckpointError(msg)
+    model.hparams["pretrained"] = network.backbone.pretrained = pretrained
+    buffer = io.BytesIO()
+    torch.save(_checkpoint_of(model), buffer)
+    return [*written, write_whole_bytes(output, buffer.getvalue())]
+
+
+def to_official_file(source: Path, output: Path) -> Path:
+    """Convert a checkpoint of :class:`anomalib_inctrl.InCTRL` to the authors' names, backbone included.
+
+    Args:
+        source: The checkpoint.
+        output: ``.pyth`` file to write, whole or not at all: a plain state dict.
+
+    Returns:
+        The file.
+
+    Raises:
+        PretrainedWeightsError: If the checkpoint, or the backbone it names, does not exist.
+        CheckpointError: If it does not fit, or the model has a shape that the authors' code does not know.
+    """
+    network: Any = InCTRL(weights=str(source), visualizer=False).model
+    buffer = io.BytesIO()
+    torch.save(network.official_state_dict(), buffer)
+    return write_whole_bytes(output, buffer.getvalue())
+
+
+def _without_notice_of_random_weights(model: InCTRL) -> Any:
+    """Build the PyTorch model, whose random weights are replaced at once."""
+    notices = logging.getLogger("anomalib_inctrl.backbone")
+    level = notices.level
+    notices.setLevel(logging.ERROR)
+    try:
+        return model.model
+    finally:
+        notices.setLevel(level)
+
+
+def _prompt_files(sources: Sequence[Path]) -> list[Path]:
+    files: list[Path] = []
+    for source in sources:
+        found = sorted(source.glob("*.pt")) if source.is_dir() else [source]
+        if not found:
+            msg = f"{source}: holds no .pt files. Give the authors' few-shot files or their folder."
+            raise PretrainedWeightsError(msg)
+        files += found
+    names = [file.stem for file in files]
+    if double := sorted({name for name in names if names.count(name) > 1}):
+        msg = f"Several few-shot files for the same class name: {double}. Give one number of shots at a time."
+        raise CheckpointError(msg)
+    return files
+
+
+def _checkpoint_of(model: InCTRL) -> Mapping[str, Any]:
+    """A checkpoint as Lightning's trainer writes it, without the state of a training."""
+    checkpoint: dict[str, Any] = {
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": lightning.__version__,
+        "state_dict": model.state_dict(),
+        "hparams_name": "kwargs",
+        "hyper_parameters": dict(model.hparams),
+    }
+    model.on_save_checkpoint(checkpoint)
+    return checkpoint

@@ -1,0 +1,79 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Names of the authors' released weights and of the same tensors here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+# The authors' heads and layers, and where the same ones stand here. Their bn1 layers are never used.
+_HEADS = {"diff_head_ref": "image_scorer.head", "diff_head": "map_head"}
+_LAYERS = {"projection1": 0, "bn2": 2, "projection2": 3, "bn3": 5, "projection3": 6}
+_UNUSED = "bn1"
+_OWN_HEADS = {ours: theirs for theirs, ours in _HEADS.items()}
+_OWN_LAYERS = {str(ours): theirs for theirs, ours in _LAYERS.items()}
+
+
+def from_official(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Sort weights under the authors' names into backbone and heads; nothing is checked.
+
+    ===================================================  ===============================================
+    authors                                              here
+    ===================================================  ===============================================
+    ``adapter.fc.{0,2}.weight``                          ``image_scorer.adapter.fc.{0,2}.weight``
+    ``diff_head_ref.projection{1,2,3}.*``                ``image_scorer.head.layers.{0,3,6}.*``
+    ``diff_head_ref.bn{2,3}.*``                          ``image_scorer.head.layers.{2,5}.*``
+    ``diff_head.projection{1,2,3}.*``                    ``map_head.layers.{0,3,6}.*``
+    ``diff_head.bn{2,3}.*``                              ``map_head.layers.{2,5}.*``
+    ``diff_head_ref.bn1.*``, ``diff_head.bn1.*``         left out, the authors never use them
+    everything else (``visual.*``, ``transformer.*``)    the backbone, under OpenCLIP's names
+    ===================================================  ===============================================
+
+    Args:
+        state_dict: Tensors under the authors' names.
+
+    Returns:
+        The backbone under OpenCLIP's names in float32, and the heads under the names of ``InCTRLModel``.
+    """
+    clip: dict[str, Tensor] = {}
+    heads: dict[str, Tensor] = {}
+    for key, value in state_dict.items():
+        owner, _, rest = key.partition(".")
+        layer, _, parameter = rest.partition(".")
+        if owner in _HEADS and layer == _UNUSED:
+            continue
+        if owner in _HEADS and layer in _LAYERS:
+            heads[f"{_HEADS[owner]}.layers.{_LAYERS[layer]}.{parameter}"] = value
+        elif owner == "adapter":
+            heads[f"image_scorer.{key}"] = value
+        else:
+            clip[key] = value.float()
+    return clip, heads
+
+
+def to_official(clip: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put weights under the authors' names: the reverse of :func:`from_official`.
+
+    Args:
+        clip: The backbone under OpenCLIP's names.
+        heads: The heads under the names of ``InCTRLModel``.
+
+    Returns:
+        Tensors under the authors' names, among them the ``bn1`` layers that their strict loading asks for, as they are
+        before training.
+    """
+    official = {key: value for key, value in clip.items() if key not in {"logit_scale", "logit_bias"}}
+    for key, value in heads.items():
+        owner, _, rest = key.partition(".layers.")
+        if not rest:
+            official[key.removeprefix("image_scorer.")] = value
+            continue
+        layer, _, parameter = rest.partition(".")
+        official[f"{_OWN_HEADS[owner]}.{_OWN_LAYERS[layer]}.{parameter}"] = value
+        if _OWN_LAYERS[layer] == "projection1" and parameter == "weight":
+            unused = torch.nn.BatchNorm1d(value.shape[1]).state_dict()
+            official |= {f"{_OWN_HEADS[owner]}.{_UNUSED}.{name}": tensor for name, tensor in unused.items()}
+    return official
