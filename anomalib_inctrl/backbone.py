@@ -313,7 +313,7 @@ def create_clip(name: str, pretrained: str | None) -> Any:
         CheckpointError: If a weights file does not fit the model.
     """
     # Inside, since the demo room's own imports lead back here.
-    from anomalib_inctrl.demo.mini_clip import packaged_tags, packaged_weights, read_weights
+    from anomalib_inctrl.demo.mini_clip import is_condensed, packaged_tags, packaged_weights, read_weights
 
     open_clip = _open_clip()
 
@@ -339,7 +339,10 @@ def create_clip(name: str, pretrained: str | None) -> Any:
         )
         raise PretrainedWeightsError(msg)
     clip = _create_without_weights(name)
-    load_clip_weights(clip, read_state_dict(pretrained), pretrained)
+    state_dict = read_state_dict(pretrained)
+    if is_condensed(state_dict):
+        state_dict = read_weights(pretrained, clip.vocab_size)
+    load_clip_weights(clip, state_dict, pretrained)
     return clip
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,10 +21,9 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
-from anomalib_inctrl.backbone import CLIP_MEAN, CLIP_STD, FrozenCLIP, create_clip, load_clip_weights
+from anomalib_inctrl.backbone import CLIP_MEAN, CLIP_STD, FrozenCLIP
 from anomalib_inctrl.demo import UNSEEN_CATEGORIES, Sample, render_batch
 from anomalib_inctrl.demo.categories import REGISTRY
-from anomalib_inctrl.demo.mini_clip import read_weights
 from anomalib_inctrl.residuals import patch_residual
 
 SHOTS, EACH = 4, 12
@@ -109,13 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=Path, nargs="?", help="weights file; the packaged one if not given")
+    parser.add_argument("weights", nargs="?", default="demo", help="weights file; the packaged one if not given")
     args = parser.parse_args(argv)
-    trained = FrozenCLIP("mini-clip-16-240", "demo")
-    if args.weights:
-        clip = create_clip("mini-clip-16-240", None)
-        load_clip_weights(clip, read_weights(args.weights, clip.vocab_size), str(args.weights))
-        trained = FrozenCLIP(clip)
+    trained = FrozenCLIP("mini-clip-16-240", args.weights)
     chance = FrozenCLIP("demo-vit-16-240", None)
     for gate in GATES:
         found, at_random = ([means(model, gate, seed) for seed in SEEDS] for model in (trained, chance))

@@ -4,8 +4,8 @@
 
 Usage: python tools/train_mini_clip.py --out runs/mini-clip
 
-First at 112 px with a constant learning rate, then at 240 px with position embeddings resized, the learning rate
-falling to zero. A run that was stopped goes on where its last checkpoint was written; the first stage may be cut short
+First at 112 px with a constant learning rate, then at 240 px with position embeddings resized, at last with a smaller
+learning rate that falls to zero. A run that was stopped goes on where its last checkpoint was written; the first stage may be cut short
 or made longer then, since its learning rate does not depend on its length. The weights kept are those at the end. What
 is shown on the way is measured on the auxiliary categories as designed, which are in no training batch; the unseen
 categories are never looked at.
@@ -452,14 +452,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; one that exists is resumed")
     parser.add_argument("--images", type=int, default=46_176, help="pictures of 112 px to train on")
-    parser.add_argument("--fine_images", type=int, default=50_400, help="pictures of 240 px to train on afterwards")
+    parser.add_argument("--middle_images", type=int, default=5_400, help="pictures of 240 px at the same rate")
+    parser.add_argument("--fine_images", type=int, default=32_400, help="pictures of 240 px at a falling rate")
     parser.add_argument("--seed", type=int, default=0, help="decides weights, pictures and captions")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to train")
     parser.add_argument("--every", type=float, default=240, help="seconds between checkpoints")
     args = parser.parse_args(argv)
 
     run = Run(args.out, args.seed, torch.device(args.device))
-    run.train([Stage(112, 16, 1e-3, False, args.images), Stage(240, 4, 1e-3, True, args.fine_images)], args.every)
+    stages = [
+        Stage(112, 16, 1e-3, False, args.images),
+        Stage(240, 4, 1e-3, False, args.middle_images),
+        Stage(240, 4, 4e-4, True, args.fine_images),
+    ]
+    run.train(stages, args.every)
     digest = hashlib.sha256(run.weights.read_bytes()).hexdigest()
     print(f"{run.weights}  {run.weights.stat().st_size / 1e6:.2f} MB  sha256 {digest}  {run.seconds:.0f} s")
     return 0

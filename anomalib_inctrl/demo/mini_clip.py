@@ -8,7 +8,7 @@ keeps the embeddings of those, and one more that stands for every other token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -76,6 +76,11 @@ def write_weights(path: str | Path, state_dict: dict[str, Tensor], vocabulary: S
     temporary.write_bytes(save(tensors))  # save_file would leave a file that only its owner may read
     temporary.replace(path)
     return path
+
+
+def is_condensed(state_dict: Mapping[str, Tensor]) -> bool:
+    """Tell whether tensors are as :func:`write_weights` writes them, to be read by :func:`read_weights`."""
+    return _VOCABULARY in state_dict
 
 
 def read_weights(path: str | Path, vocabulary_size: int) -> dict[str, Tensor]:

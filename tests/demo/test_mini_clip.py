@@ -236,5 +236,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tool, tmp_path, monkeyp
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     restored = mini_clip.read_weights(tmp_path / "parts" / f"{NAME}-{TAG}.safetensors", 49408)
     FrozenCLIP(NAME, None).load_weights(restored, "trained weights")
+    by_path = FrozenCLIP(NAME, str(tmp_path / "parts" / f"{NAME}-{TAG}.safetensors"))
+    assert torch.equal(by_path.clip.token_embedding.weight, restored["token_embedding.weight"])
     with pytest.raises(SystemExit, match="seed 3"):
         tool.Run(tmp_path / "whole", 4, torch.device("cpu"))
