@@ -33,7 +33,7 @@ class GeneralistBenchmark(Pipeline):
         Raises:
             SystemExit: If it cannot start, or something could not be measured; the reason is printed.
         """
-        from anomalib_inctrl.errors import BenchmarkError
+        from anomalib_inctrl.errors import BenchmarkError, CheckpointError
 
         args = self.get_parser().parse_args() if args is None else args
         try:
@@ -44,7 +44,7 @@ class GeneralistBenchmark(Pipeline):
                 write_report(config)
             else:
                 run_benchmark(config)
-        except (BenchmarkError, ValueError, FileNotFoundError) as error:
+        except (BenchmarkError, CheckpointError, ValueError, FileNotFoundError) as error:
             sys.exit(f"error: {error}")
 
     def _get_args(self, args: Namespace | None) -> Any:
