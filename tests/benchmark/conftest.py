@@ -65,14 +65,13 @@ def checkpoints(data, tmp_path_factory):
 
 
 @pytest.fixture
-def make_config(data, checkpoints, tmp_path):
+def make_config(data, tmp_path):
     def make(**changes):
-        floor = {"class_path": "InCTRLv2", "init_args": {"backbone": BACKBONE, "pretrained": None}}
-        trained = {name: {"class_path": name, "weights": path} for name, path in checkpoints.items()}
+        given = {"backbone": BACKBONE, "pretrained": None}
         target = {"datamodule": "InCTRLDemo", "root": str(data), "categories": CATEGORIES, "options": COUNTS}
         return {
             "output": str(tmp_path / "results"),
-            "models": {**trained, "floor": floor},
+            "models": {name: {"class_path": name, "init_args": dict(given)} for name in ("InCTRL", "InCTRLv2")},
             "targets": {"Demo": target},
             "k_shots": [1, 2, 4],
             "seeds": [0, 1],

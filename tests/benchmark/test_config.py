@@ -43,12 +43,12 @@ def test_training_configs_are_read_by_the_command_line(path, capsys):
 @pytest.mark.parametrize(
     ("path", "value", "word"),
     [
-        (["models", "floor", "init_args", "shots"], 4, "takes no shots"),
-        (["models", "floor", "init_args", "k_shot"], 4, "the benchmark sets them"),
-        (["models", "floor", "class_path"], "InCTRLv9", "no such model"),
-        (["models", "floor", "train_on"], "all", "other models"),
-        (["models", "floor", "weights"], {"Elsewhere": "x.ckpt"}, "none for the targets Demo"),
-        (["models", "floor", "wieghts"], "x.ckpt", "models.floor.wieghts"),
+        (["models", "InCTRL", "init_args", "shots"], 4, "takes no shots"),
+        (["models", "InCTRL", "init_args", "k_shot"], 4, "the benchmark sets them"),
+        (["models", "InCTRL", "class_path"], "InCTRLv9", "no such model"),
+        (["models", "InCTRL", "train_on"], "all", "other models"),
+        (["models", "InCTRL", "weights"], {"Elsewhere": "x.ckpt"}, "none for the targets Demo"),
+        (["models", "InCTRL", "wieghts"], "x.ckpt", "models.InCTRL.wieghts"),
         (["targets", "Demo", "folder"], "x", "targets.Demo.folder"),
         (["models", "Padim"], {"class_path": "Padim", "weights": "x.ckpt"}, "trained on each target"),
         (["k_shots"], [1, 1], "twice"),
@@ -75,7 +75,7 @@ def test_files_that_are_not_there_are_named(make_config, tmp_path):
     with pytest.raises(BenchmarkError, match=r"broken\.yaml"):
         read_config(tmp_path / "broken.yaml")
     config = make_config()
-    config["models"]["floor"]["weights"] = str(tmp_path / "nothing.ckpt")
+    config["models"]["InCTRL"]["weights"] = str(tmp_path / "nothing.ckpt")
     with pytest.raises(PretrainedWeightsError, match=r"nothing\.ckpt"):
         read_config(config).identity()
 
@@ -98,13 +98,13 @@ def test_what_decides_results_is_told_apart_from_what_does_not(make_config, tmp_
     )
     free["targets"] = {"Demo": config["targets"]["Demo"] | {"categories": ["brick"]}}
     free["targets"]["Other"] = config["targets"]["Demo"]
-    free["models"] = {"another": config["models"]["floor"], **config["models"]}
+    free["models"] = {"another": config["models"]["InCTRL"], **config["models"]}
     assert changes(old, identity(free)) == []
     other_weights = tmp_path / "other.ckpt"
     other_weights.write_bytes(b"other")
     for path, value, word in [
-        (["models", "floor", "init_args", "residual_scale"], "full", "models.floor.init_args.residual_scale"),
-        (["models", "floor", "class_path"], "InCTRL", "was 'InCTRLv2', is 'InCTRL'"),
+        (["models", "InCTRL", "init_args", "residual_scale"], "full", "models.InCTRL.init_args.residual_scale"),
+        (["models", "InCTRL", "class_path"], "InCTRLv2", "was 'InCTRL', is 'InCTRLv2'"),
         (["models", "InCTRL", "weights"], str(other_weights), "models.InCTRL.weights.Demo"),
         (["targets", "Demo", "options"], {**config["targets"]["Demo"]["options"], "seed": 5}, "options.seed"),
         (["targets", "Demo", "root"], "elsewhere", "targets.Demo.root"),
@@ -119,13 +119,17 @@ def test_what_decides_results_is_told_apart_from_what_does_not(make_config, tmp_
         assert word in line
 
 
-def test_weights_are_known_by_their_content(make_config, checkpoints, tmp_path):
-    config = make_config()
-    copied = tmp_path / "copied.ckpt"
-    copied.write_bytes(Path(checkpoints["InCTRL"]).read_bytes())
-    moved = copy.deepcopy(config)
-    moved["models"]["InCTRL"]["weights"] = str(copied)
-    assert changes(identity(config), identity(moved)) == []
+def test_weights_are_known_by_their_content(make_config, tmp_path):
+    identities = []
+    for name, content in (("one", b"same"), ("copied", b"same"), ("other", b"other")):
+        file = tmp_path / f"{name}.ckpt"
+        file.write_bytes(content)
+        config = make_config()
+        config["models"]["InCTRL"]["weights"] = str(file)
+        identities.append(identity(config))
+    one, copied, other = identities
+    assert changes(one, copied) == []
+    assert changes(one, other)[0].startswith("models.InCTRL.weights.Demo: was 'sha256:")
 
 
 def test_names_become_file_names_of_their_own():
