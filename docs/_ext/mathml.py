@@ -23,6 +23,7 @@ def setup(app: Any) -> dict[str, bool]:
 def _convert(text: str, *, block: bool) -> str:
     # docutils does not know all of these; in MathML sizes follow from the content anyway.
     text = re.sub(r"\\[bB]igg?[lr]?(?![A-Za-z])", "", text).replace(r"\tfrac", r"\frac")
+    text = re.sub(r"\\frac(\w)(\w)", r"\\frac{\1}{\2}", text)
     try:
         return tex2mathml(text, as_block=block)  # type: ignore[no-any-return]
     except MathError as error:
