@@ -5,10 +5,10 @@
 Usage: python tools/train_mini_clip.py --out runs/mini-clip
 
 First at 112 px with a constant learning rate, then at 240 px with position embeddings resized, at last with a smaller
-learning rate that falls to zero. A run that was stopped goes on where its last checkpoint was written; the first stage may be cut short
-or made longer then, since its learning rate does not depend on its length. The weights kept are those at the end. What
-is shown on the way is measured on the auxiliary categories as designed, which are in no training batch; the unseen
-categories are never looked at.
+learning rate that falls to zero. A run that was stopped goes on where its last checkpoint was written; a stage whose
+learning rate is constant may be cut short or made longer then. The weights kept are those at the end. What is shown on
+the way is measured on the auxiliary categories as designed, which are in no training batch; the unseen categories are
+never looked at.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ class Stage:
         rate: Learning rate at the start.
         falls: Whether the learning rate falls to zero, linearly.
         images: Pictures to train on.
+        sharpness: What differences of cosines are multiplied by to tell the state. The models take 100; learned at
+            more, their text scores stay cautious, which they should be on things never seen.
     """
 
     size: int
@@ -64,6 +66,7 @@ class Stage:
     rate: float
     falls: bool
     images: int
+    sharpness: float = 100
 
     @property
     def steps(self) -> int:
@@ -175,13 +178,14 @@ def _waves(grid: int, width: int) -> Tensor:
     return both.flatten(0, 1) * 0.1
 
 
-def losses(encoder: Encoder, episode: Episode, seed: tuple[int, ...]) -> dict[str, Tensor]:
+def losses(encoder: Encoder, episode: Episode, seed: tuple[int, ...], sharpness: float = 100) -> dict[str, Tensor]:
     """Compute the terms of the loss.
 
     Args:
         encoder: The encoder.
         episode: Pictures of `G` products, `N` each.
         seed: Decides the captions.
+        sharpness: See `Stage`.
 
     Returns:
         `caption`: pictures and captions find each other; `state`: the picture lies nearer to the sentences that call
@@ -211,7 +215,7 @@ def losses(encoder: Encoder, episode: Episode, seed: tuple[int, ...]) -> dict[st
     states = embedding[len(text.caption) :].view(rows, 2, -1, image.shape[1]).mean(dim=2)
     normal, abnormal = F.normalize(states, dim=-1).unbind(dim=1)
     image = image.view(rows, count, -1)
-    told = 100 * (image * (abnormal - normal)[:, None]).sum(-1)
+    told = sharpness * (image * (abnormal - normal)[:, None]).sum(-1)
     apart = F.relu((normal * abnormal).sum(-1) - _APART).mean()
 
     prompts = _prompts(image.device)  # (N, F)
@@ -397,7 +401,7 @@ class Run:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         seed = (self.seed, self.stage, self.step)
-        terms = losses(self.encoder, augment(self._products(stage), seed), seed)
+        terms = losses(self.encoder, augment(self._products(stage), seed), seed, stage.sharpness)
         loss = sum(weight * terms[key] for key, weight in _WEIGHTS.items())
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -454,6 +458,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=46_176, help="pictures of 112 px to train on")
     parser.add_argument("--middle_images", type=int, default=5_400, help="pictures of 240 px at the same rate")
     parser.add_argument("--fine_images", type=int, default=32_400, help="pictures of 240 px at a falling rate")
+    parser.add_argument("--last_images", type=int, default=7_200, help="pictures of 240 px to learn caution from")
     parser.add_argument("--seed", type=int, default=0, help="decides weights, pictures and captions")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to train")
     parser.add_argument("--every", type=float, default=240, help="seconds between checkpoints")
@@ -464,6 +469,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Stage(112, 16, 1e-3, False, args.images),
         Stage(240, 4, 1e-3, False, args.middle_images),
         Stage(240, 4, 4e-4, True, args.fine_images),
+        Stage(240, 4, 2e-4, True, args.last_images, sharpness=300),
     ]
     run.train(stages, args.every)
     digest = hashlib.sha256(run.weights.read_bytes()).hexdigest()
