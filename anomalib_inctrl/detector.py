@@ -287,6 +287,7 @@ class Detector:
             PromptError: If no prompts are set, for the class or at all.
             ImageFileError: If a file cannot be read; names it.
             PictureError: If a picture in memory is none; says which.
+            CheckpointError: If a score is not finite, because the model's weights are not.
         """
         bank = self.module.model.bank
         if not len(bank):
@@ -353,6 +354,10 @@ class Detector:
             for term in fields(terms)
             if isinstance(value := getattr(terms, term.name), Tensor) and value.ndim == 1
         }
+        if wild := [row for row, score in enumerate(scalars["score"]) if not math.isfinite(score)]:
+            name = pictures[wild[0]].name
+            msg = f"{name}: its score is not finite; the model or its prompts hold NaN or infinite values."
+            raise CheckpointError(msg)
         threshold = self._threshold(class_name)
         return [
             Detection(

@@ -4,28 +4,46 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from anomalib_inctrl.errors import ImageFileError
+from anomalib_inctrl.video import is_frame, read_frame
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+# What these files hold, whatever they are called. Pillow knows formats whose readers start other programs.
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+# What Pillow raises of broken files, by what was met in practice.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 _DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
 
 
 def is_deep(path: str | Path) -> bool:
     """Tell from the header whether an image has more than 8 bits a channel, which Pillow clips when converting."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return image.mode in _DEEP_MODES
-    except (OSError, ValueError):
+    except UNREADABLE:
         return False
 
 
@@ -42,21 +60,20 @@ def image_size(path: str | Path) -> tuple[int, int]:
         ImageFileError: If the file is missing or no image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return image.height, image.width
-    except (OSError, ValueError) as error:
-        msg = f"{path}: not readable as an image ({error}). Replace or remove the file."
-        raise ImageFileError(msg) from error
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
 
 
 def read_image(path: str | Path) -> Tensor:
     """Read an image file as RGB.
 
     Grey, palette, RGBA (alpha dropped), CMYK and 16-bit images are converted; 16-bit ones by their upper 8 bits,
-    floating-point ones by their own range.
+    floating-point ones by the range of their finite values, NaN as its lower end.
 
     Args:
-        path: Image file.
+        path: Image file, or a frame of a video file (:mod:`anomalib_inctrl.video`).
 
     Returns:
         ``(3, H, W)`` float32 in [0, 1].
@@ -65,13 +82,23 @@ def read_image(path: str | Path) -> Tensor:
         ImageFileError: If the file is missing, empty, truncated or no image.
     """
     try:
-        with Image.open(path) as image:
+        if is_frame(path):
+            return rgb_tensor(Image.fromarray(read_frame(path)))
+        with Image.open(path, formats=FORMATS) as image:
             return rgb_tensor(image)
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except ImageFileError:
+        raise
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | Path, error: Exception) -> ImageFileError:
+    try:
         size = Path(path).stat().st_size if Path(path).is_file() else None
-        found = "no such file" if size is None else f"{size} bytes, not readable as an image ({error})"
-        msg = f"{path}: {found}. Replace or remove the file."
-        raise ImageFileError(msg) from error
+    except (OSError, ValueError):  # no name that a file can have
+        size = None
+    found = "no such file" if size is None else f"{size} bytes, not readable as an image ({error})"
+    return ImageFileError(f"{path}: {found}. Replace or remove the file.")
 
 
 def rgb_tensor(image: Image.Image) -> Tensor:
@@ -94,8 +121,9 @@ def rgb_tensor(image: Image.Image) -> Tensor:
 def _to_eight_bits(image: Image.Image) -> Image.Image:
     values = np.array(image).astype(np.float64)
     if image.mode == "F":
-        low, high = float(np.nanmin(values)), float(np.nanmax(values))
-        values = (np.nan_to_num(values, nan=low) - low) / (high - low or 1.0) * 255
+        finite = values[np.isfinite(values)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+        values = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / (high - low or 1.0) * 255
     elif image.mode != "I" or values.max(initial=0) > 255:
         # Older Pillow releases read 16-bit images as "I", which may as well hold 8-bit values.
         values = values // 256

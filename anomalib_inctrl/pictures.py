@@ -16,6 +16,7 @@ from torch import Tensor
 
 from anomalib_inctrl.errors import ImageFileError, PictureError
 from anomalib_inctrl.images import list_images, read_image, rgb_tensor
+from anomalib_inctrl.video import is_frame
 
 Picture: TypeAlias = str | Path | Image.Image | NDArray[Any] | Tensor
 
@@ -99,8 +100,12 @@ _WANTED = "Give paths of images or folders, Pillow images, NumPy arrays (H, W, 3
 
 
 def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        if not path.exists():
+    try:
+        is_folder, exists = path.is_dir(), path.exists() or is_frame(path)
+    except OSError:  # no name that a file can have
+        is_folder = exists = False
+    if not is_folder:
+        if not exists:
             msg = f"{path}: no such file or folder. Correct the path."
             raise ImageFileError(msg)
         return [path]

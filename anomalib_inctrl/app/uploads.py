@@ -8,13 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from anomalib_inctrl.errors import ImageFileError
-from anomalib_inctrl.images import IMAGE_SUFFIXES, read_image
-
-# Pillow knows formats whose readers start other programs; what a file is called says nothing about what it is.
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
+from anomalib_inctrl.images import FORMATS, IMAGE_SUFFIXES, UNREADABLE, read_image
 
 
 @dataclass(frozen=True)
@@ -80,9 +77,9 @@ def check_picture(path: Path, limits: Limits) -> None:
         msg = f"{name}: {size / 2**20:.1f} MB; at most {limits.megabytes} MB are taken."
         raise ImageFileError(msg)
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         msg = f"{name}: {size} bytes, not readable as a picture. Replace or remove the file."
         raise ImageFileError(msg) from error
     if width * height > limits.megapixels * 1e6:

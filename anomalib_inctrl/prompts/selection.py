@@ -21,6 +21,7 @@ from torch import Tensor
 from anomalib_inctrl.errors import PromptError
 from anomalib_inctrl.images import list_images
 from anomalib_inctrl.io import write_whole
+from anomalib_inctrl.video import is_frame
 
 logger = logging.getLogger(__name__)
 
@@ -162,11 +163,17 @@ def read_prompt_list(source: str | Path | Sequence[str | Path]) -> dict[str | No
         try:
             lists = json.loads(path.read_text(encoding="utf-8"))
             return {name: [_existing(Path(item), path) for item in files] for name, files in lists.items()}
-        except (json.JSONDecodeError, AttributeError, TypeError) as error:
+        except PromptError:
+            raise
+        except (ValueError, AttributeError, TypeError, RecursionError) as error:
             msg = f"prompts={path}: expected {{class name: [paths]}} as written to {PROMPT_LIST_NAME} ({error})."
             raise PromptError(msg) from error
     if path.suffix == ".txt":
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            msg = f"prompts={path}: not readable as text ({error}). Write one image path a line, in UTF-8."
+            raise PromptError(msg) from error
         if not lines:
             msg = f"prompts={path}: the list is empty. Write one image path a line."
             raise PromptError(msg)
@@ -193,7 +200,14 @@ def _existing(path: Path, source: object) -> Path:
     if isinstance(source, Path) and not path.is_absolute():
         places.append(source.parent / path)
     for place in places:
-        if place.is_file():
+        if _is_picture(place):
             return place
     msg = f"prompts={source}: names {path}, which does not exist. Correct the list."
     raise PromptError(msg)
+
+
+def _is_picture(path: Path) -> bool:
+    try:
+        return path.is_file() or is_frame(path)
+    except OSError:  # no name that a file can have
+        return False

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from anomalib.data import AnomalibDataModule
+from anomalib.data.datasets.base import AnomalibVideoDataset
 from anomalib.data.utils import LabelName
 
+from anomalib_inctrl.data.frames import normal_frames
 from anomalib_inctrl.errors import PromptError
 from anomalib_inctrl.prompts.selection import read_prompt_list
 
@@ -38,7 +40,7 @@ def prompt_candidates(datamodule: Any, class_name: str | None) -> dict[str, list
 
     Args:
         datamodule: A datamodule with ``prompt_candidates()``, a stock anomalib datamodule (the normal images of its
-            train split), or ``None``.
+            train split, or the frames of its normal videos), or ``None``.
         class_name: Class name for a stock datamodule; see :func:`class_name_of`.
 
     Returns:
@@ -50,6 +52,8 @@ def prompt_candidates(datamodule: Any, class_name: str | None) -> dict[str, list
     train_data = getattr(datamodule, "train_data", None)
     if name is None or train_data is None:
         return {}
+    if isinstance(train_data, AnomalibVideoDataset):
+        return {name: normal_frames(train_data)}
     samples = train_data.samples
     normal = samples[samples.label_index == LabelName.NORMAL]
     return {name: [Path(path) for path in sorted(normal.image_path)]}

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,7 @@ from anomalib_inctrl.backbone import CLIP_MEAN, CLIP_STD
 from anomalib_inctrl.errors import ImageFileError
 from anomalib_inctrl.images import read_image
 from anomalib_inctrl.io import write_picture
+from anomalib_inctrl.video import is_frame
 from anomalib_inctrl.visualization.outputs import class_names, map_terms, raw_score, score_terms, to_cpu
 from anomalib_inctrl.visualization.sheet import MAX_PROMPTS, HeatMap, explanation_sheet
 
@@ -114,10 +116,15 @@ class ExplanationVisualizer(ImageVisualizer):
         if batch.image_path is None:
             return
         run_dir, output_dir = Path(trainer.default_root_dir), self.output_dir
-        for item, path in zip(batch, batch.image_path, strict=True):
-            self.output_dir = Path(output_dir or run_dir / "images") / _folders_between(self._root, Path(path))
-            # One item at a time, since the folder may differ; the base class does nothing but iterate over the batch.
-            super().on_test_batch_end(trainer, pl_module, outputs, [item], batch_idx, dataloader_idx)  # type: ignore[arg-type]
+        with TemporaryDirectory() as scratch:
+            for index, (item, path) in enumerate(zip(batch, batch.image_path, strict=True)):
+                self.output_dir = Path(output_dir or run_dir / "images") / _folders_between(self._root, Path(path))
+                if is_frame(path):
+                    # The base class opens the path: what it names has to be a file for that moment.
+                    (picture,) = _pictures(torch.as_tensor(batch.image)[index : index + 1], pl_module)
+                    item.image_path = str(write_picture(Path(scratch, *Path(path).parts[-2:]), picture))
+                # One item at a time, since the folder may differ; the base class only iterates over the batch.
+                super().on_test_batch_end(trainer, pl_module, outputs, [item], batch_idx, dataloader_idx)  # type: ignore[arg-type]
         # The next run may have another folder.
         self.output_dir = output_dir
         if not self.explanations:

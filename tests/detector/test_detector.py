@@ -34,13 +34,12 @@ def trained(kind, **options):
 def odd_pictures(tmp_path_factory, queries):
     """Queries of several sizes and shapes in one folder, as people have them."""
     folder = tmp_path_factory.mktemp("odd")
-    for index, size in enumerate([(240, 240), (300, 200), (97, 181), (640, 480)]):
+    for index, size in enumerate([(240, 240), (300, 200), (97, 181)]):
         Image.open(queries[index]).resize(size).save(folder / f"{index}.png")
     return folder
 
 
-@pytest.mark.parametrize("resize_mode", ["squash", "center_crop"])
-@pytest.mark.parametrize("kind", [InCTRL, InCTRLv2])
+@pytest.mark.parametrize(("kind", "resize_mode"), [(InCTRL, "squash"), (InCTRLv2, "center_crop")])
 def test_scores_and_maps_are_those_of_anomalibs_predict(kind, resize_mode, good, odd_pictures, tmp_path):
     options = {"resize_mode": resize_mode, "prompts": [str(path) for path in good[:3]], "class_name": "washer"}
     module = trained(kind, visualizer=False, **options)
@@ -49,7 +48,7 @@ def test_scores_and_maps_are_those_of_anomalibs_predict(kind, resize_mode, good,
     for path in sorted(odd_pictures.glob("*.png")):
         (batch,) = engine(tmp_path).predict(module, data_path=path)
         expected[batch.image_path[0]] = batch
-    detector = Detector(trained(kind, resize_mode=resize_mode), device="cpu", batch_size=3)
+    detector = Detector(trained(kind, resize_mode=resize_mode), device="cpu", batch_size=2)
     detector.set_prompts(good[:3], class_name="washer")
     results = detector.predict(odd_pictures)
     assert [result.name for result in results] == sorted(expected)

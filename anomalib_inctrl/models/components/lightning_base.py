@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from tqdm.auto import tqdm
 
 from anomalib_inctrl.backbone import ImageFeatures, preprocessing_of
 from anomalib_inctrl.data import GeneralistDataModule
+from anomalib_inctrl.data.frames import as_images
 from anomalib_inctrl.data.items import StoredBatch
 from anomalib_inctrl.errors import CheckpointError, PromptError
 from anomalib_inctrl.images import read_image
@@ -47,6 +49,9 @@ else:
     _Base = object
 
 logger = logging.getLogger(__name__)
+
+# Lightning says at every run that this hook of the model is used, as it is meant to be.
+warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer`")
 
 DEFAULT_MAX_EPOCHS = 10
 _LIGHTNING_MAX_EPOCHS = 1000
@@ -232,8 +237,10 @@ class FewShotMixin(ExportMixin, _Base):
             self._stored.fill()
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Put stored features into a batch that has rows in place of pixels."""
+        """Take videos frame by frame and depth data by its pictures; put stored features in the place of rows."""
+        transform: Any = getattr(self.pre_processor, "transform", None)
         batch = super().on_before_batch_transfer(batch, dataloader_idx)
+        batch = as_images(batch, transform.transforms[0] if transform is not None else None)
         return self._stored.attach(batch) if self._stored and isinstance(batch, StoredBatch) else batch
 
     def encode_batch(self, batch: Any) -> tuple[ImageFeatures, PromptContext]:
