@@ -262,11 +262,12 @@ class FrozenCLIP(nn.Module):
         """
         own = self.get_extra_state() | ({"sha256": self.sha256} if "sha256" in state else {})
         for key in ("layers", "fingerprint", "sha256"):
-            if key in own and state[key] != own[key]:
+            if key in own and state.get(key) != own[key]:
                 msg = (
-                    f"The checkpoint was made with backbone {state['backbone']!r} (pretrained {state['pretrained']!r}, "
-                    f"{key} {state[key]}), this model has {self.name!r} (pretrained {self.pretrained!r}, {key} "
-                    f"{own[key]}). Build the model with the checkpoint's backbone and weights."
+                    f"The checkpoint was made with backbone {state.get('backbone')!r} (pretrained "
+                    f"{state.get('pretrained')!r}, {key} {state.get(key)}), this model has {self.name!r} "
+                    f"(pretrained {self.pretrained!r}, {key} {own[key]}). Build the model with the checkpoint's "
+                    "backbone and weights."
                 )
                 raise CheckpointError(msg)
 

@@ -51,6 +51,7 @@ def _read(path: str | Path) -> Any:
 
             content: Any = load_file(path)
         else:
+            _check_sums(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         msg = f"{path}: refused, the file holds more than tensors and plain data, or is damaged: {error}"
@@ -74,6 +75,16 @@ def _read(path: str | Path) -> Any:
         msg = f"{path}: the file is damaged or is no weights file: {error}"
         raise CheckpointError(msg) from error
     return content
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the parts of a file written by ``torch.save`` with their checksums, which PyTorch leaves unread."""
+    if not zipfile.is_zipfile(path):
+        return  # PyTorch's format before 1.6 has none
+    with zipfile.ZipFile(path) as parts:
+        if (damaged := parts.testzip()) is not None:
+            msg = f"the checksum of its part {damaged} does not fit"
+            raise zipfile.BadZipFile(msg)
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:

@@ -248,7 +248,8 @@ def read_config(
     except FileNotFoundError as error:
         msg = f"{where}: there is no such config file."
         raise BenchmarkError(msg) from error
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+    # OmegaConf's own errors, and what it lets through for a file of one word, a list, or one nested without end.
+    except (OmegaConfBaseException, yaml.YAMLError, OSError, RecursionError, TypeError, ValueError) as error:
         msg = f"{where} is no config that can be read: {error}"
         raise BenchmarkError(msg) from error
     try:

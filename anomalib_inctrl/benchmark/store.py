@@ -31,7 +31,7 @@ from anomalib_inctrl.benchmark.jobs import file_name, prompt_file
 from anomalib_inctrl.benchmark.metrics import METRICS
 from anomalib_inctrl.benchmark.outcome import Outcome, Setting
 from anomalib_inctrl.errors import BenchmarkError
-from anomalib_inctrl.io import write_whole
+from anomalib_inctrl.io import write_whole, write_whole_bytes
 
 KEY = ("model", "target", "category", "k_shot", "seed")
 TIMING = ("pass_seconds", "setting_seconds")
@@ -111,10 +111,7 @@ class ResultsFolder:
             self._extend(self.path / "scores" / file_name(model) / place, lines, ("k_shot", "seed"))
         for model, picture in outcome.examples.items():
             file = self.path / "examples" / file_name(model) / place.with_suffix(".jpg")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_name(f".{file.name}.tmp")
-            temporary.write_bytes(picture)
-            temporary.replace(file)
+            write_whole_bytes(file, picture)
         for model in dict.fromkeys(row["model"] for row in outcome.rows):
             rows = [_as_text(row) for row in outcome.rows if row["model"] == model]
             self._extend(self.path / "rows" / file_name(model) / place, rows, ("k_shot", "seed"))

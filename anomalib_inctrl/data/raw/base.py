@@ -15,18 +15,17 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from sklearn.model_selection import train_test_split
 
 from anomalib_inctrl.errors import DatasetError, ImageFileError
-from anomalib_inctrl.images import IMAGE_SUFFIXES
+from anomalib_inctrl.images import FORMATS, IMAGE_SUFFIXES, UNREADABLE
 
 GOOD = "good"
 ABNORMAL = "abnormal"
 """In counts: every label but ``good`` together."""
 
 _TEST_SHARE, _SPLIT_SEED = 0.25, 42  # the authors' values
-_UNREADABLE = (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError)
 _ARCHIVES = (".zip", ".7z", ".rar", ".gz", ".tar", ".tgz", ".xz")
 
 
@@ -289,14 +288,14 @@ def open_image(path: Path) -> Image.Image:
     try:
         status = path.stat()
         return _open_image(path, status.st_mtime_ns, status.st_size)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _unreadable(path, error) from error
 
 
 # The parts of a picture are asked for one by one; the stamp tells a changed file apart.
 @lru_cache(maxsize=16)
 def _open_image(path: Path, *_stamp: int) -> Image.Image:
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         image.load()
         return image.copy()
 
@@ -349,9 +348,9 @@ def image_size(path: Path) -> tuple[int, int]:
         ImageFileError: If it is no image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return image.size
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _unreadable(path, error) from error
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 import logging
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,8 @@ from anomalib_inctrl.backbone import ImageFeatures, preprocessing_of
 from anomalib_inctrl.data import GeneralistDataModule
 from anomalib_inctrl.data.frames import as_images
 from anomalib_inctrl.data.items import StoredBatch
-from anomalib_inctrl.errors import CheckpointError, PromptError
+from anomalib_inctrl.errors import BackboneError, CheckpointError, PictureError, PromptError
+from anomalib_inctrl.hub import HubMixin, read_heads
 from anomalib_inctrl.images import read_image
 from anomalib_inctrl.metrics import generalist_evaluator
 from anomalib_inctrl.models.components.export import ExportMixin
@@ -35,7 +37,7 @@ from anomalib_inctrl.preprocessing import CLIPPreProcessor
 from anomalib_inctrl.prompts.selection import create_selector, write_prompt_list
 from anomalib_inctrl.prompts.source import class_name_of, given_prompts, prompt_candidates
 from anomalib_inctrl.visualization import ExplanationVisualizer, ScoreTable
-from anomalib_inctrl.weights import read_checkpoint
+from anomalib_inctrl.weights import find_weights_file, read_checkpoint
 
 if TYPE_CHECKING:
     from anomalib.models import AnomalibModule
@@ -58,7 +60,27 @@ _LIGHTNING_MAX_EPOCHS = 1000
 _ENCODE_BATCH = 32
 
 
-class FewShotMixin(ExportMixin, _Base):
+@contextmanager
+def _named(source: object) -> Iterator[None]:
+    """Name the checkpoint in errors of reading it, and tell by which one its content is none of this model."""
+    try:
+        yield
+    except (CheckpointError, BackboneError) as error:
+        if str(source) in str(error):
+            raise
+        msg = f"{source}: {error}"
+        raise type(error)(msg) from error
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        msg = (
+            f"{source}: does not hold what a checkpoint of this model holds ({type(error).__name__}: {error}). It is "
+            "damaged or was changed; give another file."
+        )
+        raise CheckpointError(msg) from error
+
+
+class FewShotMixin(ExportMixin, HubMixin, _Base):
     """Everything that both Lightning modules do alike; to be put before ``AnomalibModule`` in the bases.
 
     anomalib finds models by *direct* subclass of ``AnomalibModule`` only, hence a mixin. A subclass names in
@@ -81,8 +103,10 @@ class FewShotMixin(ExportMixin, _Base):
         self._class_name: str | None = self.hparams["class_name"]
         create_selector(self.hparams["prompt_selection"])  # a wrong name is told now, not after training
         if self.hparams["weights"] is not None:
-            self._heads = read_checkpoint(self.hparams["weights"])
-            self._adopt(self._heads, str(self.hparams["weights"]))
+            weights = str(self.hparams["weights"])
+            self._heads = read_heads(weights, type(self).__name__)
+            with _named(weights):
+                self._adopt(self._heads, weights, Path(weights))
 
     # ------------------------------------------------------------------ building
 
@@ -98,7 +122,8 @@ class FewShotMixin(ExportMixin, _Base):
                 torch.manual_seed(self.hparams["seed"])
                 self.model = self.build_model().to(self.device).train(self.training)
             if self._heads is not None:
-                self._load_heads(self._heads, str(self.hparams["weights"]))
+                with _named(self.hparams["weights"]):
+                    self._load_heads(self._heads, str(self.hparams["weights"]))
         return super().__getattr__(name)
 
     def configure_model(self) -> None:
@@ -107,15 +132,18 @@ class FewShotMixin(ExportMixin, _Base):
         if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
             _ = self.model
 
-    def _adopt(self, checkpoint: Mapping[str, Any], source: str) -> None:
+    def _adopt(self, checkpoint: Mapping[str, Any], source: str, path: Path | None = None) -> None:
         """Take over what a checkpoint says about the model's shape and its preprocessing."""
-        saved = checkpoint.get("hyper_parameters", {})
+        saved = dict(checkpoint.get("hyper_parameters", {}))
         if absent := [key for key in self.architecture if key not in saved]:
             msg = (
                 f"{source}: no checkpoint of {type(self).__name__}; its settings lack {absent} (they are "
                 f"{sorted(saved)[:20]}). Give a checkpoint written by this model."
             )
             raise CheckpointError(msg)
+        own = self.hparams["pretrained"] if self.hparams["backbone"] == saved["backbone"] else None
+        folder = path if path is None or path.is_dir() else path.parent
+        saved["pretrained"] = find_weights_file(saved["pretrained"], folder, own)
         for key in self.architecture:
             if self.hparams[key] != saved[key]:
                 logger.info("%s=%r is taken from %s, in place of %r.", key, saved[key], source, self.hparams[key])
@@ -133,14 +161,61 @@ class FewShotMixin(ExportMixin, _Base):
         }
         own = {key: value for key, value in self.model.state_dict().items() if key.startswith("bank.")}
         self._check_keys(state | own, self.model.state_dict(), source)
+        self._check_values(state, source)
         self.model.load_state_dict(state | own)
 
     @staticmethod
     def _check_keys(found: Mapping[str, Any], expected: Mapping[str, Any], source: str) -> None:
         missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-        if missing or unexpected:
-            msg = f"{source}: does not fit this model; missing keys: {missing}, unexpected keys: {unexpected}."
+        tensors = [key for key in found.keys() & expected.keys() if isinstance(expected[key], Tensor)]
+        wrong = sorted(key for key in tensors if getattr(found[key], "shape", None) != expected[key].shape)
+        wrong += sorted(
+            key
+            for key in found.keys() & expected.keys()
+            if isinstance(expected[key], Mapping) and not isinstance(found[key], Mapping)
+        )
+        if missing or unexpected or wrong:
+            msg = (
+                f"{source}: does not fit this model; missing keys: {missing}, unexpected keys: {unexpected}, keys of "
+                f"another shape: {wrong}."
+            )
             raise CheckpointError(msg)
+
+    def _check_values(self, state: Mapping[str, Any], source: str) -> None:
+        """Refuse what could be loaded and would give nonsense: values that are not finite, prompts of another shape.
+
+        Args:
+            state: Entries of the PyTorch model, by its own names.
+            source: Where they come from.
+
+        Raises:
+            CheckpointError: If there are such entries; names them.
+        """
+        tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+        if wild := sorted(key for key, value in tensors.items() if not value.isfinite().all()):
+            msg = f"{source}: damaged, NaN or infinite values in {wild[:10]}. Give another copy of the file."
+            raise CheckpointError(msg)
+        backbone = self.model.backbone
+        widths = {
+            "patches": (len(backbone.layers), backbone.num_patches, backbone.patch_width),
+            "image": (backbone.embed_dim,),
+            "prototypes": (backbone.embed_dim,),
+        }
+        entries = {key.rpartition(".")[0] for key in state if key.startswith("bank.entries.")}
+        names = state.get("bank._extra_state", {}).get("class_names", [])
+        if len(names) != len(entries):
+            msg = f"{source}: damaged, {len(names)} class names for prompts of {len(entries)} classes."
+            raise CheckpointError(msg)
+        for entry in sorted(entries):
+            found = {name: tuple(getattr(state.get(f"{entry}.{name}"), "shape", ())) for name in widths}
+            counts = [found[name][:1] for name in ("image", "patches")]
+            if (
+                any(found[name][1:] != width for name, width in widths.items())
+                or counts[0] != counts[1]
+                or found["prototypes"][:1] != (2,)
+            ):
+                msg = f"{source}: damaged, prompts {entry!r} of shapes {found} do not fit the backbone."
+                raise CheckpointError(msg)
 
     # ------------------------------------------------------------------ what anomalib asks of a model
 
@@ -217,6 +292,8 @@ class FewShotMixin(ExportMixin, _Base):
 
     def setup(self, stage: str) -> None:
         """Give training a finite length; with a stock datamodule there is nothing to train."""
+        if self._checkpoint_path is not None:
+            read_checkpoint(self._checkpoint_path)  # Lightning reads it next, and would not name a damaged file
         if stage != TrainerFn.FITTING:
             return
         if not self._trains_heads:
@@ -406,11 +483,23 @@ class FewShotMixin(ExportMixin, _Base):
         """Score a batch; keep raw scores, maps and terms in it for metrics and pictures."""
         class_names = self._class_names(batch)
         terms = self.model.score_terms(batch.image, class_names)
+        self._require_finite(terms.score, batch)
         batch.update(**self.model.inference_batch(terms)._asdict())
         batch.raw_score, batch.raw_map, batch.terms = batch.pred_score, batch.anomaly_map, terms
         if not isinstance(class_names, list):
             batch.class_name = [class_names or self.model.bank.class_names[0]] * len(batch)
         return batch
+
+    @staticmethod
+    def _require_finite(score: Tensor, batch: Any) -> None:
+        """A score that is no number is above no threshold: it would pass for a normal one."""
+        if bool(score.isfinite().all()):
+            return
+        row = int((~score.isfinite()).nonzero()[0])
+        name = batch.image_path[row] if getattr(batch, "image_path", None) else f"image {row} of the batch"
+        holds = "it holds" if not bool(batch.image[row].isfinite().all()) else "the model or its prompts hold"
+        msg = f"{name}: its score is not finite, because {holds} NaN or infinite values."
+        raise PictureError(msg)
 
     def validation_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:
         """Score a validation batch."""
@@ -429,6 +518,32 @@ class FewShotMixin(ExportMixin, _Base):
 
     # ------------------------------------------------------------------ checkpoints
 
+    @property
+    def _checkpoint_path(self) -> Path | None:
+        """File that the trainer restores the model from."""
+        path = getattr(getattr(self, "_trainer", None), "ckpt_path", None)
+        return Path(path) if path is not None and Path(path).is_file() else None
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a model; see anomalib's method for the arguments.
+
+        Backbone weights that the checkpoint names by a path that leads nowhere are looked for beside the checkpoint, or
+        given as ``pretrained``.
+
+        Raises:
+            CheckpointError: If the file is damaged, holds code, or does not fit the model.
+        """
+        if not isinstance(checkpoint_path, (str, Path)) or not Path(checkpoint_path).is_file():
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        content = read_checkpoint(checkpoint_path)
+        with _named(checkpoint_path):
+            saved = content.get("hyper_parameters", {}).get("pretrained")
+            found = find_weights_file(saved, Path(checkpoint_path).parent)
+            if found != saved:
+                kwargs.setdefault("pretrained", found)
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out paths that the checkpoint makes unnecessary: weights and prompts are inside."""
         super().on_save_checkpoint(checkpoint)
@@ -436,18 +551,23 @@ class FewShotMixin(ExportMixin, _Base):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the model that the checkpoint describes and check that the rest fits."""
-        if "model" not in self._modules:
-            self._heads = None  # the checkpoint has its own
-            self._adopt(checkpoint, "The checkpoint")
-        super().on_load_checkpoint(checkpoint)
-        expected, bank = self.state_dict() | self.model.state_dict(prefix="model."), "model.bank."
-        self._check_keys(
-            {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(bank)},
-            {key: value for key, value in expected.items() if not key.startswith(bank)},
-            "The checkpoint",
-        )
-        extra = checkpoint["state_dict"].get(f"{bank}_extra_state", {"class_names": []})
-        self._restored_prompts = set(extra["class_names"])
+        source = str(self._checkpoint_path or "The checkpoint")
+        with _named(source):
+            if "model" not in self._modules:
+                self._heads = None  # the checkpoint has its own
+                self._adopt(checkpoint, source, self._checkpoint_path)
+            super().on_load_checkpoint(checkpoint)
+            state, bank = checkpoint["state_dict"], "model.bank."
+            expected = self.state_dict() | self.model.state_dict(prefix="model.")
+            self._check_keys(
+                {key: value for key, value in state.items() if not key.startswith(bank)},
+                {key: value for key, value in expected.items() if not key.startswith(bank)},
+                source,
+            )
+            inside = {key: value for key, value in state.items() if key.startswith("model.")}
+            self._check_values({key.removeprefix("model."): value for key, value in inside.items()}, source)
+            extra = state.get(f"{bank}_extra_state", {"class_names": []})
+            self._restored_prompts = set(extra["class_names"])
         if isinstance(self._datamodule, AnomalibDataModule):
             # The datasets took over the resize of a model that was not yet the checkpoint's.
             self._datamodule.setup(self.trainer.state.fn)

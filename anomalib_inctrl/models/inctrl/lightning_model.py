@@ -30,7 +30,7 @@ from anomalib_inctrl.models.components.losses import BinaryFocalLoss
 from anomalib_inctrl.models.inctrl.torch_model import InCTRLModel
 
 
-class InCTRL(FewShotMixin, AnomalibModule):  # type: ignore[misc]  # anomalib's to_onnx differs from Lightning's
+class InCTRL(FewShotMixin, AnomalibModule):
     """InCTRL: trained once on an auxiliary dataset, then shown a few normal images of anything.
 
     How it runs depends on what it is given. With ``GeneralistDataModule`` its heads are trained. With ``weights`` they

@@ -33,7 +33,7 @@ from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
 from anomalib_inctrl.visualization import ExplanationVisualizer
 
 
-class InCTRLv2(FewShotMixin, AnomalibModule):  # type: ignore[misc]  # anomalib's to_onnx differs from Lightning's
+class InCTRLv2(FewShotMixin, AnomalibModule):
     """InCTRLv2: InCTRL's residuals with two branches guided by text prompts, trained with masks. A reconstruction.
 
     The authors published no code, and the paper leaves some choices open; each is an argument here, marked *open*.
