@@ -1,9 +1,12 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for every test: nothing is downloaded, the user's cache is left alone, and few threads."""
+"""What holds for every test: nothing is downloaded or sent, the user's cache is left alone, and few threads."""
 
 import os
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ANOMALIB_INCTRL_CACHE"] = "0"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+# OpenVINO's converter reports its use over the network, from a process of its own; without this module it does not.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]

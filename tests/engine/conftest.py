@@ -1,9 +1,13 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
 import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
 
 import open_clip
 import pytest
+import torch
 from anomalib.engine import Engine
 
 from anomalib_inctrl import GeneralistDataModule, InCTRL, InCTRLDemo, InCTRLv2
@@ -11,20 +15,21 @@ from anomalib_inctrl.data import DataSource
 
 COUNTS = {"train_count": 6, "test_normal_count": 3, "test_anomalous_count": 6}
 AUXILIARY, TARGETS = ["gear", "tile"], ["washer", "brick"]
-BACKBONE = "test-vit-16-96"
+BACKBONE, SMALL_BACKBONE = "test-vit-16-96", "test-vit-16-64"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def backbone(tmp_path_factory):
-    """A backbone of another size and depth than the default, quick enough for many runs of the engine."""
-    config = {
-        "embed_dim": 24,
-        "vision_cfg": {"image_size": 96, "layers": 4, "width": 32, "head_width": 16, "patch_size": 16},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    }
-    path = tmp_path_factory.mktemp("config") / f"{BACKBONE}.json"
-    path.write_text(json.dumps(config))
-    open_clip.add_model_config(path)
+    """Backbones of other sizes and depths than the default, quick enough for many runs of the engine."""
+    folder = tmp_path_factory.mktemp("config")
+    for name, size, layers in ((BACKBONE, 96, 4), (SMALL_BACKBONE, 64, 3)):
+        config = {
+            "embed_dim": 24,
+            "vision_cfg": {"image_size": size, "layers": layers, "width": 32, "head_width": 16, "patch_size": 16},
+            "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+        }
+        (folder / f"{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder)
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +64,7 @@ def make_engine(tmp_path):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def target(data):
     """A stock-like datamodule of one category."""
 
@@ -97,3 +102,49 @@ def trained(kind, data, tmp_path_factory):
     engine = Engine(max_epochs=1, default_root_dir=tmp_path_factory.mktemp("trained"), accelerator="cpu", logger=False)
     engine.fit(kind(backbone=BACKBONE, pretrained=None, k_shot=2), datamodule=datamodule)
     return engine.best_model_path
+
+
+@dataclass
+class Exports:
+    checkpoint: Path
+    torch: Path
+    onnx: Path
+    openvino: Path
+    messages: list[str]
+
+
+class _Messages(logging.Handler):
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+
+@pytest.fixture(scope="session")
+def exports(kind, target, tmp_path_factory):
+    """One class's prompts and thresholds in a checkpoint of heads that are not as new, and what is exported from it.
+
+    The graph is small, since tracing takes time by the operation, and its last block is not among those compared.
+    """
+    folder = tmp_path_factory.mktemp("exports")
+    options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    engine = Engine(default_root_dir=folder / "results", **options)
+    model = kind(backbone=SMALL_BACKBONE, pretrained=None, layers=[1, 2], k_shot=2, visualizer=False)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    model.model.heads_trained = True
+    engine.train(model, datamodule=target())
+    messages = _Messages()
+    logging.getLogger().addHandler(messages)
+    try:
+        for export_type in ("torch", "onnx", "openvino"):
+            engine.export(kind(), export_type, export_root=folder, ckpt_path=engine.best_model_path)
+    finally:
+        logging.getLogger().removeHandler(messages)
+    weights = folder / "weights"
+    files = [weights / part for part in ("torch/model.pt", "onnx/model.onnx", "openvino/model.xml")]
+    return Exports(Path(engine.best_model_path), *files, messages=messages.lines)

@@ -1,41 +1,201 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Exports hold prompts and take batches of any size."""
+"""Exports hold prompts, score in other runtimes as the model does, and stand on their own."""
 
+import copy
+import logging
+import shutil
+
+import numpy as np
 import onnx
 import pytest
 import torch
+from anomalib.cli.cli import AnomalibCLI
+from anomalib.deploy import OpenVINOInferencer, TorchInferencer
+from torch.testing import assert_close
 
+from anomalib_inctrl import InCTRLv2
 from anomalib_inctrl.errors import PromptError
+from anomalib_inctrl.images import read_image
+from anomalib_inctrl.models.components.export import PROMPT_INPUTS
+
+ort = pytest.importorskip("onnxruntime")
+ov = pytest.importorskip("openvino")
+
+CLOSE = {"atol": 1e-4, "rtol": 0}
+# OpenVINO computes the weights of a resize in single precision: some value then falls on the other side of two 8-bit
+# levels, which heads of random weights, normalised, make much of.
+CLOSE_AFTER_RESIZE = {"atol": 2e-3, "rtol": 0}
+EXACT = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+# The backbone's own size, and others: the graph takes images of any.
+SHAPES = [(1, 3, 64, 64), (3, 3, 64, 64), (2, 3, 130, 117), (1, 3, 256, 256)]
+OUTPUTS = {"pred_score", "pred_label", "anomaly_map", "pred_mask"}
 
 
-@pytest.fixture
-def prompted(make_model, make_engine, target, trained):
-    """An engine whose checkpoint has the prompts of one class."""
-    engine = make_engine()
-    engine.train(make_model(weights=trained, visualizer=False), datamodule=target())
-    return engine
+@pytest.fixture(scope="module")
+def model(kind, exports):
+    return kind.load_from_checkpoint(exports.checkpoint).eval()
 
 
-def test_torch_export_scores_the_same(kind, prompted, tmp_path):
-    model = kind.load_from_checkpoint(prompted.best_model_path).eval()
-    path = prompted.export(model, "torch", export_root=tmp_path)
-    exported = torch.load(path, weights_only=False)["model"]
-    images = torch.rand(3, 3, 120, 150)
+def eager(model, images, *names):
     with torch.no_grad():
-        assert torch.equal(exported(images).anomaly_map, model(images).anomaly_map)
+        return model(images, *names)
 
 
-def test_onnx_export_leaves_the_batch_open(kind, prompted, tmp_path):
-    model = kind.load_from_checkpoint(prompted.best_model_path).eval()
-    path = prompted.export(model, "onnx", export_root=tmp_path)
-    graph = onnx.load(str(path), load_external_data=False).graph
-    batch, channels, *_ = graph.input[0].type.tensor_type.shape.dim
-    assert batch.dim_param
-    assert channels.dim_value == 3
-    assert {"pred_score", "anomaly_map"} <= {output.name for output in graph.output}
+def run_onnx(path, images, **prompts):
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    values = session.run(None, {"input": images.numpy(), **prompts})
+    return {output.name: torch.from_numpy(value) for output, value in zip(session.get_outputs(), values, strict=True)}
 
 
-def test_export_without_prompts_says_what_to_do(make_model, make_engine, tmp_path):
-    with pytest.raises(PromptError, match=r"--model\.prompts FOLDER"):
-        make_engine().export(make_model(), "onnx", export_root=tmp_path)
+def run_openvino(path, images, **prompts):
+    compiled = ov.Core().compile_model(str(path), "CPU", EXACT)
+    results = compiled({"input": images.numpy(), **prompts})
+    return {output.any_name: torch.from_numpy(np.array(results[output])) for output in compiled.outputs}
+
+
+def tolerance(run, shape):
+    return CLOSE if run is run_onnx or shape[-2:] == (64, 64) else CLOSE_AFTER_RESIZE
+
+
+def images_of(shape):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("run", "name"), [(run_onnx, "onnx"), (run_openvino, "openvino")])
+def test_runtimes_score_as_the_model(model, exports, run, name, shape):
+    images = images_of(shape)
+    expected, found = eager(model, images), run(getattr(exports, name), images)
+    assert found.keys() == OUTPUTS
+    close = tolerance(run, shape)
+    assert_close(found["pred_score"], expected.pred_score, **close)
+    assert_close(found["anomaly_map"], expected.anomaly_map, **close)
+    assert torch.equal(found["pred_label"].bool(), expected.pred_label)
+    assert (found["pred_mask"].bool() != expected.pred_mask).float().mean() < 1e-3
+
+
+def test_inferencers_of_anomalib_read_them(model, exports, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # OpenVINO's inferencer leaves a cache where it is
+    monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
+    picture = next((data / "washer/test/scratch").glob("*.png"))
+    expected = eager(model, read_image(picture).unsqueeze(0))
+    with torch.no_grad():
+        found = TorchInferencer(exports.torch, device="cpu").predict(picture)
+    assert torch.equal(found.pred_score, expected.pred_score)
+    assert torch.equal(found.anomaly_map.view_as(expected.anomaly_map), expected.anomaly_map)
+    found = OpenVINOInferencer(exports.openvino, "CPU", config=EXACT).predict(picture)
+    assert_close(torch.from_numpy(found.pred_score), expected.pred_score, **CLOSE_AFTER_RESIZE)
+    assert_close(
+        torch.from_numpy(found.anomaly_map).view_as(expected.anomaly_map), expected.anomaly_map, **CLOSE_AFTER_RESIZE
+    )
+
+
+def test_moved_files_run_on_their_own(model, exports, tmp_path):
+    images = images_of((2, 3, 96, 96))
+    expected = eager(model, images).pred_score
+    elsewhere = tmp_path / "another folder"
+    elsewhere.mkdir()
+    shutil.copy(exports.onnx, elsewhere / "one.onnx")
+    for suffix in (".xml", ".bin"):
+        shutil.copy(exports.openvino.with_suffix(suffix), elsewhere / f"two{suffix}")
+    shutil.copy(exports.torch, elsewhere / "three.pt")
+    assert_close(run_onnx(elsewhere / "one.onnx", images)["pred_score"], expected, **CLOSE)
+    assert_close(run_openvino(elsewhere / "two.xml", images)["pred_score"], expected, **CLOSE)
+    loaded = torch.load(elsewhere / "three.pt", weights_only=False)["model"]
+    assert torch.equal(eager(loaded, images).pred_score, expected)
+
+
+def test_exporting_says_nothing_alarming_and_leaves_no_parts(exports):
+    assert not [line for line in exports.messages if "onnx" in line.lower() or "convert" in line.lower()]
+    assert next(entry.version for entry in onnx.load(str(exports.onnx)).opset_import) >= 18
+    assert sorted(path.name for path in exports.onnx.parent.iterdir()) == ["model.onnx"]
+    assert not list(exports.onnx.parents[2].glob(".export-*"))
+
+
+def test_text_tower_and_names_stay_out_of_the_graph(model, exports):
+    visual = sum(value.numel() * 4 for value in model.model.backbone.clip.visual.parameters())
+    everything = sum(value.numel() * 4 for value in model.model.parameters())
+    assert exports.onnx.stat().st_size < visual + 1e6 < everything
+
+
+def test_torch_export_takes_other_prompts_without_a_new_export(exports, model):
+    loaded = torch.load(exports.torch, weights_only=False)["model"].eval()
+    images, prompts = images_of((2, 3, 120, 150)), images_of((3, 3, 100, 90))
+    assert torch.equal(eager(loaded, images).anomaly_map, eager(model, images).anomaly_map)
+    fresh = copy.deepcopy(model)
+    for changed in (loaded, fresh):
+        changed.model.set_prompts(changed.pre_processor(prompts), "gear")
+        changed.model.set_prompts(changed.pre_processor(prompts[:1]), "washer")
+    with pytest.raises(PromptError, match=r"several classes, \['washer', 'gear'\]"):
+        loaded(images)
+    for name in ("gear", "washer"):
+        assert torch.equal(eager(loaded, images, name).pred_score, eager(fresh, images, name).pred_score)
+
+
+def test_prompts_as_input_of_the_graph(kind, exports, tmp_path, monkeypatch):
+    """One graph, by the command line, takes prompts of any number and class."""
+    if kind is not InCTRLv2:
+        pytest.skip("one model is enough: the graph's inputs are the same for both")
+    monkeypatch.chdir(tmp_path)
+    arguments = "export --model InCTRLv2 --export_type onnx --model_file_name open --export_root . --ckpt_path"
+    choice = "--onnx_kwargs.prompts_as_input true --onnx_kwargs.class_name washer"
+    AnomalibCLI(args=[*arguments.split(), str(exports.checkpoint), *choice.split()])
+    path = tmp_path / "weights/onnx/open.onnx"
+    assert {node.name for node in onnx.load(str(path)).graph.input} == {"input", *PROMPT_INPUTS}
+
+    model = InCTRLv2.load_from_checkpoint(exports.checkpoint).eval()
+    model.model.set_prompts(model.pre_processor(images_of((1, 3, 100, 90))), "gear")
+    model.save_prompt_inputs(tmp_path / "gear.npz", "gear")
+    for name, file, k_shot in (("washer", path.with_name("open.prompts.npz"), 2), ("gear", tmp_path / "gear.npz", 1)):
+        with np.load(file, allow_pickle=False) as arrays:
+            prompts = dict(arrays)
+        assert len(prompts["prompt_image"]) == k_shot
+        for shape in ((1, 3, 64, 64), (3, 3, 130, 117)):
+            images = images_of(shape)
+            expected = eager(model, images, name)
+            for run in (run_onnx, run_openvino):
+                found = run(path, images, **prompts)
+                assert_close(found["pred_score"], expected.pred_score, **tolerance(run, shape))
+                assert_close(found["anomaly_map"], expected.anomaly_map, **tolerance(run, shape))
+
+
+def test_several_classes_want_a_name(make_model, tmp_path):
+    model = make_model()
+    for name in ("washer", "gear"):
+        model.model.set_prompts(images_of((1, 3, 96, 96)), name)
+    for export in (model.to_onnx, model.to_openvino):
+        with pytest.raises(PromptError, match=r"several classes, \['washer', 'gear'\]: say which with class_name"):
+            export(tmp_path)
+    with pytest.raises(PromptError, match=r"'bolt': no prompts"):
+        model.to_onnx(tmp_path, class_name="bolt")
+    assert not list(tmp_path.rglob("model.*"))
+
+
+@pytest.mark.parametrize("export_type", ["torch", "onnx", "openvino"])
+def test_export_without_prompts_says_what_to_do(make_model, make_engine, export_type, tmp_path):
+    with pytest.raises(PromptError, match=r"--model\.prompts FOLDER.*--ckpt_path"):
+        make_engine().export(make_model(), export_type, export_root=tmp_path)
+    assert not list(tmp_path.rglob("model.*"))
+
+
+def test_weights_and_a_folder_of_prompts_go_into_one_file(make_model, make_engine, trained, data, tmp_path, caplog):
+    named = {"prompts": str(data / "washer/train/good"), "class_name": "steel washer"}
+    with caplog.at_level(logging.WARNING, "anomalib_inctrl"):
+        path = make_engine().export(make_model(weights=trained, **named), "torch", export_root=tmp_path)
+    assert "never been validated" in caplog.text
+    loaded = torch.load(path, weights_only=False)["model"].eval()
+    assert loaded.model.bank.class_names == ["steel washer"]
+    assert loaded.model.bank.select().k_shot == 6
+    assert loaded.model.heads_trained
+    assert eager(loaded, images_of((1, 3, 96, 96))).pred_score.isfinite().all()
+
+
+def test_zero_shot_needs_a_name_alone(make_model, make_engine, tmp_path):
+    path = make_engine().export(make_model(k_shot=0, class_name="bolt"), "torch", export_root=tmp_path)
+    loaded = torch.load(path, weights_only=False)["model"].eval()
+    images = images_of((2, 3, 96, 96))
+    terms = loaded.model.score_terms(loaded.pre_processor(images))
+    assert_close(eager(loaded, images).pred_score, terms.text_score)

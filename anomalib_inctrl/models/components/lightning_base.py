@@ -31,6 +31,7 @@ from anomalib_inctrl.errors import BackboneError, CheckpointError, PictureError,
 from anomalib_inctrl.hub import HubMixin, read_heads
 from anomalib_inctrl.images import read_image
 from anomalib_inctrl.metrics import generalist_evaluator
+from anomalib_inctrl.models.components.checkpoint_io import NamingCheckpointIO
 from anomalib_inctrl.models.components.export import ExportMixin
 from anomalib_inctrl.models.components.stored_features import StoredFeatures
 from anomalib_inctrl.preprocessing import CLIPPreProcessor
@@ -292,8 +293,9 @@ class FewShotMixin(ExportMixin, HubMixin, _Base):
 
     def setup(self, stage: str) -> None:
         """Give training a finite length; with a stock datamodule there is nothing to train."""
-        if self._checkpoint_path is not None:
-            read_checkpoint(self._checkpoint_path)  # Lightning reads it next, and would not name a damaged file
+        strategy = self.trainer.strategy
+        if not isinstance(strategy.checkpoint_io, NamingCheckpointIO):
+            strategy.checkpoint_io = NamingCheckpointIO(strategy.checkpoint_io)
         if stage != TrainerFn.FITTING:
             return
         if not self._trains_heads:
