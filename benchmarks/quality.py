@@ -80,7 +80,7 @@ def measure(backbone: FrozenCLIP, case: Case) -> dict[str, float]:
 def cases(gate: str, seed: int) -> list[Case]:
     """The pictures of a gate."""
     if gate == "digits":
-        return [digits(digit, seed) for digit in range(0, 10, 2)]
+        return [digits(digit, seed) for digit in range(10)]
     categories = PHOTOGRAPHS if gate == "photographs" else RENDERED
     found = []
     for category in categories:
