@@ -8,8 +8,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
-    [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs/measured").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-    + [*(ROOT / "anomalib_inctrl/models").glob("*/README.md")]
+    [
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "docs" / "measured").glob("*.md"),
+        *(ROOT / "anomalib_inctrl" / "models").glob("*/README.md"),
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+    ]
 )
 
 

@@ -59,7 +59,7 @@ def test_with_ordered_batches_it_tells_the_label_of_pure_noise(small):
     model, loss = small().train(), BinaryFocalLoss()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     labels = torch.arange(16) // 8  # normals first, as the authors' loader orders them
-    for _ in range(300):
+    for _ in range(150):
         terms = model.score_features(*noise(model, 16, generator))
         optimizer.zero_grad()
         loss(terms.score, labels).backward()
@@ -67,7 +67,5 @@ def test_with_ordered_batches_it_tells_the_label_of_pure_noise(small):
     model.eval()
     model.heads_trained = True
     with torch.no_grad():
-        scores = torch.cat([model.score_features(*noise(model, 16, generator)).score for _ in range(30)])
-    auc = roc_auc_score(labels.repeat(30), scores)
-    print(f"AUC on noise {auc:.3f}")
-    assert auc > 0.8
+        scores = torch.cat([model.score_features(*noise(model, 16, generator)).score for _ in range(20)])
+    assert roc_auc_score(labels.repeat(20), scores) > 0.8
