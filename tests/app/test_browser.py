@@ -48,7 +48,7 @@ def server(checkpoints, tmp_path_factory):
         )
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(240):
+        for _ in range(480):
             if process.poll() is not None:
                 pytest.fail(log.read_text())
             try:
@@ -56,6 +56,8 @@ def server(checkpoints, tmp_path_factory):
                 break
             except OSError:
                 time.sleep(0.5)
+        else:
+            pytest.fail(f"The app does not answer: {log.read_text()}")
         yield address, log
     finally:
         process.send_signal(signal.SIGINT)
