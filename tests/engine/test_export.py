@@ -141,7 +141,7 @@ def test_prompts_as_input_of_the_graph(kind, exports, tmp_path, monkeypatch):
         pytest.skip("one model is enough: the graph's inputs are the same for both")
     monkeypatch.chdir(tmp_path)
     arguments = "export --model InCTRLv2 --export_type onnx --model_file_name open --export_root . --ckpt_path"
-    choice = "--onnx_kwargs.prompts_as_input true --onnx_kwargs.class_name washer"
+    choice = "--onnx_kwargs.prompts_as_input true --onnx_kwargs.class_name washer --onnx_kwargs.optimize false"
     AnomalibCLI(args=[*arguments.split(), str(exports.checkpoint), *choice.split()])
     path = tmp_path / "weights/onnx/open.onnx"
     assert {node.name for node in onnx.load(str(path)).graph.input} == {"input", *PROMPT_INPUTS}
