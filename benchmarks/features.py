@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,8 +21,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from anomalib_inctrl.backbone import FrozenCLIP, ImageFeatures, preprocessing_of
-from anomalib_inctrl.images import read_image
-from anomalib_inctrl.models.components import few_shot
+from anomalib_inctrl.benchmark.encoding import ImageEncoder, concatenate
 from anomalib_inctrl.preprocessing import CLIPPreProcessor
 from anomalib_inctrl.prompts.bank import PromptContext
 from anomalib_inctrl.residuals import nearest_prompt_similarity, unit
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from anomalib_inctrl.data.dataset import GeneralistDataset
     from anomalib_inctrl.data.sampler import TrainingDraw
     from anomalib_inctrl.models.components.few_shot import FewShotModel
-
-_ENCODE_BATCH = 32
 
 
 class Encoder:
@@ -48,10 +45,11 @@ class Encoder:
         self.backbone = FrozenCLIP(backbone, pretrained, layers)
         size, mean, std = preprocessing_of(backbone, pretrained)
         self.pre_processor = CLIPPreProcessor(size, "squash", mean, std)
+        self._images = ImageEncoder(self.backbone, self.pre_processor)
 
     def encode_files(self, paths: Sequence[Path]) -> ImageFeatures:
         """Encode image files, as the models encode their prompts."""
-        return self._encode([self.pre_processor.transform(read_image(path).unsqueeze(0)) for path in paths])
+        return self._images.encode_files(paths)
 
     def encode_dataset(self, dataset: GeneralistDataset, title: str = "Encoding") -> EncodedDataset:
         """Encode all images of a dataset and keep their masks, as the datamodule would bring them.
@@ -63,31 +61,21 @@ class Encoder:
         Returns:
             The table.
         """
-        dataset.augmentations = self.pre_processor.transform.transforms[0]
         parts: list[ImageFeatures] = []
         masks: list[Tensor] = []
-        for start in tqdm(range(0, len(dataset), _ENCODE_BATCH), desc=title, unit="batch", disable=None):
-            items: list[Any] = [dataset[row] for row in range(start, min(start + _ENCODE_BATCH, len(dataset)))]
-            parts.append(self._encode([self.pre_processor.transform(item.image.unsqueeze(0)) for item in items]))
-            empty = torch.zeros(self.backbone.image_size, dtype=torch.bool)
-            masks += [empty if item.gt_mask is None else torch.as_tensor(item.gt_mask).bool() for item in items]
+        bar = tqdm(self._images.encode_dataset(dataset), desc=title, unit="batch", disable=None)
+        for features, batch in bar:
+            parts.append(features)
+            empty = torch.zeros(len(features.image), *self.backbone.image_size)
+            masks.append((empty if batch.gt_mask is None else torch.as_tensor(batch.gt_mask)).bool())
         samples = dataset.samples
         return EncodedDataset(
-            features=_concatenate(parts),
-            masks=torch.stack(masks),
+            features=concatenate(parts),
+            masks=torch.cat(masks),
             mask_valid=torch.tensor(samples["has_mask"].to_numpy(dtype=bool)),
             labels=torch.tensor(samples["label_index"].to_numpy(dtype=int)),
             class_names=samples["class_name"].tolist(),
         )
-
-    def _encode(self, images: list[Tensor]) -> ImageFeatures:
-        batches = [torch.cat(images[start : start + _ENCODE_BATCH]) for start in range(0, len(images), _ENCODE_BATCH)]
-        # Plain tensors: anomalib's image type would spread to all that is computed from them.
-        return _concatenate([self.backbone.encode_image(batch.as_subclass(Tensor)) for batch in batches])
-
-
-def _concatenate(parts: Sequence[ImageFeatures]) -> ImageFeatures:
-    return ImageFeatures(torch.cat([part.patches for part in parts]), torch.cat([part.image for part in parts]))
 
 
 @dataclass
@@ -178,31 +166,19 @@ class TrainingTable:
             model.heads_trained |= model.training
             places = zip(class_name, self._place[0, rows], self._place[1, prompts], strict=True)
             context = PromptContext(
-                patches=torch.stack([self._cosines[name][query, shots].amax(dim=0) for name, query, shots in places]),
+                patches=torch.empty(len(rows), 0),
                 image=self.encoded.features.image[prompts],
                 prototypes=torch.stack([model.backbone.text_prototypes(name) for name in class_name]),
+                similarity=torch.stack(
+                    [self._cosines[name][query, shots].amax(dim=0) for name, query, shots in places]
+                ),
             )
             return self.encoded.features.rows(rows), context
 
         image_size, model.backbone.image_size = model.backbone.image_size, self.mask_size
         model.encode_pairs = encode_pairs  # type: ignore[method-assign, assignment]
         try:
-            with cosines_in_contexts():
-                yield
+            yield
         finally:
             del model.encode_pairs
             model.backbone.image_size = image_size
-
-
-@contextmanager
-def cosines_in_contexts() -> Iterator[None]:
-    """Within, a context may hold the queries' nearest cosines ``(B, L, P)`` in place of prompt patches."""
-
-    def look_up(query: Tensor, prompts: Tensor) -> Tensor:
-        return prompts if prompts.ndim == 3 else nearest_prompt_similarity(query, prompts)
-
-    few_shot.nearest_prompt_similarity = look_up
-    try:
-        yield
-    finally:
-        few_shot.nearest_prompt_similarity = nearest_prompt_similarity

@@ -4,20 +4,25 @@
 
     OMP_NUM_THREADS=1 python benchmarks/one_pass_cost.py --images 120
 
-The backbone's size decides, not its weights: they are random, nothing is downloaded. Both models and the training-free
-floor are measured, maps included, in CPU seconds of this process; on a GPU in wall-clock seconds.
+The backbone's size decides, not its weights: they are random, nothing is downloaded. All is measured, reading and
+pixel metrics included, in CPU seconds of this process; on a GPU in wall-clock seconds. Three runs (one setting, as many
+settings with one prompt, all settings) tell the cost of encoding an image, of comparing it with a prompt, and of a
+setting; from these follows what other numbers of test images would cost.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from anomalib_inctrl import InCTRLDemo
 from anomalib_inctrl.benchmark.config import ModelConfig
@@ -39,12 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="ViT-B-16-plus-240", help="OpenCLIP model")
-    parser.add_argument(
-        "--images", type=int, default=120, help="test images of the category; MVTec AD has 115, VisA 180"
-    )
+    parser.add_argument("--images", type=int, default=120, help="test images of the category")
     parser.add_argument("--k_shots", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--models", nargs="+", default=["InCTRLv2"], choices=["InCTRL", "InCTRLv2"])
+    parser.add_argument("--sizes", type=int, nargs="*", default=[115, 180], help="other numbers of test images")
     args = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     modules = {}
@@ -60,28 +64,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         parts = read_parts("washer", datamodule, "data")
         candidates = sorted(parts["train"].samples.image_path)
 
-        def measure(settings: list[tuple[int, int]]) -> float:
+        def measure(settings: list[tuple[int, int]], choose: Callable[..., list[Path]]) -> float:
             clock = time.perf_counter if device == "cuda" else time.process_time
             begin = clock()
-            measure_category(
-                modules,
-                Category(GeneralistDataset.merge([("washer", parts["test"])]), "washer", "washer"),
-                dict.fromkeys(modules, settings),
-                lambda k, seed, encode: create_selector("random", seed).select(candidates, k, encode),
-            )
+            category = Category(GeneralistDataset.merge([("washer", parts["test"])]), "washer", "washer")
+            measure_category(modules, category, dict.fromkeys(modules, settings), choose)
             return clock() - begin
 
-        all_settings = [(k, seed) for k in args.k_shots for seed in args.seeds]
-        measure([(1, 0)]) if args.images <= 20 or device == "cuda" else None  # warm-up, where it would show
-        singles = {k: measure([(k, args.seeds[0])]) for k in (args.k_shots[0], args.k_shots[-1])}
-        everything = measure(all_settings)
-    table = Table(title=f"{args.backbone}, {args.images} images, {', '.join(args.models)}, {device}")
-    for column in ("settings", "seconds", f"all {len(all_settings)} as a multiple"):
+        def draw(k: int, seed: int, encode: Callable[[Sequence[Path]], Tensor]) -> list[Path]:
+            return create_selector("random", seed).select(candidates, k, encode)
+
+        settings = [(k, seed) for k in args.k_shots for seed in args.seeds]
+        one = settings[:1]
+        measure(one, draw)  # warm-up
+        alone = measure(one, draw)
+        same_prompt = measure(settings, lambda *_: candidates[:1])
+        everything = measure(settings, draw)
+        union = len({path for k, seed in settings for path in draw(k, seed, lambda _: torch.empty(0))})
+    # alone = encode * (n + 1) + compare * n + setting * n, and the others alike.
+    n, first = args.images, args.k_shots[0]
+    setting = (same_prompt - alone) / (len(settings) - 1) / n
+    left = [alone - setting * n, everything - setting * len(settings) * n]
+    encode, compare = np.linalg.solve([[n + first, first * n], [n + union, union * n]], left)
+
+    def cost(images: int, prompts: int, count: int) -> float:
+        return float(encode * (images + prompts) + compare * images * prompts + setting * count * images)
+
+    console = Console(width=100)
+    title = f"{args.backbone}, {', '.join(args.models)}, {device}: {len(settings)} settings, {union} prompts in all"
+    table = Table(title=title)
+    for column in ("test images", "one setting, s", "all, s", "multiple"):
         table.add_column(column, justify="right")
-    for k, seconds in singles.items():
-        table.add_row(f"K = {k}, one seed", f"{seconds:.1f}", f"{everything / seconds:.2f}")
-    table.add_row(f"all {len(all_settings)}", f"{everything:.1f}", "1.00")
-    Console(width=100).print(table)
+    table.add_row(f"{n}, measured", f"{alone:.1f}", f"{everything:.1f}", f"{everything / alone:.2f}")
+    most = sum(max(args.k_shots) for _ in args.seeds)
+    for images in args.sizes:
+        small, large = cost(images, first, 1), cost(images, most, len(settings))
+        table.add_row(f"{images}, by the parts", f"{small:.1f}", f"{large:.1f}", f"{large / small:.2f}")
+    console.print(table)
+    parts_of = {"an image encoded": encode, "an image compared with a prompt": compare, "an image's setting": setting}
+    console.print(", ".join(f"{name}: {1000 * seconds:.2f} ms" for name, seconds in parts_of.items()))
     return 0
 
 

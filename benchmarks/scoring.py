@@ -7,24 +7,29 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
-from anomalib.metrics import AUPRO
-from features import EncodedDataset, Encoder, cosines_in_contexts
-from sklearn.metrics import average_precision_score, roc_auc_score
+from features import EncodedDataset, Encoder
 from torch import Tensor
 from torch.nn import functional as F
 
 from anomalib_inctrl.backbone import ImageFeatures
+from anomalib_inctrl.benchmark.metrics import PixelTruth, image_metrics
 from anomalib_inctrl.models.components.terms import ScoreTerms
 from anomalib_inctrl.prompts.bank import PromptContext
 from anomalib_inctrl.prompts.selection import create_selector
 from anomalib_inctrl.residuals import nearest_prompt_similarity, unit
 
-METRICS = ("image_AUROC", "image_AP", "pixel_AUROC", "pixel_AP", "AUPRO")
+# By the names of this table those of the benchmark.
+_SOURCES = {
+    "image_AUROC": "image_AUROC",
+    "image_AP": "image_AUPR",
+    "pixel_AUROC": "pixel_AUROC",
+    "pixel_AP": "pixel_AUPR",
+    "AUPRO": "pixel_AUPRO",
+}
+METRICS = tuple(_SOURCES)
 
 
 class UnseenCategories:
@@ -52,6 +57,7 @@ class UnseenCategories:
         self.k_shot = k_shot
         self.stride = pixel_stride
         self._contexts: dict[tuple[str, int], PromptContext] = {}
+        self._truths: dict[str, PixelTruth] = {}
         self._pixel_metrics: dict[tuple[str, str], dict[str, float]] = {}
 
     @property
@@ -71,7 +77,7 @@ class UnseenCategories:
             Scores and their terms.
         """
         query = self.encoded.features.rows(self.encoded.rows_of(class_name))
-        with torch.no_grad(), cosines_in_contexts():
+        with torch.no_grad():
             terms: ScoreTerms = model.eval().score_features(query, self._context(class_name, seed, query))
         return terms
 
@@ -87,22 +93,22 @@ class UnseenCategories:
             Values by the names in :data:`METRICS`.
         """
         rows = self.encoded.rows_of(class_name)
-        labels = self.encoded.labels[rows].numpy()
-        image = {
-            "image_AUROC": float(roc_auc_score(labels, score.double().numpy())),
-            "image_AP": float(average_precision_score(labels, score.double().numpy())),
-        }
+        found = image_metrics(score, self.encoded.labels[rows].bool())
         # Many rows differ in the image score alone.
         key = (class_name, hashlib.sha256(anomaly_map.numpy().tobytes()).hexdigest())
         if key not in self._pixel_metrics:
             size = self.encoder.backbone.image_size
             grid = anomaly_map.unflatten(-1, self.encoder.backbone.grid).unsqueeze(1)
             maps = F.interpolate(grid, size=size, mode="bilinear", align_corners=False).squeeze(1)
-            masks = self.encoded.masks[rows]
-            self._pixel_metrics[key] = pixel_metrics(
-                maps[:, :: self.stride, :: self.stride], masks[:, :: self.stride, :: self.stride]
-            )
-        return image | self._pixel_metrics[key]
+            self._pixel_metrics[key] = self._truth(class_name).measure(maps[:, :: self.stride, :: self.stride])
+        found |= self._pixel_metrics[key]
+        return {name: found[_SOURCES[name]] for name in METRICS}
+
+    def _truth(self, class_name: str) -> PixelTruth:
+        if class_name not in self._truths:
+            masks = self.encoded.masks[self.encoded.rows_of(class_name)]
+            self._truths[class_name] = PixelTruth(masks[:, :: self.stride, :: self.stride])
+        return self._truths[class_name]
 
     def _context(self, class_name: str, seed: int, query: ImageFeatures) -> PromptContext:
         if (class_name, seed) not in self._contexts:
@@ -112,36 +118,6 @@ class UnseenCategories:
             prompts = self.encoder.encode_files(paths)
             cosines = nearest_prompt_similarity(unit(query.patches), unit(prompts.patches))
             self._contexts[class_name, seed] = PromptContext(
-                cosines, prompts.image, self.encoder.backbone.text_prototypes(class_name)
+                prompts.patches, prompts.image, self.encoder.backbone.text_prototypes(class_name), cosines
             )
         return self._contexts[class_name, seed]
-
-
-def pixel_metrics(maps: Tensor, masks: Tensor) -> dict[str, float]:
-    """Pixel AUROC and average precision, and AUPRO up to a false-positive rate of 0.3.
-
-    AUROC and average precision are scikit-learn's, on values rounded to half precision, of which there are few enough
-    to count.
-
-    Args:
-        maps: ``(B, H, W)`` in [0, 1].
-        masks: ``(B, H, W)`` bool.
-
-    Returns:
-        ``pixel_AUROC``, ``pixel_AP`` and ``AUPRO``.
-    """
-    aupro = AUPRO(fields=("maps", "masks"))
-    aupro.update(SimpleNamespace(maps=maps.contiguous(), masks=masks.contiguous().int()))  # type: ignore[arg-type]
-    # Half-precision numbers that are not negative are ordered as their bits are.
-    bits = maps.numpy().astype(np.float16).view(np.uint16)
-    truth = masks.numpy()
-    counts = [np.bincount(bits[chosen], minlength=1 << 15) for chosen in (truth, ~truth)]
-    levels = np.flatnonzero(counts[0] + counts[1])
-    label = np.repeat([1, 0], len(levels))
-    score = np.tile(levels, 2)
-    weight = np.concatenate([count[levels] for count in counts])
-    return {
-        "pixel_AUROC": float(roc_auc_score(label, score, sample_weight=weight)),
-        "pixel_AP": float(average_precision_score(label, score, sample_weight=weight)),
-        "AUPRO": float(aupro.compute()),
-    }

@@ -80,9 +80,7 @@ class _Prompts:
         Yields:
             The setting, and its context with the cosines of these queries.
         """
-        patches = unit(query.patches)
-        # Prompt by prompt: one matrix of all would be the largest tensor of the run.
-        each = [nearest_prompt_similarity(patches, prompt) for prompt in self._patches.split(1)]
+        each = [nearest_prompt_similarity(query.patches, prompt) for prompt in self._patches.split(1)]
         table = torch.stack(each) if each else None
         for setting, rows in self._rows.items():
             similarity = table[rows].amax(dim=0) if table is not None and len(rows) else None
