@@ -4,7 +4,7 @@
 
     python tools/docs_figures.py --output docs/images
 
-Heads are trained as `make demo` trains them; give `--heads CHECKPOINT` to use others.
+Heads are trained for 25 steps; give `--heads CHECKPOINT` to use others.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Shown:
 
 
 def train_heads(root: Path, results: Path) -> Path:
-    """Train InCTRLv2's heads as the demonstration does.
+    """Train InCTRLv2's heads for 25 steps on the auxiliary categories.
 
     Args:
         root: Folder of the demo data.
@@ -107,7 +107,7 @@ def train_heads(root: Path, results: Path) -> Path:
         steps_per_epoch=25,
         num_workers=0,
     )
-    engine = Engine(max_epochs=3, default_root_dir=results, accelerator="cpu", logger=False)
+    engine = Engine(max_epochs=1, default_root_dir=results, accelerator="cpu", logger=False, enable_progress_bar=False)
     engine.fit(InCTRLv2(backbone=BACKBONE, pretrained=PRETRAINED, k_shot=K_SHOT), datamodule=data)
     return Path(str(engine.best_model_path))
 

@@ -97,8 +97,6 @@ def is_own_command(arguments, monkeypatch):
 
 
 def is_anomalibs(arguments):
-    if arguments[0] == "generalist":
-        return bool(GeneralistBenchmark.get_parser().parse_args(["--config", *arguments[2:]]))
     if "--model.help" in arguments:
         return arguments[arguments.index("--model.help") + 1] in {"InCTRL", "InCTRLv2"}
     if arguments[0] == "benchmark":  # its config is read in test_configs.py
@@ -115,6 +113,8 @@ def understood(command, monkeypatch):
         return is_make_target(arguments)
     if program == "python" and arguments[0].endswith(".py"):
         return is_script(arguments)
+    if program in {"anomalib", "anomalib-inctrl"} and arguments[0] == "generalist":
+        return bool(GeneralistBenchmark.get_parser().parse_args(arguments[1:]))
     if program in {"anomalib", "anomalib-inctrl"}:
         return is_own_command(arguments, monkeypatch) if arguments[0] in _COMMANDS else is_anomalibs(arguments)
     return program in {"pip", "python", "nox", "ray", "docker", "curl", "torchrun"}
