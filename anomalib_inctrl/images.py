@@ -115,7 +115,8 @@ def rgb_tensor(image: Image.Image) -> Tensor:
     """
     pixels = _to_eight_bits(image) if image.mode in _DEEP_MODES else image
     array = np.array(pixels.convert("RGB"))
-    return torch.from_numpy(array).permute(2, 0, 1).contiguous().float() / 255
+    # One copy at a time: pictures may be large.
+    return torch.from_numpy(array).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:

@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from anomalib_inctrl.backbone import CLIP_MEAN, CLIP_STD
 from anomalib_inctrl.data.items import StoredBatch
+from anomalib_inctrl.errors import PictureError
 from anomalib_inctrl.images import is_deep, read_image
 
 if TYPE_CHECKING:
@@ -61,13 +62,20 @@ class CLIPResize(v2.Resize):
             raise ValueError(msg)
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Resize one image or mask."""
+        """Resize one image or mask.
+
+        Raises:
+            PictureError: If an image holds NaN or infinite values.
+        """
         is_float_image = (
             isinstance(inpt, torch.Tensor) and not isinstance(inpt, tv_tensors.Mask) and inpt.is_floating_point()
         )
         if not is_float_image:
             return self._fit(super().transform(inpt, params))
-        eight_bits = TF.to_dtype(inpt.mul(255).round().clamp(0, 255) / 255, torch.uint8, scale=True)
+        if not bool(inpt.sum().isfinite()):  # as a level of 0 to 255, NaN would be any number
+            msg = "An image holds NaN or infinite values. Give values in [0, 1]."
+            raise PictureError(msg)
+        eight_bits = inpt.mul(255).round_().clamp_(0, 255).to(torch.uint8)  # in place: pictures may be large
         return TF.to_dtype(self._fit(super().transform(eight_bits, params)), inpt.dtype, scale=True)
 
     def _fit(self, inpt: Any) -> Any:
