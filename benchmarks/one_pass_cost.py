@@ -93,13 +93,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(width=100)
     title = f"{args.backbone}, {', '.join(args.models)}, {device}: {len(settings)} settings, {union} prompts in all"
     table = Table(title=title)
-    for column in ("test images", "one setting, s", "all, s", "multiple"):
+    last = max(args.k_shots)
+    for column in ("test images", f"K = {first}, s", f"K = {last}, s", "all, s", "multiple of each"):
         table.add_column(column, justify="right")
-    table.add_row(f"{n}, measured", f"{alone:.1f}", f"{everything:.1f}", f"{everything / alone:.2f}")
-    most = sum(max(args.k_shots) for _ in args.seeds)
+    table.add_row(f"{n}, measured", f"{alone:.1f}", "", f"{everything:.1f}", f"{everything / alone:.2f}")
+    most = last * len(args.seeds)
     for images in args.sizes:
-        small, large = cost(images, first, 1), cost(images, most, len(settings))
-        table.add_row(f"{images}, by the parts", f"{small:.1f}", f"{large:.1f}", f"{large / small:.2f}")
+        few, many, large = cost(images, first, 1), cost(images, last, 1), cost(images, most, len(settings))
+        multiples = f"{large / few:.2f}, {large / many:.2f}"
+        table.add_row(f"{images}, by the parts", f"{few:.1f}", f"{many:.1f}", f"{large:.1f}", multiples)
     console.print(table)
     parts_of = {"an image encoded": encode, "an image compared with a prompt": compare, "an image's setting": setting}
     console.print(", ".join(f"{name}: {1000 * seconds:.2f} ms" for name, seconds in parts_of.items()))
