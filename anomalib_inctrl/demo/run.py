@@ -20,13 +20,18 @@ from rich.progress import track
 from rich.table import Table
 from torchmetrics.functional.classification import binary_auroc
 
+from anomalib_inctrl.benchmark.config import BenchmarkConfig
+from anomalib_inctrl.benchmark.run import Benchmark
 from anomalib_inctrl.data import DataSource, GeneralistDataModule
 from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, UNSEEN_CATEGORIES, InCTRLDemo
 from anomalib_inctrl.io import write_whole
-from anomalib_inctrl.models import InCTRLv2
+from anomalib_inctrl.models import InCTRL, InCTRLv2
 
 BACKBONE, PRETRAINED = "mini-clip-16-240", "demo"
 _METRICS = {"image_AUROC": "image AUROC", "pixel_AUROC": "pixel AUROC", "pixel_AUPRO": "AUPRO"}
+_PHOTOGRAPHS = ("brick", "grass", "gravel")
+_K_SHOTS = (1, 2, 4, 8)
+_SEEDS = range(3)
 _EPOCHS = 3
 _TRAIN_K_SHOT = 2
 _STEPS_PER_EPOCH = 25
@@ -53,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _be_quiet()
     console = Console()
     start = time.monotonic()
-    console.rule("InCTRLv2 on rendered categories")
+    console.rule("InCTRLv2 and InCTRL on rendered categories")
     console.print(
         "The backbone is the package's demonstration encoder, a small CLIP trained for an hour on rendered pictures,\n"
         "so that nothing is downloaded: this shows how things work, not how well they can."
@@ -62,20 +67,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     for category in track((*AUXILIARY_CATEGORIES, *UNSEEN_CATEGORIES), "   rendering", console=console):
         InCTRLDemo(root=args.data, category=category).prepare_data()
     console.print(f"2. Training the heads on {len(AUXILIARY_CATEGORIES)} categories: {', '.join(AUXILIARY_CATEGORIES)}")
-    weights = _train(args)
-    console.print(f"3. Testing on {len(UNSEEN_CATEGORIES)} categories never trained on, K={args.k_shot}")
-    rows = [_test(args, category, weights) for category in track(UNSEEN_CATEGORIES, "   testing", console=console)]
+    weights = {model.__name__: _train(args, model) for model in (InCTRLv2, InCTRL)}
+    console.print(f"3. Testing InCTRLv2 on {len(UNSEEN_CATEGORIES)} categories never trained on, K={args.k_shot}")
+    rows = [
+        _test(args, category, weights["InCTRLv2"])
+        for category in track(UNSEEN_CATEGORIES, "   testing", console=console)
+    ]
     table = pd.DataFrame(rows).set_index("category")
     table.loc["mean"] = table.mean()
     write_whole(args.results / "demo.csv", table.to_csv(float_format="%.4f"))
     console.print(_render(table, args.k_shot))
-    console.print(f"Pictures: {args.results / 'InCTRLv2' / 'InCTRLDemo'}/<category>/latest/explanations")
-    console.print(f"Table:    {args.results / 'demo.csv'}")
-    console.print(f"Weights:  {weights}   ({time.monotonic() - start:.0f} s in all)")
+    console.print(f"4. The same for K = {', '.join(map(str, _K_SHOTS))} and {len(_SEEDS)} draws of prompts")
+    report = weights["InCTRLv2"].parents[2] / "benchmark"
+    with console.status("   measuring"):
+        measured = _measure(args, weights, report)
+    console.print(_compare(measured))
+    console.print(
+        f"Pictures: {args.results / 'InCTRLv2' / 'InCTRLDemo'}/<category>/latest/explanations", soft_wrap=True
+    )
+    console.print(f"Report:   {report / 'report.html'}", soft_wrap=True)
+    console.print(f"Table:    {args.results / 'demo.csv'}", soft_wrap=True)
+    console.print(f"Weights:  {weights['InCTRLv2']}", soft_wrap=True)
+    console.print(f"{time.monotonic() - start:.0f} s in all")
     return 0
 
 
-def _train(args: argparse.Namespace) -> Path:
+def _train(args: argparse.Namespace, model_class: type[InCTRL | InCTRLv2]) -> Path:
     datamodule = GeneralistDataModule(
         auxiliary=[DataSource("InCTRLDemo", root=str(args.data), categories=list(AUXILIARY_CATEGORIES))],
         k_shot=_TRAIN_K_SHOT,
@@ -84,7 +101,7 @@ def _train(args: argparse.Namespace) -> Path:
         num_workers=0,
         seed=args.seed,
     )
-    model = InCTRLv2(backbone=BACKBONE, pretrained=PRETRAINED, k_shot=args.k_shot, seed=args.seed)
+    model = model_class(backbone=BACKBONE, pretrained=PRETRAINED, k_shot=args.k_shot, seed=args.seed)
     engine = Engine(
         max_epochs=_EPOCHS, default_root_dir=args.results, accelerator="cpu", logger=False, enable_model_summary=False
     )
@@ -120,6 +137,52 @@ def _render(table: pd.DataFrame, k_shot: int) -> Table:
         values = [f"{value:.3f}" for value in row]
         rendered.add_row(str(category), str(k_shot), *values, end_section=category == table.index[-2])
     return rendered
+
+
+def _measure(args: argparse.Namespace, weights: dict[str, Path], output: Path) -> pd.DataFrame:
+    """Measure both models and the training-free floor for every K and draw of prompts; writes a report on the way."""
+    models: dict[str, Any] = {
+        name: {"class_path": name, "weights": str(checkpoint)} for name, checkpoint in weights.items()
+    }
+    models["training-free floor"] = {
+        "class_path": "InCTRLv2",
+        "init_args": {"backbone": BACKBONE, "pretrained": PRETRAINED},
+    }
+    unseen, photographs = set(UNSEEN_CATEGORIES), set(_PHOTOGRAPHS)
+    parts = {"rendered": unseen - photographs, "photographs": unseen & photographs}
+    targets = {
+        name: {"datamodule": "InCTRLDemo", "root": str(args.data), "categories": sorted(categories)}
+        for name, categories in parts.items()
+        if categories
+    }
+    config = BenchmarkConfig.model_validate(
+        {
+            "title": "Demonstration: heads trained on nine rendered categories, tested on nine unseen ones",
+            "output": output,
+            "models": models,
+            "targets": targets,
+            "k_shots": _K_SHOTS,
+            "seeds": [args.seed + number for number in _SEEDS],
+        }
+    )
+    return Benchmark(config, Console(quiet=True)).run()
+
+
+def _compare(measured: pd.DataFrame) -> Table:
+    """Means over categories, with standard deviations over draws of prompts, in percent."""
+    columns = list(_METRICS)
+    by_seed = measured.groupby(["target", "model", "k_shot", "seed"], sort=False)[columns].mean().mul(100)
+    found = by_seed.groupby(level=["target", "model", "k_shot"], sort=False).agg(["mean", "std"])
+    compared = Table(title="Unseen categories, %: mean over categories, ± standard deviation over draws of prompts")
+    for column in ("", "model", "K", *_METRICS.values()):
+        compared.add_column(column, justify="left" if column in {"", "model"} else "right")
+    keys = list(found.index)
+    for number, (target, model, k_shot) in enumerate(keys):
+        last = number + 1 == len(keys) or keys[number + 1][:2] != (target, model)
+        values = found.loc[(target, model, k_shot)]
+        shown = [f"{values[name, 'mean']:.1f} ± {values[name, 'std']:.1f}" for name in columns]
+        compared.add_row(str(target), str(model), str(k_shot), *shown, end_section=last)
+    return compared
 
 
 def _be_quiet() -> None:

@@ -11,6 +11,8 @@ from anomalib_inctrl.demo import run
 def test_demonstration_trains_tests_and_shows(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "AUXILIARY_CATEGORIES", ("gear",))
     monkeypatch.setattr(run, "UNSEEN_CATEGORIES", ("washer",))
+    monkeypatch.setattr(run, "_K_SHOTS", (1, 2))
+    monkeypatch.setattr(run, "_SEEDS", range(2))
     monkeypatch.setattr(run, "_EPOCHS", 1)
     monkeypatch.setattr(run, "_STEPS_PER_EPOCH", 1)
     monkeypatch.setattr(run.logging, "disable", lambda level: None)
@@ -21,7 +23,19 @@ def test_demonstration_trains_tests_and_shows(tmp_path, monkeypatch, capsys):
     assert table.loc["mean"].to_list() == pytest.approx(table.loc["washer"].to_list())
     assert table.to_numpy().min() >= 0
     assert table.to_numpy().max() <= 1
-    assert "image AUROC" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "image AUROC" in shown
+    (results,) = (tmp_path / "results").rglob("benchmark/results.csv")
+    measured = pd.read_csv(results)
+    assert len(measured) == 3 * 2 * 2
+    for model in ("InCTRLv2", "InCTRL", "training-free floor"):
+        assert model in shown
+        assert model in set(measured.model)
+    # One pass gives what the engine gives.
+    one = measured.query("model == 'InCTRLv2' and k_shot == 2 and seed == 0")
+    assert one.image_AUROC.item() == pytest.approx(table.loc["washer", "image AUROC"], abs=1e-4)
+    assert one.pixel_AUROC.item() == pytest.approx(table.loc["washer", "pixel AUROC"], abs=1e-3)
+    assert (results.parent / "report.html").stat().st_size > 10_000
     sheets = tmp_path / "results" / "InCTRLv2" / "InCTRLDemo" / "washer" / "latest" / "explanations"
     assert len(list(sheets.rglob("*.png"))) == 60
 
