@@ -1,0 +1,219 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of every mode, size and shape, class names in any script, and values that are no numbers."""
+
+import math
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from anomalib.data import ImageBatch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from anomalib_inctrl import Detector, InCTRL, InCTRLv2
+from anomalib_inctrl.errors import CheckpointError, PictureError, PromptError
+from anomalib_inctrl.images import read_image
+
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16", "F")
+# In TIFF files, which hold every mode that a file can have.
+FILE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I", "I;16", "F")
+SIDES = st.one_of(st.integers(1, 40), st.sampled_from((239, 240, 241, 1000)))
+LONG = st.integers(1000, 8000)
+few = settings(
+    max_examples=30,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def picture(mode, size, seed):
+    """A picture of noise with the extremes of its mode in it; size is (width, height)."""
+    rng = np.random.default_rng(seed)
+    if mode == "F":
+        return Image.fromarray(rng.normal(0, 1e3, size[::-1]).astype(np.float32))
+    if mode == "I":
+        return Image.fromarray(rng.integers(-(2**31), 2**31, size[::-1], dtype=np.int64).astype(np.int32))
+    if mode == "I;16":
+        return Image.fromarray(rng.integers(0, 2**16, size[::-1]).astype(np.uint16))
+    if mode == "LAB":
+        return Image.frombytes("LAB", size, rng.bytes(3 * size[0] * size[1]))
+    colours = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+    if mode == "PA":
+        return colours.convert("P").convert("PA")
+    return colours.convert("L").convert("LA") if mode == "LA" else colours.convert(mode)
+
+
+sizes = st.one_of(st.tuples(SIDES, SIDES), st.tuples(st.integers(1, 3), LONG), st.tuples(LONG, st.integers(1, 3)))
+
+
+def require_whole(result, size):
+    """That a result says all it should, in the ranges it should."""
+    assert 0 <= result.score <= 1
+    assert all(0 <= value <= 1 for value in result.terms.values())
+    assert result.size == size[::-1]
+    assert result.anomaly_map.shape == size[::-1]
+    assert np.isfinite(result.anomaly_map).all()
+    assert result.anomaly_map.min() >= 0
+    assert result.anomaly_map.max() <= 1
+
+
+@few
+@given(mode=st.sampled_from(MODES), size=sizes, seed=st.integers(0, 9))
+@example(mode="1", size=(1, 1), seed=0)
+@example(mode="RGBA", size=(8000, 1), seed=0)
+@example(mode="I;16", size=(1, 8000), seed=0)
+@example(mode="CMYK", size=(1, 1), seed=0)
+def test_pictures_of_every_mode_and_size(detector, mode, size, seed):
+    image = picture(mode, size, seed)
+    before = image.tobytes()
+    (result,) = detector.predict(image)
+    require_whole(result, size)
+    assert image.tobytes() == before
+    assert image.mode == mode
+    assert result.heat_map(side=32).size[0] <= 32
+
+
+@few
+@given(mode=st.sampled_from(FILE_MODES), size=st.tuples(SIDES, SIDES), seed=st.integers(0, 9))
+def test_a_file_reads_as_the_picture_in_memory(tmp_path, detector, mode, size, seed):
+    image = picture(mode, size, seed)
+    path = tmp_path / "picture.tif"
+    image.save(path)
+    pixels = read_image(path)
+    assert pixels.shape == (3, *size[::-1])
+    assert pixels.min() >= 0
+    assert pixels.max() <= 1
+    from_file, from_memory = detector.predict([path, image])
+    assert from_file.score == pytest.approx(from_memory.score, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_picture_of_64_million_pixels(detector):
+    (result,) = detector.predict(Image.new("L", (8000, 8000), 200))
+    assert 0 <= result.score <= 1
+    assert result.size == (8000, 8000)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2000, 3)])
+def test_extreme_shapes_with_a_centre_crop(make_module, pixels, size):
+    module = InCTRL(
+        backbone=make_module().hparams["backbone"], pretrained=None, layers=[1, 2], resize_mode="center_crop"
+    )
+    detector = Detector(module, device="cpu")
+    detector.set_prompts(pixels, class_name="washer")
+    (result,) = detector.predict(picture("RGB", size, 0))
+    assert 0 <= result.score <= 1
+    assert result.anomaly_map.shape == size[::-1]
+    assert np.nanmin(result.anomaly_map) >= 0  # NaN where it did not look, and it did look somewhere
+
+
+@few
+@given(
+    values=st.lists(st.sampled_from((math.nan, math.inf, -math.inf, -3.5, 0.0, 1e-30, 7.0, 3e38, -3e38)), min_size=1),
+)
+@example(values=[math.nan])
+@example(values=[math.inf, -math.inf])
+@example(values=[math.inf, 1.0, 2.0])
+def test_floating_point_files_with_values_that_are_no_numbers(tmp_path, values):
+    """NaN counts as the lowest finite value, infinity as the highest: what is finite keeps its order."""
+    path = tmp_path / "depth.tif"
+    Image.fromarray(np.array([values], dtype=np.float32)).save(path)
+    pixels = read_image(path)
+    assert pixels.isfinite().all()
+    assert pixels.min() >= 0
+    assert pixels.max() <= 1
+    finite = [index for index, value in enumerate(values) if math.isfinite(value)]
+    order = sorted(finite, key=lambda index: values[index])
+    levels = pixels[0, 0, order]
+    assert (levels.diff() >= 0).all()
+    if len({np.float32(values[index]) for index in finite}) > 1:
+        assert pixels.min() == 0
+        assert pixels.max() == 1
+
+
+@few
+@given(class_name=st.text(min_size=1, max_size=300))
+@example(class_name="\0")
+@example(class_name="\u202ereversed\u202c")
+@example(class_name="🔩" * 50)
+@example(class_name="ねじ")
+@example(class_name="../../etc/passwd")
+@example(class_name="{} %s {class_name} \\N{DASH}")
+@example(class_name="a.b")
+@example(class_name="x" * 100_000)
+@example(class_name="\ud800")
+def test_class_names_in_any_script(detector, pixels, class_name):
+    other = Detector(detector.module, device="cpu")
+    try:
+        if not class_name.strip():
+            with pytest.raises(PromptError, match="class_name="):
+                other.set_prompts(pixels, class_name=class_name)
+            return
+        other.set_prompts(pixels, class_name=class_name)
+        (result,) = other.predict(pixels, class_name)
+        assert result.class_name == class_name
+        assert 0 <= result.score <= 1
+        assert other.class_names == ["washer", class_name]
+    finally:
+        detector.module.model.bank.clear()
+        detector.set_prompts([pixels, pixels.flip(2)], class_name="washer")
+
+
+@pytest.mark.parametrize("class_name", ["ねじ 🔩", "\0", "a/b.c", "x" * 5000], ids=["kanji", "null", "slash", "long"])
+def test_class_names_are_kept(make_detector, pixels, class_name, tmp_path):
+    detector = make_detector()
+    detector.set_prompts(pixels, class_name=class_name)
+    loaded = Detector(detector.save(tmp_path / "heads.ckpt"), device="cpu")
+    assert loaded.class_names == ["washer", class_name]
+    assert loaded.predict(pixels, class_name)[0].score == detector.predict(pixels, class_name)[0].score
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_tensors_with_values_that_are_no_numbers(value, detector, make_module, pixels):
+    wrong = pixels.clone()
+    wrong[1, 3, 5] = value
+    for give in (detector.predict, detector.set_prompts, detector.held_out_scores):
+        with pytest.raises(PictureError, match=r"images\[1\]: holds NaN or infinite values"):
+            give([pixels, wrong])
+    assert detector.class_names == ["washer"]
+    # Below the detector it is the image that pays, not its neighbours, and it is told rather than called normal.
+    module = make_module(InCTRLv2).eval()
+    images = torch.stack([module.pre_processor.transform(image) for image in (pixels, wrong.nan_to_num(0), pixels)])
+    module.model.set_prompts(images[:1], "washer")
+    alone = module.model.score_terms(images[[0, 2]]).score
+    with pytest.raises(PictureError, match="holds NaN or infinite values"):
+        module.pre_processor.transform(wrong)
+    images[1, 0, 0, 0] = value
+    scores = module.model.score_terms(images).score
+    assert not scores[1].isfinite()
+    torch.testing.assert_close(scores[[0, 2]], alone)
+    batch = ImageBatch(image=images, image_path=["a.png", "b.png", "c.png"])
+    with pytest.raises(PictureError, match=r"b\.png: its score is not finite, because it holds"):
+        module.test_step(batch, 0)
+    with pytest.raises(PromptError, match="hold NaN or infinite values"):
+        module.model.set_prompts(images, "washer")
+
+
+def test_weights_with_values_that_are_no_numbers(make_detector, pixels):
+    detector = make_detector()
+    for parameter in detector.module.model.parameters():
+        if parameter.requires_grad:
+            parameter.data.fill_(math.nan)
+    with pytest.raises(CheckpointError, match=r"images\[0\]: its score is not finite; the model"):
+        detector.predict(pixels)
+
+
+def test_a_picture_that_says_it_is_far_too_large(tmp_path, detector):
+    """The header is looked at before memory is taken."""
+    content = BytesIO()
+    Image.new("RGB", (4, 4)).save(content, format="BMP")
+    changed = bytearray(content.getvalue())
+    changed[18:26] = (60_000).to_bytes(4, "little") * 2
+    (tmp_path / "large.bmp").write_bytes(changed)
+    with pytest.raises(Exception, match=r"large\.bmp.*exceeds limit"):
+        detector.predict(tmp_path / "large.bmp")
