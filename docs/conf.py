@@ -33,6 +33,13 @@ shutil.copytree(
     HERE.parent / "notebooks", HERE / "_notebooks", ignore=shutil.ignore_patterns(".*", "*.py"), dirs_exist_ok=True
 )
 
+# Files of the repository that pages link to, so that the links work there as well, and the pages that show them.
+SHOWN_ELSEWHERE = {
+    "../anomalib_inctrl/demo/weights/mini-clip-16-240-demo.md": "encoder.md",
+    "../CHANGELOG.md": "changelog.md",
+    "../CONTRIBUTING.md": "contributing.md",
+}
+
 exclude_patterns = ["_build", "measured", "**.ipynb_checkpoints"]
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath", "attrs_inline"]
@@ -70,8 +77,14 @@ copybutton_prompt_is_regexp = True
 
 
 def setup(app: object) -> None:
-    """Leave out of the reference what comes from the frameworks' base classes."""
+    """Leave out of the reference what comes from the frameworks' base classes; turn links to pages of the site."""
     app.connect("autodoc-skip-member", _skip)  # type: ignore[attr-defined]
+    app.connect("source-read", _turn_links)  # type: ignore[attr-defined]
+
+
+def _turn_links(_app: object, _page: str, source: list[str]) -> None:
+    for outside, page in SHOWN_ELSEWHERE.items():
+        source[0] = source[0].replace(f"]({outside}", f"]({page}")
 
 
 def _skip(_app: object, _what: str, name: str, _member: object, skip: bool, _options: object) -> bool:
