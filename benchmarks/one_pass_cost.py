@@ -42,14 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="ViT-B-16-plus-240", help="OpenCLIP model")
-    parser.add_argument("--images", type=int, default=120, help="test images of the category")
-    parser.add_argument("--k_shots", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--models", nargs="+", default=["InCTRLv2"], choices=["InCTRL", "InCTRLv2"])
-    parser.add_argument("--sizes", type=int, nargs="*", default=[115, 180], help="other numbers of test images")
-    args = parser.parse_args(argv)
+    args = _arguments(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     modules = {}
     for name in args.models:
@@ -106,6 +99,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parts_of = {"an image encoded": encode, "an image compared with a prompt": compare, "an image's setting": setting}
     console.print(", ".join(f"{name}: {1000 * seconds:.2f} ms" for name, seconds in parts_of.items()))
     return 0
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="ViT-B-16-plus-240", help="OpenCLIP model")
+    parser.add_argument("--images", type=int, default=120, help="test images of the category")
+    parser.add_argument("--k_shots", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--models", nargs="+", default=["InCTRLv2"], choices=["InCTRL", "InCTRLv2"])
+    parser.add_argument("--sizes", type=int, nargs="*", default=[115, 180], help="other numbers of test images")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
