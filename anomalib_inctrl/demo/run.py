@@ -173,7 +173,7 @@ def _compare(measured: pd.DataFrame) -> Table:
     columns = list(_METRICS)
     by_seed = measured.groupby(["target", "model", "k_shot", "seed"], sort=False)[columns].mean().mul(100)
     found = by_seed.groupby(level=["target", "model", "k_shot"], sort=False).agg(["mean", "std"])
-    compared = Table(title="Unseen categories, %: mean over categories, ± standard deviation over draws of prompts")
+    compared = Table(title="Unseen categories, mean in %, ± over draws of prompts")
     for column in ("", "model", "K", *_METRICS.values()):
         compared.add_column(column, justify="left" if column in {"", "model"} else "right")
     keys = list(found.index)
