@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from anomalib_inctrl import InCTRL, InCTRLv2, hub
 from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError
+from anomalib_inctrl.weights import tensors_sha256
+from anomalib_inctrl.weights import tensors_sha256
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +135,13 @@ def test_damaged_folders_are_refused_by_name(kind, model, folder, tmp_path):
         (tensors | {name: torch.zeros(7, 7, 7)}, rf"another shape: \['{name}'\]"),
     ):
         save_file(changed, broken / "model.safetensors")
+        config = json.loads((folder / "config.json").read_text()) | {"tensors_sha256": tensors_sha256(changed)}
+        (broken / "config.json").write_text(json.dumps(config))
+        (broken / "config.json").write_bytes((folder / "config.json").read_bytes())
+        with pytest.raises(CheckpointError, match=r"model\.safetensors: damaged .* its SHA-256 differs"):
+            kind.from_pretrained(broken)
+        config = json.loads((folder / "config.json").read_text()) | {"tensors_sha256": tensors_sha256(changed)}
+        (broken / "config.json").write_text(json.dumps(config))
         with pytest.raises(CheckpointError, match=message):
             _ = kind.from_pretrained(broken).model
     (broken / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:100])
