@@ -18,7 +18,7 @@ from safetensors.torch import save
 
 from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError
 from anomalib_inctrl.io import write_whole, write_whole_bytes
-from anomalib_inctrl.weights import read_checkpoint
+from anomalib_inctrl.weights import read_checkpoint, tensors_sha256
 
 if TYPE_CHECKING:
     from anomalib.models import AnomalibModule
@@ -74,6 +74,7 @@ class HubMixin(ModelHubMixin, _Base):  # type: ignore[misc]  # anomalib's to_onn
             "library": f"anomalib-inctrl {__version__}",
             "model": type(self).__name__,
             "hyper_parameters": settings,
+            "tensors_sha256": tensors_sha256(self._head_tensors()),
             "tower": reference,  # no key may be called like an argument: ModelHubMixin would pass it on
         }
         pre_processor: Any = self.pre_processor
@@ -215,6 +216,11 @@ def _read_folder(folder: Path, model: str) -> dict[str, Any]:
         msg = f"{path}: holds {found} (format {number}), not {model} (format {_FORMAT}). Load it with {found}."
         raise CheckpointError(msg)
     tensors = read_checkpoint(folder / WEIGHTS_FILE)
+    if tensors_sha256(tensors) != config.get("tensors_sha256"):
+        msg = (
+            f"{folder / WEIGHTS_FILE}: damaged or of another {CONFIG_FILE}, its SHA-256 differs. Get the folder again."
+        )
+        raise CheckpointError(msg)
     state = {f"model.{name}": tensor for name, tensor in tensors.items()}
     state |= {"model._extra_state": {"heads_trained": True}, "model.backbone._extra_state": backbone}
     checkpoint = {"state_dict": state, "hyper_parameters": settings}

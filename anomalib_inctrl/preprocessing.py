@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from lightning.pytorch import LightningModule, Trainer
 
+# Sides so unlike that scaling the shorter one up would take gigabytes, nearly all of which is then cut off.
+_LONG = 64
+
 ResizeMode = Literal["squash", "center_crop"]
 
 
@@ -75,6 +78,9 @@ class CLIPResize(v2.Resize):
         if not bool(inpt.sum().isfinite()):  # as a level of 0 to 255, NaN would be any number
             msg = "An image holds NaN or infinite values. Give values in [0, 1]."
             raise PictureError(msg)
+        height, width = inpt.shape[-2:]
+        if self.mode == "center_crop" and max(height, width) > _LONG * min(height, width):
+            return ExportableResize(self.side, self.mode)(inpt)
         eight_bits = inpt.mul(255).round_().clamp_(0, 255).to(torch.uint8)  # in place: pictures may be large
         return TF.to_dtype(self._fit(super().transform(eight_bits, params)), inpt.dtype, scale=True)
 

@@ -24,7 +24,6 @@ from anomalib_inctrl.errors import (
     CheckpointError,
     DatasetError,
     ImageFileError,
-    PretrainedWeightsError,
     PromptError,
 )
 from anomalib_inctrl.images import image_size, is_deep, read_image
@@ -202,13 +201,18 @@ def test_shared_folders(part, make_module, tmp_path):
     folder = tmp_path / "shared"
     make_module().save_pretrained(folder)
     whole = (folder / part).read_bytes()
+    before = InCTRLv2(weights=str(folder)).model.state_dict()
     wrong = {}
     for name, content in damaged(whole, 40).items():
         (folder / part).write_bytes(content)
         try:
-            works_or_names(folder, lambda: InCTRLv2(weights=str(folder)).model, CheckpointError, PretrainedWeightsError)
+            found = works_or_names(folder, lambda: InCTRLv2(weights=str(folder)).model, CheckpointError, BackboneError)
         except Exception as error:
             wrong[name] = f"{type(error).__name__}: {error}"[:150]
+        else:
+            state = {} if found is None else found.state_dict()
+            changed = [key for key, value in state.items() if torch.is_tensor(value) and not value.equal(before[key])]
+            wrong |= {name: changed} if changed else {}
     assert not wrong
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from anomalib_inctrl import Detector, InCTRL, InCTRLv2
 from anomalib_inctrl.errors import CheckpointError, PictureError, PromptError
 from anomalib_inctrl.images import read_image
+from anomalib_inctrl.preprocessing import CLIPResize
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16", "F")
 # In TIFF files, which hold every mode that a file can have.
@@ -110,6 +111,20 @@ def test_extreme_shapes_with_a_centre_crop(make_module, pixels, size):
     assert 0 <= result.score <= 1
     assert result.anomaly_map.shape == size[::-1]
     assert np.nanmin(result.anomaly_map) >= 0  # NaN where it did not look, and it did look somewhere
+
+
+def test_a_line_with_a_centre_crop_takes_little_memory():
+    """Scaled to 240 rows it would have two million columns; only the middle 240 are computed, and they are the same."""
+    generator = torch.Generator().manual_seed(0)
+    resize = CLIPResize(240, "center_crop")
+    line = torch.rand(3, 2, 8000, generator=generator)
+    wide = resize(line)
+    assert wide.shape == (3, 240, 240)
+    # The middle of a shorter line, of the same scale, which is resized as a whole.
+    for whole, part in ((wide, line[..., 3940:4060]), (resize(line.mT), line[..., 3940:4060].mT)):
+        levels = (whole - resize(part)).abs() * 255
+        assert levels.max() <= 1.01
+        assert levels.gt(0.5).float().mean() < 0.01
 
 
 @few

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from anomalib.data import InferenceBatch
@@ -37,6 +37,9 @@ class FewShotModel(nn.Module, ABC):
         residual_scale: ``"half"`` as in the authors' code, ``"full"`` as in the paper's equation.
         temperature_image: Divides the cosines of the text score.
 
+    Raises:
+        ValueError: If ``residual_scale`` is neither.
+
     Attributes:
         heads_trained: Whether the heads have been trained or loaded. If not, the training-free floor scores.
     """
@@ -50,6 +53,9 @@ class FewShotModel(nn.Module, ABC):
         temperature_image: float = 0.01,
     ) -> None:
         super().__init__()
+        if residual_scale not in get_args(ResidualScale):
+            msg = f"residual_scale={residual_scale!r}: choose 'half' (as the authors' code) or 'full' (as the paper)."
+            raise ValueError(msg)
         self.backbone = FrozenCLIP(backbone, pretrained, layers)
         self.residual_scale = residual_scale
         self.temperature_image = temperature_image

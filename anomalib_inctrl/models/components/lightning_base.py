@@ -8,7 +8,7 @@ import logging
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,13 +118,14 @@ class FewShotMixin(ExportMixin, HubMixin, _Base):
     def __getattr__(self, name: str) -> Any:
         """Build the PyTorch model on first access."""
         if name == "model" and "model" not in self._modules:
-            # Heads start from the model's own seed: anomalib's command line does not pass on --seed_everything.
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.hparams["seed"])
-                self.model = self.build_model().to(self.device).train(self.training)
-            if self._heads is not None:
-                with _named(self.hparams["weights"]):
-                    self._load_heads(self._heads, str(self.hparams["weights"]))
+            source = self.hparams["weights"]
+            with _named(source) if self._heads is not None else nullcontext():
+                # Heads start from the model's own seed: anomalib's command line does not pass on --seed_everything.
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(self.hparams["seed"])
+                    self.model = self.build_model().to(self.device).train(self.training)
+                if self._heads is not None:
+                    self._load_heads(self._heads, str(source))
         return super().__getattr__(name)
 
     def configure_model(self) -> None:
