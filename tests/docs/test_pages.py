@@ -108,7 +108,10 @@ def is_anomalibs(arguments):
 
 def understood(command, monkeypatch):
     """Parse a command as what it calls does, without running it."""
-    program, *arguments = shlex.split(command)
+    words = shlex.split(command)
+    while re.fullmatch(r"[A-Z_]+=.*", words[0]):  # variables of the environment
+        words.pop(0)
+    program, *arguments = words
     if program == "make":
         return is_make_target(arguments)
     if program == "python" and arguments[0].endswith(".py"):
