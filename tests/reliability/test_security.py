@@ -163,7 +163,7 @@ parts = st.sampled_from(("..", ".", "", "a", "b.png", "~", "C:", "\\", "..\\", "
 names = st.one_of(st.text(max_size=40), st.lists(parts, max_size=6).map("/".join))
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(name=names)
 @example(name="../x.png")
 @example(name="/etc/passwd")
@@ -184,7 +184,7 @@ def test_paths_from_files_stay_below_their_folder(name):
         assert name.startswith("/") or ".." in name.split("/")
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(name=names, other=names)
 @example(name="..", other=".")
 @example(name="a/b", other="a%2Fb")
