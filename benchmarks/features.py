@@ -137,8 +137,8 @@ class TrainingTable:
             queries = encoded.rows_of(name)
             prompts = queries[encoded.labels[queries] == 0]
             self._place[0, queries], self._place[1, prompts] = torch.arange(len(queries)), torch.arange(len(prompts))
-            patches = unit(encoded.features.patches[queries])
-            of_prompts = patches[self._place[0, prompts]].split(1)
+            patches = encoded.features.patches[queries]
+            of_prompts = unit(encoded.features.patches[prompts]).split(1)
             # Axes are query, prompt, block and patch.
             self._cosines[name] = torch.stack([nearest_prompt_similarity(patches, one) for one in of_prompts], dim=1)
 
