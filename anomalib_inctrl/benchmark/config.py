@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from anomalib_inctrl.data.source import DataSource
+from anomalib_inctrl.demo.mini_clip import packaged_weights
 from anomalib_inctrl.errors import BenchmarkError, PretrainedWeightsError
 from anomalib_inctrl.models.components.lightning_base import FewShotMixin
 from anomalib_inctrl.prompts.selection import SELECTORS
@@ -212,7 +213,7 @@ class BenchmarkConfig(BaseModel):
         models: dict[str, Any] = {}
         for name, model in self.models.items():
             content = json.loads(model.model_dump_json(exclude={"weights"}))
-            content["init_args"] = {key: _digest_if_file(key, value) for key, value in content["init_args"].items()}
+            content["init_args"] = _with_digest(content["init_args"])
             named = model.weights if isinstance(model.weights, Mapping) else dict.fromkeys(self.targets, model.weights)
             content["weights"] = {target: _content(path) for target, path in named.items()}
             models[name] = content
@@ -294,8 +295,13 @@ def _leaves(value: Any, path: str = "") -> dict[str, Any]:
     return {path: value}
 
 
-def _digest_if_file(key: str, value: Any) -> Any:
-    return _content(value) if key == "pretrained" and isinstance(value, str) and Path(value).is_file() else value
+def _with_digest(init_args: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with what lies in the backbone's weights in place of their file or packaged tag."""
+    tag = init_args.get("pretrained")
+    if not isinstance(tag, str):
+        return init_args
+    file = Path(tag) if Path(tag).is_file() else packaged_weights(str(init_args.get("backbone")), tag)
+    return init_args if file is None else {**init_args, "pretrained": _content(str(file))}
 
 
 def _content(path: str | None) -> Any:

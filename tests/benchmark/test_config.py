@@ -132,6 +132,20 @@ def test_weights_are_known_by_their_content(make_config, tmp_path):
     assert changes(one, other)[0].startswith("models.InCTRL.weights.Demo: was 'sha256:")
 
 
+def test_packaged_weights_are_known_by_their_content(make_config, monkeypatch, tmp_path):
+    config = make_config()
+    config["models"]["floor"] = {
+        "class_path": "InCTRLv2",
+        "init_args": {"backbone": "mini-clip-16-240", "pretrained": "demo"},
+    }
+    before = identity(config)
+    retrained = tmp_path / "retrained.safetensors"
+    retrained.write_bytes(b"others")
+    monkeypatch.setattr("anomalib_inctrl.benchmark.config.packaged_weights", lambda name, tag: retrained)
+    (line,) = changes(before, identity(config))
+    assert line.startswith("models.floor.init_args.pretrained: was 'sha256:")
+
+
 def test_names_become_file_names_of_their_own():
     names = ["a", "a b", "a/b", "a_b", "..", ".", "a%2Fb", "ä", "a:b", "../a"]
     files = [file_name(name) for name in names]
