@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 
 from anomalib_inctrl.demo.categories import REGISTRY
 from anomalib_inctrl.demo.render import IMAGE_SIZE, Sample, check_category, render_batch
@@ -78,17 +78,18 @@ def render_category(root: Path | str, category: str, settings: DemoSettings) -> 
         check_rendered(folder, settings)
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f".{category}-{uuid.uuid4().hex}")
-    try:
-        _write(unfinished, category, settings)
-        try:
-            unfinished.replace(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-            check_rendered(folder, settings)  # another process was faster
-    finally:
+    # A lock is gone with the process that held it, so what lies in the unfinished folder belongs to nobody.
+    with FileLock(folder.with_name(f".{category}.lock")):
+        if folder.exists():  # another process was faster
+            check_rendered(folder, settings)
+            return folder
+        unfinished = folder.with_name(f".{category}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            _write(unfinished, category, settings)
+            unfinished.replace(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 

@@ -59,7 +59,7 @@ def test_datamodule_gives_batches_and_renders_once(tmp_path: Path) -> None:
     datamodule.prepare_data()
     datamodule.setup()
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
-    assert {p.name for p in tmp_path.iterdir()} == {"tile"}
+    assert {p.name for p in tmp_path.iterdir()} == {"tile", ".tile.lock"}
     assert (datamodule.name, datamodule.category) == ("InCTRLDemo", "tile")
     assert next(iter(datamodule.train_dataloader())).image.shape == (3, 3, 240, 240)
     assert len(datamodule.val_data) == len(datamodule.test_data) == 13
@@ -100,15 +100,25 @@ def test_interrupted_rendering_leaves_nothing(tmp_path: Path, monkeypatch: pytes
         patch.setattr(writer, "_write_png", interrupt)
         with pytest.raises(KeyboardInterrupt):
             render_category(tmp_path, "washer", SMALL)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".washer.lock"]
     assert (render_category(tmp_path, "washer", SMALL) / "demo.json").is_file()
+
+
+def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
+    left = tmp_path / ".washer.unfinished" / "test" / "good" / "000.png"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    folder = render_category(tmp_path, "washer", SMALL)
+    assert {path.name for path in tmp_path.iterdir()} == {"washer", ".washer.lock"}
+    assert (folder / "test" / "good" / "000.png").stat().st_size > 4
 
 
 def test_simultaneous_rendering_gives_one_whole_folder(tmp_path: Path) -> None:
     tiny = DemoSettings(train_count=2, test_normal_count=1, test_anomalous_count=3)
     with ThreadPoolExecutor(4) as pool:
         folders = list(pool.map(lambda _: render_category(tmp_path, "brick", tiny), range(4)))
-    assert set(folders) == {tmp_path / "brick"} == set(tmp_path.iterdir())
+    assert set(folders) == {tmp_path / "brick"}
+    assert {path.name for path in tmp_path.iterdir()} == {"brick", ".brick.lock"}
     assert len(list((tmp_path / "brick").rglob("*.png"))) == 2 + 1 + 3 * 2
 
 
