@@ -81,16 +81,18 @@ def test_blocks_of_another_kind_are_computed_whole():
 
 
 def test_no_attention_weights_are_kept(model, pool, monkeypatch):
-    calls = []
-    attention = torch.nn.functional.scaled_dot_product_attention
-    monkeypatch.setattr(
-        torch.nn.functional,
-        "scaled_dot_product_attention",
-        lambda *args, **kwargs: calls.append(1) or attention(*args, **kwargs),
-    )
-    monkeypatch.setattr(torch.nn.functional, "softmax", None)  # what attention with weights would call
+    asked = []
+    forward = torch.nn.MultiheadAttention.forward
+
+    def attend(self, *args, **kwargs):
+        asked.append(kwargs.get("need_weights", True))
+        attended, weights = forward(self, *args, **kwargs)
+        assert weights is None
+        return attended, weights
+
+    monkeypatch.setattr(torch.nn.MultiheadAttention, "forward", attend)
     model.backbone.encode_image(pool[8:9])
-    assert len(calls) == len(model.backbone.clip.visual.transformer.resblocks)
+    assert asked == [False] * len(model.backbone.clip.visual.transformer.resblocks)
 
 
 # ---------------------------------------------------------------------- similarity in blocks

@@ -7,8 +7,8 @@ from __future__ import annotations
 import logging
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +27,11 @@ from anomalib_inctrl.backbone import ImageFeatures, preprocessing_of
 from anomalib_inctrl.data import GeneralistDataModule
 from anomalib_inctrl.data.frames import as_images
 from anomalib_inctrl.data.items import StoredBatch
-from anomalib_inctrl.errors import BackboneError, CheckpointError, PictureError, PromptError
+from anomalib_inctrl.errors import CheckpointError, PictureError, PromptError
 from anomalib_inctrl.hub import HubMixin, read_heads
 from anomalib_inctrl.images import read_image
 from anomalib_inctrl.metrics import generalist_evaluator
+from anomalib_inctrl.models.components.checkpoint_checks import check_keys, check_values, naming
 from anomalib_inctrl.models.components.checkpoint_io import NamingCheckpointIO
 from anomalib_inctrl.models.components.export import ExportMixin
 from anomalib_inctrl.models.components.stored_features import StoredFeatures
@@ -61,26 +62,6 @@ _LIGHTNING_MAX_EPOCHS = 1000
 _ENCODE_BATCH = 32
 
 
-@contextmanager
-def _named(source: object) -> Iterator[None]:
-    """Name the checkpoint in errors of reading it, and tell by which one its content is none of this model."""
-    try:
-        yield
-    except (CheckpointError, BackboneError) as error:
-        if str(source) in str(error):
-            raise
-        msg = f"{source}: {error}"
-        raise type(error)(msg) from error
-    except torch.OutOfMemoryError:
-        raise
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        msg = (
-            f"{source}: does not hold what a checkpoint of this model holds ({type(error).__name__}: {error}). It is "
-            "damaged or was changed; give another file."
-        )
-        raise CheckpointError(msg) from error
-
-
 class FewShotMixin(ExportMixin, HubMixin, _Base):
     """Everything that both Lightning modules do alike; to be put before ``AnomalibModule`` in the bases.
 
@@ -106,7 +87,7 @@ class FewShotMixin(ExportMixin, HubMixin, _Base):
         if self.hparams["weights"] is not None:
             weights = str(self.hparams["weights"])
             self._heads = read_heads(weights, type(self).__name__)
-            with _named(weights):
+            with naming(weights):
                 self._adopt(self._heads, weights, Path(weights))
 
     # ------------------------------------------------------------------ building
@@ -119,7 +100,7 @@ class FewShotMixin(ExportMixin, HubMixin, _Base):
         """Build the PyTorch model on first access."""
         if name == "model" and "model" not in self._modules:
             source = self.hparams["weights"]
-            with _named(source) if self._heads is not None else nullcontext():
+            with naming(source) if self._heads is not None else nullcontext():
                 # Heads start from the model's own seed: anomalib's command line does not pass on --seed_everything.
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(self.hparams["seed"])
@@ -162,62 +143,9 @@ class FewShotMixin(ExportMixin, HubMixin, _Base):
             if key.startswith("model.") and not key.startswith("model.bank.")
         }
         own = {key: value for key, value in self.model.state_dict().items() if key.startswith("bank.")}
-        self._check_keys(state | own, self.model.state_dict(), source)
-        self._check_values(state, source)
+        check_keys(state | own, self.model.state_dict(), source)
+        check_values(state, self.model.backbone, source)
         self.model.load_state_dict(state | own)
-
-    @staticmethod
-    def _check_keys(found: Mapping[str, Any], expected: Mapping[str, Any], source: str) -> None:
-        missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-        tensors = [key for key in found.keys() & expected.keys() if isinstance(expected[key], Tensor)]
-        wrong = sorted(key for key in tensors if getattr(found[key], "shape", None) != expected[key].shape)
-        wrong += sorted(
-            key
-            for key in found.keys() & expected.keys()
-            if isinstance(expected[key], Mapping) and not isinstance(found[key], Mapping)
-        )
-        if missing or unexpected or wrong:
-            msg = (
-                f"{source}: does not fit this model; missing keys: {missing}, unexpected keys: {unexpected}, keys of "
-                f"another shape: {wrong}."
-            )
-            raise CheckpointError(msg)
-
-    def _check_values(self, state: Mapping[str, Any], source: str) -> None:
-        """Refuse what could be loaded and would give nonsense: values that are not finite, prompts of another shape.
-
-        Args:
-            state: Entries of the PyTorch model, by its own names.
-            source: Where they come from.
-
-        Raises:
-            CheckpointError: If there are such entries; names them.
-        """
-        tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-        if wild := sorted(key for key, value in tensors.items() if not value.isfinite().all()):
-            msg = f"{source}: damaged, NaN or infinite values in {wild[:10]}. Give another copy of the file."
-            raise CheckpointError(msg)
-        backbone = self.model.backbone
-        widths = {
-            "patches": (len(backbone.layers), backbone.num_patches, backbone.patch_width),
-            "image": (backbone.embed_dim,),
-            "prototypes": (backbone.embed_dim,),
-        }
-        entries = {key.rpartition(".")[0] for key in state if key.startswith("bank.entries.")}
-        names = state.get("bank._extra_state", {}).get("class_names", [])
-        if len(names) != len(entries):
-            msg = f"{source}: damaged, {len(names)} class names for prompts of {len(entries)} classes."
-            raise CheckpointError(msg)
-        for entry in sorted(entries):
-            found = {name: tuple(getattr(state.get(f"{entry}.{name}"), "shape", ())) for name in widths}
-            counts = [found[name][:1] for name in ("image", "patches")]
-            if (
-                any(found[name][1:] != width for name, width in widths.items())
-                or counts[0] != counts[1]
-                or found["prototypes"][:1] != (2,)
-            ):
-                msg = f"{source}: damaged, prompts {entry!r} of shapes {found} do not fit the backbone."
-                raise CheckpointError(msg)
 
     # ------------------------------------------------------------------ what anomalib asks of a model
 
@@ -540,7 +468,7 @@ class FewShotMixin(ExportMixin, HubMixin, _Base):
         if not isinstance(checkpoint_path, (str, Path)) or not Path(checkpoint_path).is_file():
             return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
         content = read_checkpoint(checkpoint_path)
-        with _named(checkpoint_path):
+        with naming(checkpoint_path):
             saved = content.get("hyper_parameters", {}).get("pretrained")
             found = find_weights_file(saved, Path(checkpoint_path).parent)
             if found != saved:
@@ -555,20 +483,22 @@ class FewShotMixin(ExportMixin, HubMixin, _Base):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the model that the checkpoint describes and check that the rest fits."""
         source = str(self._checkpoint_path or "The checkpoint")
-        with _named(source):
+        with naming(source):
             if "model" not in self._modules:
                 self._heads = None  # the checkpoint has its own
                 self._adopt(checkpoint, source, self._checkpoint_path)
             super().on_load_checkpoint(checkpoint)
             state, bank = checkpoint["state_dict"], "model.bank."
             expected = self.state_dict() | self.model.state_dict(prefix="model.")
-            self._check_keys(
+            check_keys(
                 {key: value for key, value in state.items() if not key.startswith(bank)},
                 {key: value for key, value in expected.items() if not key.startswith(bank)},
                 source,
             )
             inside = {key: value for key, value in state.items() if key.startswith("model.")}
-            self._check_values({key.removeprefix("model."): value for key, value in inside.items()}, source)
+            check_values(
+                {key.removeprefix("model."): value for key, value in inside.items()}, self.model.backbone, source
+            )
             extra = state.get(f"{bank}_extra_state", {"class_names": []})
             self._restored_prompts = set(extra["class_names"])
         if isinstance(self._datamodule, AnomalibDataModule):
