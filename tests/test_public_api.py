@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The public interface is a contract: what it takes stands in `public_api.txt`, and changes there are seen.
 
-`python tests/test_public_api.py` writes the file anew. What is taken away or renamed there breaks somebody's code: say so
-in CHANGELOG.md.
+`python tests/test_public_api.py` writes the file anew. What is taken away or renamed there breaks somebody's code: say
+so in CHANGELOG.md.
 """
 
 import importlib
@@ -27,7 +27,7 @@ def parameters(function: object) -> str:
     for parameter in inspect.signature(function).parameters.values():  # type: ignore[arg-type]
         stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
         plain = isinstance(parameter.default, (str, int, float, bool, tuple, type(None)))
-        default = f"={str(parameter.default) if not plain else repr(parameter.default)}"
+        default = f"={parameter.default!r}" if plain else f"={parameter.default}"
         shown.append(f"{stars}{parameter.name}" + ("" if parameter.default is parameter.empty else default))
     return ", ".join(name for name in shown if name != "self")
 
