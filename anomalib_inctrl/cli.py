@@ -24,7 +24,9 @@ class _Command(NamedTuple):
 
 
 _COMMANDS = {
-    "convert-weights": _Command("anomalib_inctrl.convert", "Convert the InCTRL authors' released weights."),
+    "convert-weights": _Command(
+        "anomalib_inctrl.models.inctrl.convert", "Convert the InCTRL authors' released weights."
+    ),
     "generalist": _Command("anomalib_inctrl.benchmark.pipeline", "Measure models on many datasets and write a report."),
     "demo": _Command("anomalib_inctrl.demo.run", "Render the demo data, train on half of it, test on the other half."),
     "app": _Command("anomalib_inctrl.app.run", "Judge pictures in a browser, offline (needs the extra app)."),

@@ -11,8 +11,8 @@ import torch
 from torch.testing import assert_close
 
 from anomalib_inctrl import InCTRL
-from anomalib_inctrl.convert import main
 from anomalib_inctrl.errors import CheckpointError
+from anomalib_inctrl.models.inctrl.convert import main
 
 EXACT = {"atol": 1e-5, "rtol": 0}
 BACKBONE = "golden-vit-16-240"

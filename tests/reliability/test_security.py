@@ -23,13 +23,13 @@ from anomalib_inctrl.app.uploads import Limits, check_picture
 from anomalib_inctrl.backbone import ImageFeatures
 from anomalib_inctrl.benchmark.config import read_config
 from anomalib_inctrl.benchmark.jobs import file_name
-from anomalib_inctrl.convert import from_official_file, to_official_file
 from anomalib_inctrl.data.feature_store import FolderStore
 from anomalib_inctrl.data.raw import RAW_DATASETS
 from anomalib_inctrl.data.raw.base import open_image, safe_path
 from anomalib_inctrl.detector import model_of_checkpoint
 from anomalib_inctrl.errors import BenchmarkError, CheckpointError, DatasetError, ImageFileError
 from anomalib_inctrl.images import image_size, is_deep, read_image
+from anomalib_inctrl.models.inctrl.convert import from_official_file, to_official_file
 from anomalib_inctrl.weights import read_prompt_tensors, read_state_dict
 from tests.data.raw_trees import write_cifar10
 from tests.reliability.conftest import BACKBONE

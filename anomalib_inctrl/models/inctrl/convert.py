@@ -19,7 +19,7 @@ from safetensors.torch import save
 from anomalib_inctrl.backbone import FrozenCLIP
 from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError
 from anomalib_inctrl.io import write_whole_bytes
-from anomalib_inctrl.manifest import known_weights
+from anomalib_inctrl.known_weights import known_weights
 from anomalib_inctrl.models.inctrl import InCTRL
 from anomalib_inctrl.models.inctrl.official import from_official
 from anomalib_inctrl.weights import (

@@ -8,9 +8,8 @@ import open_clip
 import pytest
 
 import anomalib_inctrl
-from anomalib_inctrl import manifest
 from anomalib_inctrl.backbone import FrozenCLIP
-from anomalib_inctrl.manifest import known_weights
+from anomalib_inctrl.known_weights import known_weights
 from anomalib_inctrl.weights import file_sha256
 
 PACKAGE = Path(anomalib_inctrl.__file__).parent
@@ -39,6 +38,6 @@ def test_backbones_are_those_of_openclip_and_scores_say_how():
 def test_a_slip_in_the_manifest_is_told(tmp_path, monkeypatch):
     path = tmp_path / "weights.yaml"
     path.write_text("- {name: x, kind: heads, model: InCTRL, source: y, license: MIT}\n")
-    monkeypatch.setattr(manifest, "MANIFEST", path)
+    monkeypatch.setattr("anomalib_inctrl.known_weights.MANIFEST", path)
     with pytest.raises(ValueError, match=r"x: unknown keys \['license'\]"):
         known_weights.__wrapped__()
