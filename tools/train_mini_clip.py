@@ -4,11 +4,10 @@
 
 Usage: python tools/train_mini_clip.py --out runs/mini-clip
 
-First at 112 px with a constant learning rate, then at 240 px with position embeddings resized, at last with a smaller
-learning rate that falls to zero. A run that was stopped goes on where its last checkpoint was written; a stage whose
-learning rate is constant may be cut short or made longer then. The weights kept are those at the end. What is shown on
-the way is measured on the auxiliary categories as designed, which are in no training batch; the unseen categories are
-never looked at.
+First at 112 px, then at 240 px with position embeddings resized, at last with a learning rate that falls to zero. A
+run that was stopped goes on where its last checkpoint was written; a stage whose learning rate is constant may be cut
+short or made longer then. The weights kept are those at the end. What is shown on the way is measured on the auxiliary
+categories as designed, which are in no training batch; the unseen categories are never looked at.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import csv
 import hashlib
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,8 +98,8 @@ class Encoder(nn.Module):
         self.dense = nn.ModuleList(nn.Linear(width, 1) for _ in self.layers)
         joint = self.clip.visual.proj.shape[1]
         self.change = nn.Sequential(nn.Linear(joint, joint), nn.GELU(), nn.Linear(joint, 1))
-        # Of the residual read as a logit; the largest of a picture has a level of its own.
-        self.slope, self.level, self.peak = (nn.Parameter(torch.tensor(value)) for value in (2.0, -2.5, -2.0))
+        # Of the residual read as a logit; of differences of the largest ones of two pictures.
+        self.slope, self.level, self.steep = (nn.Parameter(torch.tensor(value)) for value in (2.0, -2.5, 2.0))
         self.register_buffer("mean", torch.tensor(CLIP_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(CLIP_STD)[:, None, None], persistent=False)
 
@@ -191,10 +191,11 @@ def losses(encoder: Encoder, episode: Episode, seed: tuple[int, ...], sharpness:
         `caption`: pictures and captions find each other; `state`: the picture lies nearer to the sentences that call
         it what it is; `apart`: these sentences differ at all; `change`: the difference of the class embeddings of a
         picture and of flawless pictures of the product tells whether it is damaged; `residual`: patches that are
-        damaged, and no others, have nothing like them among the patches of the flawless pictures; `worst`: the same for
-        the patch of a picture that stands out most; `foreign`: no patch has anything like it among those of another
-        product; `dense`: damaged patches are told from others by a linear map. No terms but figures to watch, AUROCs:
-        `order` of the residuals in damaged pictures, `seen` of the largest residual, `said` of the state.
+        damaged, and no others, have nothing like them among the patches of the flawless pictures; `worst`: the largest
+        residual of a damaged picture is above that of a flawless one of the product; `foreign`: no patch has anything
+        like it among those of another product; `dense`: damaged patches are told from others by a linear map. No terms
+        but figures to watch: `order`, AUROC of the residuals in damaged pictures; `seen`, share of the pairs of `worst`
+        in the right order; `said`, AUROC of the state.
     """
     rows, count = episode.image.shape[:2]
     patches, image = encoder.encode_image(episode.image.flatten(0, 1))
@@ -225,9 +226,11 @@ def losses(encoder: Encoder, episode: Episode, seed: tuple[int, ...], sharpness:
     own, others = _residuals(patches.unflatten(0, (rows, count)), prompts)
     # In the logarithm with free slope and level, only the order of the residuals matters.
     surprise = (own + _LEAST).log()
-    logit, peak = (
-        encoder.slope * (s - level) for s, level in ((surprise, encoder.level), (surprise.amax(2), encoder.peak))
-    )
+    logit = encoder.slope * (surprise - encoder.level)
+    most = surprise.amax(dim=2)
+    ahead = encoder.steep * (most[:, :, None] - most[:, None])
+    pairs = (damaged[:, :, None] > damaged[:, None]).float()
+    ranked = F.binary_cross_entropy_with_logits(ahead, torch.full_like(ahead, 1 - _SMOOTHING), reduction="none")
     foreign = _SHARPNESS * (others - _MIDDLE)
     found = sum(
         head(F.layer_norm(patches[:, n], patches.shape[-1:])).squeeze(-1) for n, head in enumerate(encoder.dense)
@@ -235,14 +238,15 @@ def losses(encoder: Encoder, episode: Episode, seed: tuple[int, ...], sharpness:
     defective = known & (damaged[:, :, None] > 0)
     with torch.no_grad():
         order = binary_auroc(own[defective], label[defective].long())
-        seen, said = (binary_auroc(score.flatten(), damaged.flatten().long()) for score in (peak, told))
+        seen = ((ahead > 0) * pairs).sum() / pairs.sum().clamp(min=1)
+        said = binary_auroc(told.flatten(), damaged.flatten().long())
     return {
         "caption": caption / 2,
         "state": F.binary_cross_entropy_with_logits(told, target),
         "apart": apart,
         "change": F.binary_cross_entropy_with_logits(change, target),
         "residual": _balanced(logit, label, known),
-        "worst": F.binary_cross_entropy_with_logits(peak, damaged),
+        "worst": (ranked * pairs).sum() / pairs.sum().clamp(min=1),
         "foreign": F.softplus(-foreign).mean(),
         "dense": _balanced(found, label, known),
         "order": order,
@@ -257,7 +261,7 @@ _WEIGHTS = {
     "apart": 1.0,
     "change": 0.2,
     "residual": 1.0,
-    "worst": 0.3,
+    "worst": 0.5,
     "foreign": 0.1,
     "dense": 1.0,
 }
@@ -280,18 +284,21 @@ def _prompts(device: torch.device) -> Tensor:
 
 def _residuals(patches: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
     """Residuals `(G, N, P)` of `(G, N, L, P, D)` against prompts of the same product, and `(G, 1, P)` of the next."""
-    flawless = prompts.shape[1]
-    tokens = F.normalize(patches, dim=-1).bfloat16().transpose(1, 2)  # (G, L, N, P, D)
-    pool = tokens[:, :, :flawless].flatten(2, 3).transpose(-1, -2)
+    tokens = F.normalize(patches, dim=-1).transpose(1, 2)  # (G, L, N, P, D)
+    pool = tokens[:, :, : prompts.shape[1]].flatten(2, 3)
+    allowed = prompts.repeat_interleave(patches.shape[3], dim=1)
 
-    def nearest(query: Tensor, pool: Tensor) -> Tensor:
-        """The most similar patch of each prompt, `(G, L, N, P, F)`."""
-        similar = (query.flatten(2, 3) @ pool).unflatten(3, (flawless, -1))
-        return similar.amax(4).unflatten(2, query.shape[2:4]).float()
+    def residual(query: Tensor, pool: Tensor, allowed: Tensor) -> Tensor:
+        # Which patch is nearest has no gradient: it is looked up roughly, and compared exactly.
+        with torch.no_grad():
+            similar = query.flatten(2, 3).bfloat16() @ pool.bfloat16().transpose(-1, -2)
+            similar = similar.unflatten(2, query.shape[2:4]).masked_fill_(allowed[:, None] == 0, -1.0)
+            index = similar.max(dim=-1).indices.flatten(2)
+        nearest = pool.gather(2, index[..., None].expand(-1, -1, -1, pool.shape[-1])).view_as(query)
+        return (1 - (query * nearest).sum(-1).mean(1)) / 2
 
-    own = nearest(tokens, pool).masked_fill(prompts[:, None] == 0, -1.0).amax(4)
-    foreign = nearest(tokens[:, :, :1], pool.roll(1, dims=0)).amax(4)
-    return (1 - own).mean(1) / 2, (1 - foreign).mean(1) / 2
+    own = residual(tokens, pool, allowed)
+    return own, residual(tokens[:, :, :1], pool.roll(1, dims=0), torch.ones_like(allowed[:1]))
 
 
 def _balanced(logit: Tensor, label: Tensor, known: Tensor) -> Tensor:
@@ -352,6 +359,8 @@ class Run:
         self.stage, self.step, self.seconds = 0, 0, 0.0
         self.judge: Judge | None = None
         self._drawn: tuple[tuple[int, ...], Episode] | None = None
+        self._painter = ThreadPoolExecutor(1)  # draws the pictures of the next step during this one
+        self._ahead: dict[tuple[int, ...], Future[Episode]] = {}
         out.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.is_file():
             state = torch.load(self.checkpoint, map_location=device, weights_only=True)
@@ -401,7 +410,10 @@ class Run:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         seed = (self.seed, self.stage, self.step)
-        terms = losses(self.encoder, augment(self._products(stage), seed), seed, stage.sharpness)
+        episode = self._ahead.pop(seed) if seed in self._ahead else self._painter.submit(self._draw, stage, seed)
+        following = (*seed[:2], self.step + 1)
+        self._ahead = {following: self._painter.submit(self._draw, stage, following)}
+        terms = losses(self.encoder, episode.result(), seed, stage.sharpness)
         loss = sum(weight * terms[key] for key, weight in _WEIGHTS.items())
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -410,12 +422,12 @@ class Run:
         self.step += 1
         return {key: float(value.detach()) for key, value in terms.items()}
 
-    def _products(self, stage: Stage) -> Episode:
-        """Pictures of this step; some steps in a row have the same."""
-        seed = (self.seed, self.stage, self.step // _VIEWS)
-        if self._drawn is None or self._drawn[0] != seed:
-            self._drawn = seed, draw_episode(stage.rows, stage.size, seed, self.device)
-        return self._drawn[1]
+    def _draw(self, stage: Stage, seed: tuple[int, int, int]) -> Episode:
+        """Pictures of a step; some steps in a row have the same, each augmented anew."""
+        products = (*seed[:2], seed[2] // _VIEWS)
+        if self._drawn is None or self._drawn[0] != products:
+            self._drawn = products, draw_episode(stage.rows, stage.size, products, self.device)
+        return augment(self._drawn[1], seed)
 
     def _report(self, stage: Stage, means: dict[str, float]) -> None:
         self.judge = self.judge or Judge(self.device)
@@ -455,10 +467,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; one that exists is resumed")
-    parser.add_argument("--images", type=int, default=46_176, help="pictures of 112 px to train on")
-    parser.add_argument("--middle_images", type=int, default=5_400, help="pictures of 240 px at the same rate")
-    parser.add_argument("--fine_images", type=int, default=32_400, help="pictures of 240 px at a falling rate")
-    parser.add_argument("--last_images", type=int, default=7_200, help="pictures of 240 px to learn caution from")
+    parser.add_argument("--images", type=int, default=48_000, help="pictures of 112 px to train on")
+    parser.add_argument("--fine_images", type=int, default=140_400, help="pictures of 240 px at a steady rate")
+    parser.add_argument("--last_images", type=int, default=40_800, help="pictures of 240 px at a falling rate")
     parser.add_argument("--seed", type=int, default=0, help="decides weights, pictures and captions")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to train")
     parser.add_argument("--every", type=float, default=240, help="seconds between checkpoints")
@@ -467,9 +478,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = Run(args.out, args.seed, torch.device(args.device))
     stages = [
         Stage(112, 16, 1e-3, False, args.images),
-        Stage(240, 4, 1e-3, False, args.middle_images),
-        Stage(240, 4, 4e-4, True, args.fine_images),
-        Stage(240, 4, 2e-4, True, args.last_images, sharpness=300),
+        Stage(240, 4, 4e-4, False, args.fine_images, sharpness=300),
+        Stage(240, 4, 4e-4, True, args.last_images, sharpness=300),
     ]
     run.train(stages, args.every)
     digest = hashlib.sha256(run.weights.read_bytes()).hexdigest()
