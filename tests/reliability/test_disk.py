@@ -4,7 +4,11 @@
 
 import errno
 import io
+import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -141,6 +145,37 @@ def test_the_system_says_it_when_the_disk_is_full(tmp_path):
     with pytest.raises(OSError, match="No space left"):
         write_whole(tmp_path / "a.txt", "new" * 10000)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.txt": b"old"}
+
+
+def in_a_disk_of_its_own(command, disk):
+    """Run a command for which, and for nobody else, an empty disk of 2 MB is mounted at `disk`."""
+    script = f'mount -t tmpfs -o size=2m tmpfs "{disk}" && exec "$@"'
+    return subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+
+
+def test_a_disk_that_is_really_full_or_read_only(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if shutil.which("unshare") is None or in_a_disk_of_its_own(["true"], disk).returncode:
+        pytest.skip("this system lets nobody but root mount a disk")
+    done = in_a_disk_of_its_own([sys.executable, "-m", "tests.reliability.full_disk", str(disk)], disk)
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout.splitlines()[-1])
+    assert len(outcome) == 3 * len(WRITES)
+    for case, (found, unchanged) in outcome.items():
+        if case.endswith("full"):
+            assert (found, unchanged) == (os.strerror(errno.ENOSPC), True), case
+        elif case.endswith("read-only"):
+            assert (found, unchanged) == (os.strerror(errno.EROFS), True), case
+        else:
+            assert unchanged == (found != "written"), case
+    assert any(found == "written" for found, _ in outcome.values())
 
 
 @pytest.mark.parametrize("what", WRITES)
