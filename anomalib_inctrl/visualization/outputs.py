@@ -16,7 +16,7 @@ import torch
 
 if TYPE_CHECKING:
     from anomalib.data import ImageBatch
-    from lightning.pytorch import Trainer
+    from lightning.pytorch import LightningModule, Trainer
 
 
 def to_cpu(values: torch.Tensor) -> torch.Tensor:
@@ -64,6 +64,13 @@ def raw_score(batch: ImageBatch) -> torch.Tensor | None:
     if value is None:
         value = _tensors(batch).get("score")
     return None if value is None else to_cpu(value).reshape(batch.batch_size)
+
+
+def pred_label(batch: ImageBatch, pl_module: LightningModule | None) -> torch.Tensor | None:
+    """The labels `(B,)`, or None where the post-processor has no threshold: anomalib then cuts raw scores at 0.5."""
+    threshold = getattr(getattr(pl_module, "post_processor", None), "image_threshold", None)
+    undecided = isinstance(threshold, torch.Tensor) and bool(threshold.isnan())
+    return None if undecided or batch.pred_label is None else to_cpu(batch.pred_label)
 
 
 def class_names(batch: ImageBatch, trainer: Trainer) -> list[str]:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback
 
 from anomalib_inctrl.io import write_whole
-from anomalib_inctrl.visualization.outputs import class_names, raw_score, score_terms, to_cpu
+from anomalib_inctrl.visualization.outputs import class_names, pred_label, raw_score, score_terms, to_cpu
 
 if TYPE_CHECKING:
     import torch
@@ -25,8 +25,9 @@ class ScoreTable(Callback):
 
     Columns: `image_path`, `class_name`, `score` (raw), `pred_score` (after post-processing), `pred_label` and
     `gt_label` (1 anomalous, 0 normal), then every term of the score; a column that no image has a value for is left
-    out. Rows are sorted by path and class name, whatever the order and size of the batches and the number of
-    processes. Numbers have nine significant digits, enough to get a 32-bit value back exactly.
+    out, as `pred_label` is where no threshold is known. Rows are sorted by path and class name, whatever the order and
+    size of the batches and the number of processes. Numbers have nine significant digits, enough to get a 32-bit value
+    back exactly.
 
     The callback must stand after the post-processor in the model's list, else `pred_score` is raw too.
     """
@@ -52,14 +53,14 @@ class ScoreTable(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Add a batch's rows."""
-        del pl_module, outputs, batch_idx, dataloader_idx
+        del outputs, batch_idx, dataloader_idx
         size = batch.batch_size
         columns: dict[str, list[Any]] = {
             "image_path": [str(path) for path in batch.image_path or [""] * size],
             "class_name": class_names(batch, trainer),
         }
         numbers = {"score": raw_score(batch), "pred_score": batch.pred_score}
-        labels = {"pred_label": batch.pred_label, "gt_label": batch.gt_label}
+        labels = {"pred_label": pred_label(batch, pl_module), "gt_label": batch.gt_label}
         columns |= {name: _values(values) for name, values in numbers.items() if values is not None}
         columns |= {name: [int(v) for v in _values(values)] for name, values in labels.items() if values is not None}
         columns |= {name: _values(values) for name, values in score_terms(batch).items()}

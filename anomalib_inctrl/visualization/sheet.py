@@ -139,7 +139,8 @@ def explanation_sheet(
     notes = {
         "ground truth": None if gt_label is None else _word(gt_label),
         "normalised score": None if pred_score is None else _number(pred_score),
-        "threshold": None if threshold is None else _number(threshold),
+        # Where scores are normalised the threshold is on their scale, not on that of the number above.
+        "threshold" if pred_score is None else "its threshold": None if threshold is None else _number(threshold),
     }
     page.write_verdict(score, pred_label=pred_label, notes=notes, y=bottom)
     page.write_terms(terms, bottom)

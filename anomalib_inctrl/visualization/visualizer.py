@@ -21,7 +21,7 @@ from anomalib_inctrl.errors import ImageFileError
 from anomalib_inctrl.images import read_image
 from anomalib_inctrl.io import write_picture
 from anomalib_inctrl.video import is_frame
-from anomalib_inctrl.visualization.outputs import class_names, map_terms, raw_score, score_terms, to_cpu
+from anomalib_inctrl.visualization.outputs import class_names, map_terms, pred_label, raw_score, score_terms, to_cpu
 from anomalib_inctrl.visualization.sheet import MAX_PROMPTS, HeatMap, explanation_sheet
 
 if TYPE_CHECKING:
@@ -154,11 +154,11 @@ class ExplanationVisualizer(ImageVisualizer):
         known = [True] * batch.batch_size if mask_valid is None else mask_valid.tolist()
         prompt_files: dict[str, list[str]] = getattr(pl_module, "prompt_files", None) or {}
         normalised = _is_normalised(pl_module, "image")
-        threshold = _post_processor_value(pl_module, "normalized_image_threshold")
+        threshold, labels = _post_processor_value(pl_module, "normalized_image_threshold"), pred_label(batch, pl_module)
         for index, picture in enumerate(pictures):
             files = tuple(str(file) for file in prompt_files.get(names[index], ()))
             path = Path(batch.image_path[index]) if batch.image_path is not None else Path()
-            pred_label, gt_label = _at(batch.pred_label, index), _at(batch.gt_label, index)
+            label, gt_label = _at(labels, index), _at(batch.gt_label, index)
             yield explanation_sheet(
                 picture,
                 maps={name: heat_map._replace(values=heat_map.values[index]) for name, heat_map in maps.items()},
@@ -169,8 +169,8 @@ class ExplanationVisualizer(ImageVisualizer):
                 k_shot=len(files) or int(getattr(pl_module, "hparams", {}).get("k_shot") or 0),
                 score=_at(score, index),
                 pred_score=_at(batch.pred_score, index) if normalised else None,
-                threshold=None if pred_label is None else threshold,
-                pred_label=None if pred_label is None else bool(pred_label),
+                threshold=None if label is None else threshold,
+                pred_label=None if label is None else bool(label),
                 gt_label=None if gt_label is None else bool(gt_label),
                 terms={name.replace("_", " "): float(values[index]) for name, values in terms.items()},
                 class_name=names[index],

@@ -148,13 +148,16 @@ def test_given_prompts_are_used_exactly_and_can_be_given_back(make_model, make_e
     assert pd.read_csv(Path(engine.trainer.default_root_dir) / "scores.csv").score.to_list() == expected
 
 
-def test_predict_on_a_folder_with_a_folder_of_prompts(make_model, make_engine, data):
+def test_predict_on_a_folder_with_a_folder_of_prompts(make_model, make_engine, data, caplog):
     engine = make_engine()
     model = make_model(prompts=str(data / "washer/train/good"), class_name="washer")
-    predictions = engine.predict(model, data_path=data / "washer/test/scratch")
+    with caplog.at_level(logging.WARNING, "anomalib_inctrl"):
+        predictions = engine.predict(model, data_path=data / "washer/test/scratch")
     assert all(torch.isfinite(batch.raw_score).all() for batch in predictions)
     assert model.model.bank.select().k_shot == 6
-    assert (Path(engine.trainer.default_root_dir) / "scores.csv").is_file()
+    # Nothing has said above which score a picture is defective.
+    assert "No threshold is known" in caplog.text
+    assert "pred_label" not in pd.read_csv(Path(engine.trainer.default_root_dir) / "scores.csv")
     assert list((Path(engine.trainer.default_root_dir) / "explanations").rglob("*.png"))
 
 
@@ -270,6 +273,10 @@ def test_wrong_input_is_told(make_model, make_engine, target, data, trained, gen
         testing(prompts=str(tmp_path / "empty"))
     with pytest.raises(PromptError, match=r"prompt_selection='best'.*'representative'"):
         make_model(prompt_selection="best")
+    with pytest.raises(PromptError, match="k_shot=-1"):
+        make_model(k_shot=-1)
+    with pytest.raises(ValueError, match="image_size.*96.*64"):
+        make_model().configure_pre_processor((96, 64))
     with pytest.raises(PretrainedWeightsError, match=r"none\.ckpt: no such weights file"):
         make_model(weights=str(tmp_path / "none.ckpt"))
     with pytest.raises(PromptError, match="No prompts are set"):

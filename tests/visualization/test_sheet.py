@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from anomalib_inctrl.visualization import HeatMap, explanation_sheet
+from anomalib_inctrl.visualization import sheet as sheet_module
 
 TILE, GAP, TOP = 240, 16, 60 + 24  # of the default sheet: side of a tile, space between tiles, first row of pictures
 
@@ -235,6 +236,18 @@ def test_all_that_is_stated_is_on_the_sheet():
     for name, other in {"score": 0.26, "pred_label": False, "gt_label": True, "file_name": "001.png"}.items():
         assert differ(full, explanation_sheet(grey(), **(values | {name: other}))), name
     assert not differ(full, explanation_sheet(grey(), **values))
+
+
+def test_it_says_which_score_the_threshold_is_for(monkeypatch):
+    written, write = [], sheet_module._Page.write
+    monkeypatch.setattr(
+        sheet_module._Page, "write", lambda page, text, *a, **k: (written.append(text), write(page, text, *a, **k))
+    )
+    explanation_sheet(grey(), score=0.43, pred_score=0.79, threshold=0.5, pred_label=True)
+    assert {"0.430", "normalised score: 0.790", "its threshold: 0.500"} <= set(written)
+    written.clear()
+    explanation_sheet(grey(), score=0.43, threshold=0.4, pred_label=True)
+    assert {"0.430", "threshold: 0.400"} <= set(written)
 
 
 def test_threshold_is_marked_on_the_colour_bar():

@@ -325,3 +325,15 @@ def test_it_is_configured_like_any_component():
     assert isinstance(made, ExplanationVisualizer)
     assert made.map_ranges == {"residual map": (0.0, 0.2)}
     assert HeatMap(np.eye(2), *made.map_ranges["residual map"]).high == 0.2
+
+
+def test_without_a_threshold_nothing_is_labelled(tmp_path, make_trainer, drawn, fakes):
+    fakes.write_image(tmp_path / "mine" / "0.png", spot=(12, 36))
+    model = fakes.BrightSpots()
+    for name in ("_image_threshold", "_pixel_threshold", "pixel_min", "pixel_max", "image_min", "image_max"):
+        getattr(model.post_processor, name).fill_(float("nan"))
+    make_trainer().predict(model, fakes.loader(PredictDataset(tmp_path / "mine")))
+    (shown,) = drawn.values()
+    assert shown["score"] > 0.1
+    assert shown["pred_label"] is shown["pred_score"] is shown["threshold"] is None
+    assert "pred_label" not in (tmp_path / "run" / "scores.csv").read_text().splitlines()[0].split(",")

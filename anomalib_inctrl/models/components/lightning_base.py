@@ -318,9 +318,15 @@ class FewShotMixin(ExportMixin, HubMixin, _Base):
         self._warn_if_untrained()
 
     def on_predict_start(self) -> None:
-        """Collect prompts; say so if untrained heads leave the training-free floor."""
+        """Collect prompts; say so if untrained heads leave the training-free floor, or if nothing gives a threshold."""
         self._collect_prompts()
         self._warn_if_untrained()
+        threshold = getattr(self.post_processor, "image_threshold", None)
+        if threshold is not None and bool(threshold.isnan()):
+            logger.warning(
+                "No threshold is known: pictures are scored, but not labelled. There is one in a checkpoint "
+                "(--ckpt_path) of a training with labelled targets, or of Detector(..., threshold=0.4).save(path)."
+            )
 
     def _warn_if_untrained(self) -> None:
         if not self.model.heads_trained:
