@@ -39,6 +39,7 @@ from training import MODELS, Schedule, Trainer
 from anomalib_inctrl import __version__
 from anomalib_inctrl.data import DataSource, GeneralistDataModule
 from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, UNSEEN_CATEGORIES
+from anomalib_inctrl.demo.mini_clip import packaged_weights
 from anomalib_inctrl.io import write_whole
 
 _LOSS_WINDOW = 25
@@ -288,11 +289,7 @@ def run(ablation: Ablation, output: Path, console: Console) -> pd.DataFrame:
         Results of all rows in the config, in long form.
     """
     setup = ablation.setup
-    # What a result depends on is known before the images are encoded, but for weights that lie in a file.
-    pretrained = setup.pretrained
-    if pretrained and Path(pretrained).is_file():
-        pretrained = hashlib.sha256(Path(pretrained).read_bytes()).hexdigest()
-    common = {**asdict(setup), "pretrained": pretrained, "version": __version__}
+    common = {**asdict(setup), "pretrained": _content(setup), "version": __version__}
     del common["data_root"], common["seeds"]
     tasks = {
         (row.name, seed): _hash({**common, **asdict(row), "options": ablation.options(row), "seed": seed})
@@ -322,6 +319,15 @@ def run(ablation: Ablation, output: Path, console: Console) -> pd.DataFrame:
                 means = ", ".join(f"{name} {found[name].mean():.3f}" for name in METRICS)
                 progress.console.print(f"{row.name}, seed {seed}: {means}", highlight=False)
     return results
+
+
+def _content(setup: Setup) -> str | None:
+    """What the backbone's weights are: a hash of the file if there is one, OpenCLIP's tag if not."""
+    tag = setup.pretrained
+    if tag is None:
+        return None
+    file = Path(tag) if Path(tag).is_file() else packaged_weights(setup.backbone, tag)
+    return tag if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _hash(content: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from anomalib_inctrl import GeneralistDataModule, InCTRL, InCTRLDemo, InCTRLv2
 from anomalib_inctrl.data import DataSource
+from anomalib_inctrl.demo.mini_clip import packaged_weights
 
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
 VARIANTS = [
@@ -158,6 +160,21 @@ def test_a_run_is_written_and_goes_on_where_it_stopped(config, tmp_path, monkeyp
     table = (output / "table.md").read_text()
     assert table.count("\n") == 8
     assert "50.0 ± 0.0" in table
+
+
+def test_results_depend_on_what_the_weights_are_not_on_where_they_lie(setup, tmp_path):
+    import ablate
+
+    packaged = packaged_weights("mini-clip-16-240", "demo")
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(packaged.read_bytes() + b" ")
+    told = [
+        ablate._content(replace(setup, backbone="mini-clip-16-240", pretrained=tag))
+        for tag in ("demo", str(packaged), str(other), "openai", None)
+    ]
+    assert told[0] == told[1] == hashlib.sha256(packaged.read_bytes()).hexdigest()
+    assert told[2] not in {told[0], str(other)}
+    assert told[3:] == ["openai", None]
 
 
 def test_blind_controls_are_at_chance(config, tmp_path):
