@@ -5,8 +5,8 @@
     python benchmarks/quality.py [WEIGHTS]
 
 prints, over seeds of rendering and prompts, mean and standard deviation of what the quality gates in
-`tests/benchmarks/test_quality.py` hold on to, and the limits that follow. WEIGHTS is a file of
-`tools/train_mini_clip.py`, the packaged one if not given.
+`tests/benchmarks/test_quality.py` hold on to, and the limits that follow from what is found with the gates' own seed.
+WEIGHTS is a file of `tools/train_mini_clip.py`, the packaged one if not given.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ RENDERED = tuple(name for name in UNSEEN_CATEGORIES if name not in PHOTOGRAPHS)
 HELD_OUT = ("cut", "dent", "thread")  # kinds of defect in no training picture either; a test compares with the tool
 GATES = ("rendered", "unseen defects", "photographs", "digits")
 SEEDS = range(5)
+GATE_SEED, MARGIN = 7, 0.03  # with the same seed, only the arithmetic of another machine moves what is found
 
 MEAN, STD = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
 
@@ -98,7 +99,7 @@ def means(backbone: FrozenCLIP, gate: str, seed: int) -> dict[str, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, and print limits three standard deviations below the mean, and what random weights reach.
+    """Measure, and print limits, and what random weights reach.
 
     Args:
         argv: Arguments without the program's name; those of the process if None.
@@ -112,13 +113,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     trained = FrozenCLIP("mini-clip-16-240", args.weights)
     chance = FrozenCLIP("demo-vit-16-240", None)
     for gate in GATES:
-        found, at_random = ([means(model, gate, seed) for seed in SEEDS] for model in (trained, chance))
+        found, at_random = ([means(model, gate, seed) for seed in (*SEEDS, GATE_SEED)] for model in (trained, chance))
         for key in found[0]:
             values, others = (np.array([one[key] for one in each]) for each in (found, at_random))
-            spread = values.std(ddof=1)
             print(
-                f"{gate}, {key}: {values.mean():.3f} +- {spread:.3f}, limit {values.mean() - 3 * spread:.2f}; "
-                f"random weights {others.mean():.3f} +- {others.std(ddof=1):.3f}",
+                f"{gate}, {key}: {values[:-1].mean():.3f} +- {values[:-1].std(ddof=1):.3f}, "
+                f"random weights {others[:-1].mean():.3f} +- {others[:-1].std(ddof=1):.3f}; "
+                f"seed of the gates: {values[-1]:.3f}, random weights {others[-1]:.3f}, "
+                f"limit {values[-1] - MARGIN:.2f}",
                 flush=True,
             )
     return 0
