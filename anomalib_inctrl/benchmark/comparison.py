@@ -23,6 +23,7 @@ from torch import Tensor
 
 from anomalib_inctrl.benchmark.outcome import Outcome, Setting, Truth
 from anomalib_inctrl.data.source import DataSource, build_datamodules, prepare
+from anomalib_inctrl.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
@@ -72,6 +73,7 @@ def _plain(values: Tensor) -> Tensor:
 
 
 def measure_setting(
+    name: str,
     model: ModelConfig,
     source: DataSource,
     setting: Setting,
@@ -84,6 +86,7 @@ def measure_setting(
     """Train and test a model on one category.
 
     Args:
+        name: What the model is called.
         model: What to build.
         source: The category, alone.
         setting: K and seed.
@@ -94,6 +97,10 @@ def measure_setting(
 
     Returns:
         One row, its scores and its prompts.
+
+    Raises:
+        BenchmarkError: If a prompt is no image of the train split, or a score is not finite.
+        DatasetError: If the test images are all of one kind.
     """
     k_shot, seed = setting
     start = time.perf_counter()
@@ -120,10 +127,10 @@ def measure_setting(
     maps = torch.cat(raw.maps) if raw.maps and raw.masks and pixel_metrics else None
     known = torch.full((len(scores),), fill_value=maps is not None)
     truth = Truth(raw.paths, labels, torch.cat(raw.masks) if maps is not None else None, known, where)
-    row = {"model": "", "k_shot": k_shot, "seed": seed} | truth.measure(scores, maps) | truth.counts()
+    row = {"model": name, "k_shot": k_shot, "seed": seed} | truth.measure(scores, maps) | truth.counts()
     row |= {"pass_seconds": trained - start, "setting_seconds": time.perf_counter() - trained}
     lists = {} if k_shot is None else {setting: [str(path) for path in prompts or []]}
-    return Outcome([row], {"": truth.score_lines(setting, scores)}, lists)
+    return Outcome([row], {name: truth.score_lines(setting, scores)}, lists)
 
 
 def _build(model: ModelConfig, k_shot: int | None, class_name: str) -> Any:
@@ -142,7 +149,10 @@ def _train_only_on(datamodule: AnomalibDataModule, images: Sequence[Path]) -> No
 
     def setup(_stage: str | None = None) -> None:
         whole_setup(_stage)
-        paths = datamodule.train_data.samples["image_path"]
-        datamodule.train_data.subsample([row for row, path in enumerate(paths) if str(path) in chosen], inplace=True)
+        paths = [str(path) for path in datamodule.train_data.samples["image_path"]]
+        if strangers := sorted(chosen.difference(paths)):
+            msg = f"{strangers[0]}: a prompt that is no image of the train split, which the model is trained on."
+            raise BenchmarkError(msg)
+        datamodule.train_data.subsample([row for row, path in enumerate(paths) if path in chosen], inplace=True)
 
     datamodule._setup = setup  # type: ignore[method-assign]

@@ -215,7 +215,7 @@ class BenchmarkConfig(BaseModel):
             content = json.loads(model.model_dump_json(exclude={"weights"}))
             content["init_args"] = _with_digest(content["init_args"])
             named = model.weights if isinstance(model.weights, Mapping) else dict.fromkeys(self.targets, model.weights)
-            content["weights"] = {target: _content(path) for target, path in named.items()}
+            content["weights"] = {target: weights_content(path) for target, path in named.items()}
             models[name] = content
         rules = {"prompt_selection": self.prompt_selection, "pixel_metrics": self.pixel_metrics}
         return {"models": models, "targets": targets, "rules": rules | {"prompts": str(self.prompts or "")}}
@@ -273,20 +273,27 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """
     lines = []
     for part in sorted(old.keys() & new.keys()):
-        same_names = sorted(old[part].keys() & new[part].keys())
-        for name in same_names:
-            before, after = _leaves(old[part][name]), _leaves(new[part][name])
-            for key in sorted(before.keys() | after.keys()):
+        for name in sorted(old[part].keys() & new[part].keys()):
+            before, after = old[part][name], new[part][name]
+            if part == "models":
                 # The weights of targets that are not in both say nothing about a row.
-                added = key.startswith("weights.") and (key not in before or key not in after)
-                if before.get(key) != after.get(key) and not added:
+                both = before["weights"].keys() & after["weights"].keys()
+                before, after = (
+                    entry | {"weights": {target: entry["weights"][target] for target in both}}
+                    for entry in (before, after)
+                )
+            before, after = _leaves(before), _leaves(after)
+            for key in sorted(before.keys() | after.keys()):
+                # What is None and what is left to its default are two things.
+                was, now = (repr(leaves[key]) if key in leaves else "not given" for leaves in (before, after))
+                if was != now:
                     path = ".".join(filter(None, (part, name, key)))
-                    lines.append(f"{path}: was {before.get(key)!r}, is {after.get(key)!r}")
+                    lines.append(f"{path}: was {was}, is {now}")
     return lines
 
 
 def _leaves(value: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping):
         return {
             key: leaf
             for name, inner in value.items()
@@ -301,11 +308,21 @@ def _with_digest(init_args: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(tag, str):
         return init_args
     file = Path(tag) if Path(tag).is_file() else packaged_weights(str(init_args.get("backbone")), tag)
-    return init_args if file is None else {**init_args, "pretrained": _content(str(file))}
+    return init_args if file is None else {**init_args, "pretrained": weights_content(str(file))}
 
 
-def _content(path: str | None) -> Any:
-    """What lies in a file: a training config as it is, any other as a hash."""
+def weights_content(path: str | None) -> Any:
+    """Tell what weights are, wherever they lie.
+
+    Args:
+        path: A checkpoint, a weights file or a training config; None for none.
+
+    Returns:
+        The content of a training config, the hash of any other file; None for none.
+
+    Raises:
+        PretrainedWeightsError: If there is no such file.
+    """
     if path is None:
         return None
     if not Path(path).is_file():

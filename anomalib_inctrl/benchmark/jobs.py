@@ -112,12 +112,8 @@ class CategoryJob(Job):
         dataset = GeneralistDataset.merge([(self.class_name, parts["test"])])
         labels = dataset.samples["label_index"]
         check_both_kinds(int((labels == 0).sum()), int((labels == 1).sum()), self.where)
-        modules = _load(
-            tuple((name, model.model_dump_json(), self.weights.get(name)) for name, model in self.models.items()),
-            device,
-        )
         return measure_category(
-            modules,
+            load_modules(self.models, self.weights, device),
             Category(dataset, self.class_name, self.where),
             self.settings,
             self._chooser(_candidates(parts)),
@@ -135,7 +131,8 @@ class CategoryJob(Job):
         prompts = None
         if setting[0]:
             prompts = self._chooser(_candidates(self._parts()))(*setting, lambda _: torch.empty(0))
-        outcome = measure_setting(
+        return measure_setting(
+            name,
             model,
             self.source,
             setting,
@@ -144,9 +141,6 @@ class CategoryJob(Job):
             device=device,
             pixel_metrics=self.options.pixel_metrics,
         )
-        outcome.rows = [row | {"model": name} for row in outcome.rows]
-        outcome.scores = {name: next(iter(outcome.scores.values()))}
-        return outcome
 
     def _parts(self) -> dict[str, AnomalibDataset]:
         ((_, datamodule),) = build_datamodules([self.source], f"targets.{self.target}").items()
@@ -158,7 +152,7 @@ class CategoryJob(Job):
 
         def choose(k_shot: int | None, seed: int, encode: Callable[[Sequence[Path]], Tensor]) -> list[Path]:
             if options.prompts is not None:
-                return _given(options.prompts / prompt_file(self.target, self.class_name, k_shot, seed))
+                return _given(options.prompts / prompt_file(self.target, self.class_name, k_shot, seed), k_shot)
             return create_selector(options.prompt_selection, seed).select(candidates, k_shot or 0, encode)
 
         return choose
@@ -295,9 +289,27 @@ def build(model: ModelConfig, weights: str | None) -> Any:
     return cls(**model.init_args, weights=weights, visualizer=False, evaluator=False, post_processor=False)
 
 
+def load_modules(models: Mapping[str, ModelConfig], weights: Mapping[str, str], device: str) -> dict[str, Any]:
+    """Make models of this package that share a backbone; they are kept for the next category.
+
+    Args:
+        models: Models by name.
+        weights: Checkpoint by model, where there is one.
+        device: Where they are to work.
+
+    Returns:
+        Lightning models by name, in eval mode.
+    """
+    return _load(
+        tuple((name, model.model_dump_json(), weights.get(name)) for name, model in models.items()),
+        device,
+        tuple(Path(file).stat().st_mtime_ns for file in weights.values()),
+    )
+
+
+# The stamps tell a changed checkpoint apart.
 @lru_cache(maxsize=1)
-def _load(models: tuple[tuple[str, str, str | None], ...], device: str) -> dict[str, Any]:
-    """Models on a device, sharing one backbone, from name, config and checkpoint; kept for the next category."""
+def _load(models: tuple[tuple[str, str, str | None], ...], device: str, _stamps: tuple[int, ...]) -> dict[str, Any]:
     modules: dict[str, Any] = {}
     for name, config, weights in models:
         module = build(ModelConfig.model_validate_json(config), weights).to(device).eval()
@@ -319,11 +331,15 @@ def file_name(name: str) -> str:
     return f"%2E{text[1:]}" if text.startswith(".") else text
 
 
-def _given(path: Path) -> list[Path]:
+def _given(path: Path, k_shot: int | None) -> list[Path]:
     if not path.is_file():
         msg = f"prompts={path}: there is no such list. Give the folder prompts of a benchmark with this category."
         raise BenchmarkError(msg)
-    return read_prompt_list(path)[None]
+    prompts = read_prompt_list(path)[None]
+    if len(prompts) != k_shot:
+        msg = f"prompts={path}: names {len(prompts)} prompts, K is {k_shot}. Complete the list, or leave prompts out."
+        raise BenchmarkError(msg)
+    return prompts
 
 
 def _candidates(parts: Mapping[str, AnomalibDataset]) -> list[Path]:

@@ -114,7 +114,7 @@ def check_both_kinds(normal: int, abnormal: int, where: str) -> None:
         raise DatasetError(msg)
 
 
-def stack_masks(masks: Sequence[Tensor | None], size: tuple[int, int]) -> Tensor | None:
+def stack_masks(masks: Sequence[Tensor], size: tuple[int, int]) -> Tensor | None:
     """Put the masks of batches together; batches without masks get empty ones.
 
     Args:
@@ -124,7 +124,7 @@ def stack_masks(masks: Sequence[Tensor | None], size: tuple[int, int]) -> Tensor
     Returns:
         ``(N, H, W)`` bool; None if no batch has any.
     """
-    if not any(part is not None and part.ndim == 3 for part in masks):
+    if not any(part.ndim == 3 for part in masks):
         return None
-    parts = [part if part.ndim == 3 else torch.zeros(len(part), *size) for part in masks if part is not None]
+    parts = [part if part.ndim == 3 else torch.zeros(len(part), *size) for part in masks]
     return torch.cat([part.bool().cpu() for part in parts])

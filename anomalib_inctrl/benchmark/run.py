@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -15,7 +17,7 @@ from anomalib.engine import Engine
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from anomalib_inctrl.benchmark.config import TRAINING_CONFIGS, BenchmarkConfig
+from anomalib_inctrl.benchmark.config import TRAINING_CONFIGS, BenchmarkConfig, weights_content
 from anomalib_inctrl.benchmark.jobs import CategoryJob, JobPlanner, file_name, quiet
 from anomalib_inctrl.benchmark.metrics import METRICS, TITLES
 from anomalib_inctrl.benchmark.outcome import Outcome
@@ -53,8 +55,8 @@ class Benchmark:
         Raises:
             BenchmarkError: If it cannot start, or something could not be measured.
         """
-        self.folder.open()
         try:
+            self.folder.open()
             runner = self.runner()
             generator: Any = runner.generator
             self._categories = list(generator.categories())
@@ -85,7 +87,13 @@ class Benchmark:
         return SerialRunner(planner, self._receive, self._show_images)
 
     def report(self) -> None:
-        """Write the report of what is there, and measure nothing."""
+        """Write the report of what is there, and measure nothing.
+
+        Raises:
+            BenchmarkError: If another config gave what is there.
+            PretrainedWeightsError: If weights that the config names are not there.
+        """
+        self.folder.check()
         self._categories = list(JobPlanner(self.config, {}, {}).categories())
         self._write_report(self.folder.write_table(self._categories))
 
@@ -103,7 +111,10 @@ class Benchmark:
         return found
 
     def _train(self, name: str, config: Path) -> Path:
-        checkpoint = self.folder.path / "weights" / file_name(name) / f"{config.stem}.ckpt"
+        # By its content: each target may have a training of its own, in files that are called alike.
+        content = json.dumps(weights_content(str(config)), sort_keys=True, default=str)
+        digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+        checkpoint = self.folder.path / "weights" / file_name(name) / f"{config.stem}-{digest}.ckpt"
         if checkpoint.is_file():
             return checkpoint
         self.console.print(f"Training {name} by {config}")
@@ -153,7 +164,7 @@ class Benchmark:
 
 
 def write_report(config: BenchmarkConfig) -> None:
-    """Write the report of what a folder holds.
+    """Write the report of what a folder holds; see :meth:`Benchmark.report`.
 
     Args:
         config: What it was run with.
@@ -161,7 +172,7 @@ def write_report(config: BenchmarkConfig) -> None:
     Benchmark(config).report()
 
 
-def _summaries(rows: list[Mapping[str, Any]] | list[dict[str, Any]]) -> list[str]:
+def _summaries(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line for each model and K: means over seeds."""
     groups: dict[tuple[str, Any], list[Mapping[str, Any]]] = {}
     for row in rows:

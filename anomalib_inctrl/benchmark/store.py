@@ -51,12 +51,14 @@ class ResultsFolder:
         self.config = config
         self.path = config.output
         self._lock = FileLock(self.path / ".lock")
+        self._identity = self.path / "identity.json"
 
     def open(self) -> None:
-        """Begin or go on.
+        """Begin or go on; :meth:`close` ends it, also where this raises.
 
         Raises:
-            BenchmarkError: If another run writes here, or rows are there that another config gave.
+            BenchmarkError: If another run writes here, or see :meth:`check`.
+            PretrainedWeightsError: See :meth:`check`.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
@@ -64,11 +66,33 @@ class ResultsFolder:
         except Timeout as error:
             msg = f"output={self.path}: another run is writing here. Wait for it, or give another folder."
             raise BenchmarkError(msg) from error
+        old, new = self.check()
+        # What is no longer in the config is remembered: its rows are still there.
+        merged = {part: _merge(old.get(part, {}), new[part]) for part in new}
+        digest = hashlib.sha256(json.dumps(new, sort_keys=True).encode()).hexdigest()[:16]
+        content = {"hash": digest, "identity": merged}
+        write_whole(self._identity, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+        write_whole(self.path / "config.yaml", self.config.dump())
+
+    def check(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Compare the config with what gave the rows that are here.
+
+        Returns:
+            Identity of what is here, empty if nothing is, and of the config; see :meth:`BenchmarkConfig.identity`.
+
+        Raises:
+            BenchmarkError: If another config gave the rows, or the file that says which one did is damaged.
+            PretrainedWeightsError: If weights that the config names are not there.
+        """
         new = json.loads(json.dumps(self.config.identity()))
-        file = self.path / "identity.json"
-        old = json.loads(file.read_text(encoding="utf-8"))["identity"] if file.is_file() else {}
+        old = {}
+        if self._identity.is_file():
+            try:
+                old = json.loads(self._identity.read_text(encoding="utf-8"))["identity"]
+            except (ValueError, KeyError, TypeError) as error:
+                msg = f"{self._identity}: damaged ({error}). Give another output folder, or delete this one."
+                raise BenchmarkError(msg) from error
         if difference := changes(old, new):
-            self.close()
             lines = "\n".join(f"  {line}" for line in difference)
             msg = (
                 f"output={self.path}: holds rows of another config, and they would not fit together:\n{lines}\n"
@@ -76,15 +100,10 @@ class ResultsFolder:
                 "(Models, targets, categories, K and seeds may be added and removed freely.)"
             )
             raise BenchmarkError(msg)
-        # What is no longer in the config is remembered: its rows are still there.
-        merged = {part: _merge(old.get(part, {}), new[part]) for part in new}
-        digest = hashlib.sha256(json.dumps(new, sort_keys=True).encode()).hexdigest()[:16]
-        content = {"hash": digest, "identity": merged}
-        write_whole(file, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-        write_whole(self.path / "config.yaml", self.config.dump())
+        return old, new
 
     def close(self) -> None:
-        """Let other runs write here."""
+        """Let other runs write here; nothing if this one does not hold the folder."""
         self._lock.release()
 
     def finished(self) -> dict[tuple[str, str, str], set[Setting]]:

@@ -132,6 +132,30 @@ def test_weights_are_known_by_their_content(make_config, tmp_path):
     assert changes(one, other)[0].startswith("models.InCTRL.weights.Demo: was 'sha256:")
 
 
+def test_weights_of_another_kind_are_other_weights(make_config, tmp_path):
+    checkpoint, short, long = tmp_path / "heads.ckpt", tmp_path / "short.yaml", tmp_path / "long.yaml"
+    checkpoint.write_bytes(b"heads")
+    short.write_text("trainer: {max_epochs: 1}")
+    long.write_text("trainer: {max_epochs: 1, max_steps: 5}")
+
+    def with_weights(weights):
+        config = make_config()
+        config["models"]["InCTRL"]["weights"] = weights
+        return identity(config)
+
+    kinds = [with_weights(weights) for weights in (None, *map(str, (checkpoint, short, long)))]
+    for old in kinds:
+        for new in kinds:
+            lines = changes(old, new)
+            assert bool(lines) == (old is not new)
+            assert all(line.startswith("models.InCTRL.weights.Demo") for line in lines)
+    # A target that comes to be or goes brings its weights with it.
+    both = make_config()
+    both["targets"]["Other"] = both["targets"]["Demo"]
+    both["models"]["InCTRL"]["weights"] = {"Demo": str(checkpoint), "Other": str(short)}
+    assert changes(kinds[1], identity(both)) == changes(identity(both), kinds[1]) == []
+
+
 def test_packaged_weights_are_known_by_their_content(make_config, monkeypatch, tmp_path):
     config = make_config()
     config["models"]["floor"] = {

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -13,13 +14,17 @@ from pathlib import Path
 import open_clip
 import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from anomalib_inctrl.benchmark import run_benchmark
+from anomalib_inctrl.benchmark.config import ModelConfig, read_config
+from anomalib_inctrl.benchmark.jobs import load_modules
 from anomalib_inctrl.benchmark.pipeline import main
+from anomalib_inctrl.benchmark.run import write_report
 from anomalib_inctrl.benchmark.store import KEY, TIMING
-from anomalib_inctrl.errors import BenchmarkError
+from anomalib_inctrl.errors import BenchmarkError, PretrainedWeightsError
 from tests.benchmark.conftest import BACKBONE, COUNTS
 
 
@@ -70,9 +75,34 @@ def test_a_changed_config_is_refused_with_what_changed(make_config):
     run_benchmark(config)
     before = table_of(config)
     config["models"]["InCTRL"]["init_args"]["residual_scale"] = "full"
-    with pytest.raises(BenchmarkError, match=r"models\.InCTRL\.init_args\.residual_scale: was None, is 'full'"):
+    with pytest.raises(BenchmarkError, match=r"models\.InCTRL\.init_args\.residual_scale: was not given, is 'full'"):
         run_benchmark(config)
     pd.testing.assert_frame_equal(before, table_of(config))
+
+
+def test_a_report_is_not_written_of_rows_of_another_config(make_config):
+    config = small(make_config, k_shots=[1], pixel_metrics=False)
+    run_benchmark(config)
+    report = Path(config["output"]) / "report.md"
+    before = report.read_text()
+    config["models"]["InCTRL"]["init_args"]["residual_scale"] = "full"
+    with pytest.raises(BenchmarkError, match=r"residual_scale: was not given, is 'full'"):
+        write_report(read_config(config))
+    assert report.read_text() == before
+    run_benchmark(config | {"output": config["output"] + "_other"})
+
+
+def test_what_cannot_start_leaves_the_folder_free(make_config, tmp_path):
+    config = small(make_config, k_shots=[1], pixel_metrics=False)
+    config["models"]["InCTRL"]["weights"] = str(tmp_path / "nothing.ckpt")
+    with pytest.raises(PretrainedWeightsError, match=r"nothing\.ckpt") as kept:  # as a notebook keeps it
+        run_benchmark(config)
+    del config["models"]["InCTRL"]["weights"]
+    assert len(run_benchmark(config)) == 4
+    del kept
+    (Path(config["output"]) / "identity.json").write_text("{")
+    with pytest.raises(BenchmarkError, match=r"identity\.json: damaged"):
+        run_benchmark(config)
 
 
 def _run(config, backbone_file):
@@ -131,7 +161,6 @@ def test_worker_count_changes_nothing(make_config, tmp_path):
 
 
 def test_two_runs_do_not_write_into_one_folder(make_config):
-    from anomalib_inctrl.benchmark.config import read_config
     from anomalib_inctrl.benchmark.store import ResultsFolder
 
     config = small(make_config)
@@ -185,6 +214,10 @@ def test_prompts_of_an_earlier_run_are_used_again(make_config, tmp_path):
     missing = small(make_config, output=str(tmp_path / "missing"), prompts=again["prompts"], seeds=[5])
     with pytest.raises(BenchmarkError, match=r"k1_seed5\.txt: there is no such list"):
         run_benchmark(missing)
+    shortened = tmp_path / "first" / "prompts" / "Demo" / "washer" / "k2_seed1.txt"
+    shortened.write_text(shortened.read_text().splitlines()[0] + "\n")
+    with pytest.raises(BenchmarkError, match=r"k2_seed1\.txt: names 1 prompts, K is 2"):
+        run_benchmark(again | {"output": str(tmp_path / "short")})
 
 
 def test_representative_prompts_are_chosen_in_one_pass(make_config, tmp_path):
@@ -195,7 +228,7 @@ def test_representative_prompts_are_chosen_in_one_pass(make_config, tmp_path):
     assert two[:1] == one
 
 
-def test_other_models_see_the_same_prompts_and_are_measured_alike(make_config, monkeypatch):
+def test_other_models_see_the_same_prompts_and_are_measured_alike(make_config, monkeypatch, tmp_path):
     config = small(make_config, k_shots=[0, 3])
     config["targets"]["Demo"]["categories"] = ["washer"]
     padim = {"class_path": "Padim", "init_args": {"backbone": "resnet18", "pre_trained": False, "layers": ["layer1"]}}
@@ -217,10 +250,33 @@ def test_other_models_see_the_same_prompts_and_are_measured_alike(make_config, m
     assert len(seen[1]) == COUNTS["train_count"]
     scores = pd.read_csv(Path(config["output"]) / "scores/Padim/Demo/washer.csv")
     assert scores.score.max() > 1  # raw, not normalised
+    # Given images that the model cannot be trained on, since they are none of the train split.
+    lists = tmp_path / "lists" / "Demo" / "washer"
+    lists.mkdir(parents=True)
+    abnormal = scores.image_path[scores.abnormal == 1].tolist()
+    (lists / "k3_seed0.txt").write_text("\n".join([*listed[:2], abnormal[0]]))
+    del config["models"]["all"]
+    config |= {"output": str(tmp_path / "other"), "prompts": str(tmp_path / "lists"), "k_shots": [3]}
+    with pytest.raises(BenchmarkError, match=f"{abnormal[0]}: a prompt that is no image of the train split"):
+        run_benchmark(config)
+
+
+def test_a_checkpoint_that_was_replaced_is_read_again(checkpoints, tmp_path):
+    file = tmp_path / "heads.ckpt"
+    model = ModelConfig(class_path="InCTRL", weights=str(file))
+    content = torch.load(checkpoints["InCTRL"], weights_only=True)
+    heads = []
+    for factor in (1.0, 2.0):
+        name = next(name for name in content["state_dict"] if "adapter" in name)
+        content["state_dict"][name] *= factor
+        torch.save(content, file)
+        (module,) = load_modules({"one": model}, {"one": str(file)}, "cpu").values()
+        heads.append(module.state_dict()[name].clone())
+    torch.testing.assert_close(heads[1], 2 * heads[0])
 
 
 @pytest.mark.slow
-def test_a_training_config_is_run_first_and_once(make_config, data, tmp_path, monkeypatch):
+def test_a_training_config_is_run_first_and_once(make_config, data, tmp_path):
     source = {"datamodule": "InCTRLDemo", "root": str(data), "categories": ["gear"], "options": COUNTS}
     options = {"auxiliary": [source], "k_shot": 1, "train_batch_size": 4, "steps_per_epoch": 2, "num_workers": 0}
     training = {
@@ -232,11 +288,23 @@ def test_a_training_config_is_run_first_and_once(make_config, data, tmp_path, mo
     file.write_text(yaml.safe_dump(training))
     config = small(make_config, models={"here": {"class_path": "InCTRL", "weights": str(file)}}, k_shots=[2])
     run_benchmark(config)
-    (checkpoint,) = Path(config["output"]).glob("weights/here/training.ckpt")
+    (checkpoint,) = Path(config["output"]).glob("weights/here/*")
+    assert re.fullmatch(r"training-[0-9a-f]{8}\.ckpt", checkpoint.name)
     made = checkpoint.stat().st_mtime_ns
     assert len(run_benchmark(config)) == 2
     assert checkpoint.stat().st_mtime_ns == made
-    assert [path.name for path in checkpoint.parent.iterdir()] == ["training.ckpt"]
+    assert list(checkpoint.parent.iterdir()) == [checkpoint]
+    # Another config of the same file name, for another target, is another training.
+    training["seed_everything"] = 5
+    (tmp_path / "elsewhere").mkdir()
+    other = tmp_path / "elsewhere" / "training.yaml"
+    other.write_text(yaml.safe_dump(training))
+    config["targets"]["Other"] = config["targets"]["Demo"] | {"categories": ["brick"]}
+    config["models"]["here"]["weights"] = {"Demo": str(file), "Other": str(other)}
+    assert len(run_benchmark(config)) == 3
+    assert len(list(checkpoint.parent.iterdir())) == 2
+    assert checkpoint.stat().st_mtime_ns == made
+    del training["seed_everything"]
     training["trainer"]["max_epochs"] = 2
     file.write_text(yaml.safe_dump(training))
     with pytest.raises(BenchmarkError, match=r"weights\.Demo\.trainer\.max_epochs: was 1, is 2"):

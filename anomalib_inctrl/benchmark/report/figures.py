@@ -38,6 +38,7 @@ def curves(lines: Mapping[str, Sequence[Cell]], shots: Sequence[int], title: str
         return ""
     style: Any = {
         "svg.fonttype": "none",
+        "text.parse_math": False,  # names may hold dollar signs
         "svg.hashsalt": "anomalib-inctrl",
         "font.family": "sans-serif",
         "text.color": _INK,

@@ -56,6 +56,7 @@ class Report:
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        self.environment.filters["cell"] = lambda value: str(value).replace("|", r"\|")  # of a Markdown table
 
     def markdown(self) -> str:
         """The report in Markdown: tables and where the numbers come from."""

@@ -17,7 +17,6 @@ from anomalib_inctrl.benchmark.config import BenchmarkConfig
 
 NOT_RUN = "not run"
 NO_MASKS = "no masks"
-ALL_IMAGES = "all"
 Shots = int | None
 
 
@@ -92,7 +91,8 @@ def cell(
         metric: Column.
 
     Returns:
-        The mean over categories, averaged over those seeds that have all of them, or a word for why there is none.
+        The mean over categories (of pixel metrics, over those that have masks), averaged over those seeds that have all
+        categories, or a word for why there is none.
     """
     wanted = [seed for k, seed in config.settings(model) if k == shots]
     if not wanted:
