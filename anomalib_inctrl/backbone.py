@@ -2,39 +2,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """The frozen OpenCLIP backbone: images to features, class names to text prototypes.
 
-Everything that knows about OpenCLIP's insides is here, so that a new OpenCLIP release is met in one place.
+What knows about the insides of OpenCLIP's modules is here; its names, tags and files are
+:mod:`anomalib_inctrl.openclip`'s. A new OpenCLIP release is met in these two places.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
+from anomalib_inctrl.errors import BackboneError, CheckpointError
+from anomalib_inctrl.openclip import UNUSED, create_clip, import_open_clip, load_clip_weights, model_config, tokenizer
 from anomalib_inctrl.prompts.sentences import text_prompts
 from anomalib_inctrl.prompts.text_cache import cache_folder, read_prototypes, write_prototypes
-from anomalib_inctrl.weights import read_state_dict, tensors_sha256
+from anomalib_inctrl.weights import tensors_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-logger = logging.getLogger(__name__)
-
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
-_RANDOM_WEIGHTS_SEED = 0
-# Weights of OpenCLIP that no model here uses; files may lack them.
-_UNUSED = ("logit_scale", "logit_bias")
 
 
 @dataclass(frozen=True)
@@ -92,9 +84,9 @@ class FrozenCLIP(nn.Module):
 
         visual = _plain_vision_transformer(self.clip, self.name)
         depth = len(visual.transformer.resblocks)
-        self.layers = tuple(sorted(layers)) if layers else default_layers(depth)
-        if not all(1 <= layer <= depth for layer in self.layers) or len(set(self.layers)) != len(self.layers):
-            msg = f"layers={list(self.layers)}: the blocks must differ and lie in 1..{depth}, the depth of {self.name}."
+        self.layers = default_layers(depth) if layers is None else tuple(sorted(layers))
+        if not self.layers or len(set(self.layers) & set(range(1, depth + 1))) != len(self.layers):
+            msg = f"layers={list(self.layers)}: name blocks that differ, in 1..{depth}, the depth of {self.name}."
             raise BackboneError(msg)
         self.grid: tuple[int, int] = tuple(visual.grid_size)
         self.image_size: tuple[int, int] = tuple(visual.image_size)
@@ -131,9 +123,9 @@ class FrozenCLIP(nn.Module):
             read afterwards.
 
         Raises:
-            BackboneError: If the images do not have the backbone's size.
+            BackboneError: If the images do not have three channels and the backbone's size.
         """
-        if images.ndim != 4 or tuple(images.shape[-2:]) != self.image_size:
+        if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.image_size):
             msg = (
                 f"images: expected (B, 3, {self.image_size[0]}, {self.image_size[1]}) for {self.name}, "
                 f"found {tuple(images.shape)}. Preprocess them first (CLIPPreProcessor)."
@@ -181,13 +173,13 @@ class FrozenCLIP(nn.Module):
         return self._text_prototypes[class_name].to(device)
 
     def _find_prototypes(self, class_name: str, device: torch.device) -> Tensor:
-        tokenize = _tokenizer(self.name, self.clip.context_length)
+        tokenize = tokenizer(self.name, self.clip.context_length)
         tokens = [tokenize(sentences) for sentences in text_prompts(class_name)]
         if cache_folder() is None:
             return self._encode_tokens(tokens, device)
         if self._text_key is None:
             state = self.clip.state_dict()
-            text = {key: state[key] for key in state if not key.startswith("visual.") and key not in _UNUSED}
+            text = {key: state[key] for key in state if not key.startswith("visual.") and key not in UNUSED}
             self._text_key = f"{self.architecture} {tensors_sha256(text)}"
         digest = hashlib.sha256(self._text_key.encode())
         for part in tokens:
@@ -219,7 +211,7 @@ class FrozenCLIP(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the weights that matter for the features, the same on every device."""
+        """Hash of a sample of every weight, the same on every device."""
         if self._fingerprint is None:
             digest = hashlib.sha256()
             for key, value in sorted(self.clip.state_dict().items()):
@@ -233,7 +225,7 @@ class FrozenCLIP(nn.Module):
     def sha256(self) -> str:
         """SHA-256 of all weights that matter, by name, shape and value; seconds of work for a large backbone."""
         state = self.clip.state_dict()
-        return tensors_sha256({key: state[key] for key in state if key not in _UNUSED})
+        return tensors_sha256({key: state[key] for key in state if key not in UNUSED})
 
     @property
     def architecture(self) -> str:
@@ -298,117 +290,6 @@ def default_layers(depth: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(depth * part / 12)) for part in (7, 9, 11)}))
 
 
-def create_clip(name: str, pretrained: str | None) -> Any:
-    """Create an OpenCLIP model with its weights.
-
-    Args:
-        name: OpenCLIP model name.
-        pretrained: Pretrained tag, path of a weights file, or ``None`` for random weights from a fixed seed.
-
-    Returns:
-        The OpenCLIP module on the CPU in float32.
-
-    Raises:
-        BackboneError: If OpenCLIP has no model of that name.
-        PretrainedWeightsError: If the weights can neither be found nor downloaded.
-        CheckpointError: If a weights file does not fit the model.
-    """
-    # Inside, since the demo room's own imports lead back here.
-    from anomalib_inctrl.demo.mini_clip import is_condensed, packaged_tags, packaged_weights, read_weights
-
-    open_clip = _open_clip()
-
-    _model_config(name)
-    if pretrained is None:
-        logger.warning(
-            "Backbone %s has random weights (pretrained=None): it shows the mechanics, not the method.", name
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_RANDOM_WEIGHTS_SEED)
-            return _create_without_weights(name)
-    if (packaged := packaged_weights(name, pretrained)) and not Path(pretrained).is_file():
-        clip = _create_without_weights(name)
-        load_clip_weights(clip, read_weights(packaged, clip.vocab_size), str(packaged))
-        return clip
-    if (config := open_clip.pretrained.get_pretrained_cfg(name, pretrained)) and not Path(pretrained).is_file():
-        return _create_from_tag(name, pretrained, config)
-    if not Path(pretrained).is_file():
-        tags = ", ".join([*open_clip.list_pretrained_tags_by_model(name), *packaged_tags(name)]) or "none"
-        msg = (
-            f"pretrained={pretrained!r}: neither a file nor a pretrained tag of {name}. Its tags: {tags}. "
-            "Give one of them or the path of a weights file."
-        )
-        raise PretrainedWeightsError(msg)
-    clip = _create_without_weights(name)
-    state_dict = read_state_dict(pretrained)
-    if is_condensed(state_dict):
-        state_dict = read_weights(pretrained, clip.vocab_size)
-    load_clip_weights(clip, state_dict, pretrained)
-    return clip
-
-
-def _create_without_weights(name: str) -> Any:
-    # OpenCLIP 3 warns of random weights, which are replaced at once or were asked for.
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        return _open_clip().create_model(name)
-    finally:
-        logging.disable(disabled)
-
-
-def load_clip_weights(clip: nn.Module, state_dict: dict[str, Tensor], source: str) -> None:
-    """Load OpenCLIP weights strictly; only the logit scale, which no model here uses, may be missing.
-
-    Args:
-        clip: The OpenCLIP module to fill.
-        state_dict: Tensors under OpenCLIP's names; a common ``module.`` prefix is removed.
-        source: Where the weights come from, for messages.
-
-    Raises:
-        CheckpointError: If keys are missing, unexpected, or of another shape; nothing is loaded then.
-    """
-    state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    own = clip.state_dict()
-    missing = sorted(own.keys() - state_dict.keys() - set(_UNUSED))
-    unexpected = sorted(state_dict.keys() - own.keys())
-    wrong = sorted(key for key in own.keys() & state_dict.keys() if own[key].shape != state_dict[key].shape)
-    if missing or unexpected or wrong:
-        msg = (
-            f"{source}: the weights do not fit the backbone; missing keys: {missing}, unexpected keys: {unexpected}, "
-            f"keys of another shape: {wrong}."
-        )
-        raise CheckpointError(msg)
-    clip.load_state_dict(state_dict, strict=False)
-
-
-def _create_from_tag(name: str, tag: str, config: dict[str, Any]) -> Any:
-    open_clip = _open_clip()
-    from open_clip.pretrained import download_pretrained_from_url
-
-    url = config.get("url", "")
-    try:
-        if url and "openaipublic" not in url:
-            # The URL's file name carries a checksum that is verified; for laion400m_e32 of ViT-B-16-plus-240 the hub
-            # entry of OpenCLIP 3.3 names other weights (e31), so the hub is not asked where a URL is known.
-            path = download_pretrained_from_url(url)
-            clip = _create_without_weights(name)
-            load_clip_weights(clip, read_state_dict(path), path)
-            return clip
-        return open_clip.create_model(name, pretrained=tag)
-    except CheckpointError:
-        raise
-    except Exception as error:
-        cache = Path(os.environ.get("HF_HUB_CACHE", "~/.cache/huggingface/hub")).expanduser()
-        msg = (
-            f"The weights {tag!r} of {name} could not be downloaded ({type(error).__name__}: {error}). "
-            f"Cache folders: {Path('~/.cache/clip').expanduser()} and {cache}. "
-            f"Without a connection, fetch {url or config.get('hf_hub')} elsewhere and pass the file: "
-            f"pretrained=/path/to/weights.pt (--model.pretrained on the command line)."
-        )
-        raise PretrainedWeightsError(msg) from error
-
-
 def _plain_vision_transformer(clip: nn.Module, name: str) -> Any:
     visual = getattr(clip, "visual", None)
     plain = (
@@ -447,40 +328,11 @@ def preprocessing_of(name: str, pretrained: str | None) -> tuple[int, tuple[floa
     Raises:
         BackboneError: If OpenCLIP has no model of that name or its input is not square.
     """
-    open_clip = _open_clip()
-
-    config = _model_config(name)
+    config = model_config(name)
     size = config["vision_cfg"]["image_size"]
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:
         msg = f"backbone={name!r} takes images of {height} x {width}; only square inputs are supported."
         raise BackboneError(msg)
-    tag = open_clip.pretrained.get_pretrained_cfg(name, pretrained) if pretrained else {}
+    tag = import_open_clip().pretrained.get_pretrained_cfg(name, pretrained) if pretrained else {}
     return height, tuple(tag.get("mean") or CLIP_MEAN), tuple(tag.get("std") or CLIP_STD)
-
-
-@cache
-def _open_clip() -> Any:
-    """Import OpenCLIP, which takes seconds, when first needed, and tell it the package's own model configs."""
-    import open_clip
-
-    open_clip.add_model_config(Path(__file__).parent / "demo" / "model_configs")
-    return open_clip
-
-
-@cache
-def _tokenizer(name: str, context_length: int) -> Any:
-    """The tokenizer of an OpenCLIP model; the common byte-pair one for a module that has no registered name."""
-    open_clip = _open_clip()
-    known = open_clip.get_model_config(name) is not None
-    return open_clip.get_tokenizer(name) if known else open_clip.SimpleTokenizer(context_length=context_length)
-
-
-def _model_config(name: str) -> dict[str, Any]:
-    open_clip = _open_clip()
-
-    if (config := open_clip.get_model_config(name)) is None:
-        known = ", ".join(model for model in open_clip.list_models() if model.startswith("ViT-"))
-        msg = f"backbone={name!r}: OpenCLIP has no model of that name. Vision transformers it has: {known}."
-        raise BackboneError(msg)
-    return dict(config)

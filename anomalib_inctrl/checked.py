@@ -40,17 +40,18 @@ def read_checked(path: str | Path, identity: str) -> dict[str, Tensor] | None:
         identity: What it should be about.
 
     Returns:
-        The tensors; None if there is no such file, or, with a warning, if it is damaged or about something else.
+        The tensors; None if there is no such file, or, with a warning, if it cannot be read, is damaged or about
+        something else.
     """
     path = Path(path)
-    if not path.is_file():
-        return None
     try:
+        if not path.is_file():
+            return None
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
             check = (file.metadata() or {}).get("check")
     except (SafetensorError, OSError) as error:
-        logger.warning("%s: damaged (%s); it is not used but made anew.", path, error)
+        logger.warning("%s: damaged or not readable (%s); it is not used but made anew.", path, error)
         return None
     if check != _check(identity, tensors):
         logger.warning("%s: damaged, its checksum does not fit; it is not used but made anew.", path)

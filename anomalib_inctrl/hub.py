@@ -53,13 +53,9 @@ class HubMixin(ModelHubMixin, _Base):  # type: ignore[misc]  # anomalib's to_onn
         if not self.model.heads_trained:
             msg = "The heads are untrained: there is nothing to share. Train them, or load a checkpoint with weights=."
             raise CheckpointError(msg)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._head_tensors().items()}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.model.head_tensors().items()}
         write_whole_bytes(save_directory / WEIGHTS_FILE, save(tensors))
         write_whole(save_directory / CONFIG_FILE, json.dumps(self._hub_config(), indent=2) + "\n")
-
-    def _head_tensors(self) -> dict[str, Any]:
-        state = self.model.state_dict()
-        return {name: value for name, value in state.items() if not name.startswith(("backbone.", "bank.", "_extra"))}
 
     def _hub_config(self) -> dict[str, Any]:
         from anomalib_inctrl import __version__
@@ -74,7 +70,7 @@ class HubMixin(ModelHubMixin, _Base):  # type: ignore[misc]  # anomalib's to_onn
             "library": f"anomalib-inctrl {__version__}",
             "model": type(self).__name__,
             "hyper_parameters": settings,
-            "tensors_sha256": tensors_sha256(self._head_tensors()),
+            "tensors_sha256": tensors_sha256(self.model.head_tensors()),
             "tower": reference,  # no key may be called like an argument: ModelHubMixin would pass it on
         }
         pre_processor: Any = self.pre_processor
@@ -110,7 +106,7 @@ class HubMixin(ModelHubMixin, _Base):  # type: ignore[misc]  # anomalib's to_onn
         )
         reconstruction = "" if name == "InCTRL" else " A reconstruction: its authors have published no code."
         settings = "\n".join(f"| `{key}` | `{value!r}` |" for key, value in config["hyper_parameters"].items())
-        count = sum(tensor.numel() for tensor in self._head_tensors().values())
+        count = sum(tensor.numel() for tensor in self.model.head_tensors().values())
         text = f"""# {name}, trained heads
 
 Few-shot generalist anomaly detection with [anomalib](https://github.com/open-edge-platform/anomalib) and the package

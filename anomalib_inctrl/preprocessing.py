@@ -56,7 +56,11 @@ class CLIPResize(v2.Resize):
         self.mode = mode
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
-        """Refuse an image whose mask has another size."""
+        """Refuse an image whose mask has another size.
+
+        Raises:
+            ValueError: If they differ.
+        """
         pair = [item for item in flat_inputs if isinstance(item, (tv_tensors.Image, tv_tensors.Mask))]
         sizes = {tuple(item.shape[-2:]) for item in pair}
         if len(sizes) > 1:
@@ -231,6 +235,6 @@ class CLIPPreProcessor(PreProcessor):
         if not deep:
             return
         resize = self.transform.transforms[0]
-        batch.image = resize(batch.image)
+        batch.image, batch.gt_mask = resize(batch.image, batch.gt_mask)
         for index in deep:
             batch.image[index] = resize(read_image(batch.image_path[index])).to(batch.image)

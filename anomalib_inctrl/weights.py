@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reading weights files without running code from them."""
+"""Weights: reading them without running code from the file, whether they fit, and which ones they are."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError
@@ -64,14 +65,10 @@ def _read(path: str | Path) -> Any:
         RuntimeError,
         TypeError,
         ValueError,
+        SafetensorError,
         struct.error,
         zipfile.BadZipFile,
     ) as error:
-        msg = f"{path}: the file is damaged or is no weights file: {error}"
-        raise CheckpointError(msg) from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
         msg = f"{path}: the file is damaged or is no weights file: {error}"
         raise CheckpointError(msg) from error
     return content
@@ -101,10 +98,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         CheckpointError: If the file is damaged, holds code, or holds no tensors.
     """
     content = read_checkpoint(path)
-    content = content.get("state_dict", content)
-    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    inside = content.get("state_dict", content)
+    entries = inside.items() if isinstance(inside, Mapping) else ()
+    tensors = {str(key): value for key, value in entries if isinstance(value, Tensor)}
     if not tensors:
-        msg = f"{path}: holds no tensors; its entries are {sorted(content)[:10]}."
+        msg = f"{path}: holds no tensors; its entries are {sorted(map(str, content))[:10]}."
         raise CheckpointError(msg)
     return tensors
 
@@ -158,6 +156,33 @@ def read_prompt_tensors(path: str | Path, image_size: tuple[int, int]) -> Tensor
         )
         raise CheckpointError(msg)
     return torch.stack(images).float()
+
+
+def check_keys(found: Mapping[str, Any], expected: Mapping[str, Any], source: str) -> None:
+    """Refuse entries that do not fit a model.
+
+    Args:
+        found: Entries of a checkpoint.
+        expected: Entries of the model, under the same names.
+        source: Where the former come from.
+
+    Raises:
+        CheckpointError: If keys are missing or unknown, or entries of another shape; names them.
+    """
+    missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    tensors = [key for key in found.keys() & expected.keys() if isinstance(expected[key], Tensor)]
+    wrong = sorted(key for key in tensors if getattr(found[key], "shape", None) != expected[key].shape)
+    wrong += sorted(
+        key
+        for key in found.keys() & expected.keys()
+        if isinstance(expected[key], Mapping) and not isinstance(found[key], Mapping)
+    )
+    if missing or unexpected or wrong:
+        msg = (
+            f"{source}: does not fit this model; missing keys: {missing}, unexpected keys: {unexpected}, keys of "
+            f"another shape: {wrong}."
+        )
+        raise CheckpointError(msg)
 
 
 def find_weights_file(saved: str | None, folder: Path | None = None, own: str | None = None) -> str | None:

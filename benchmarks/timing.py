@@ -13,8 +13,6 @@ import json
 import logging
 import os
 import platform
-import resource
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -29,9 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from anomalib_inctrl import InCTRLModel, InCTRLv2Model, __version__
-from anomalib_inctrl.backbone import create_clip
 from anomalib_inctrl.io import write_whole
 from anomalib_inctrl.models.components.few_shot import FewShotModel
+from anomalib_inctrl.openclip import create_clip
 from anomalib_inctrl.prompts.bank import PromptContext
 from anomalib_inctrl.residuals import unit
 
@@ -169,12 +167,6 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
         },
         "settings": settings,
     }
-
-
-def peak_resident_bytes() -> int:
-    """Largest resident size of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def report(args: argparse.Namespace, title: str, rows: Sequence[Mapping[str, Any]], **more: Any) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from anomalib.data import ImageBatch
 from PIL import Image
+from torch.testing import assert_close
 from torchvision import tv_tensors
 
 from anomalib_inctrl.backbone import CLIP_MEAN, CLIP_STD
@@ -107,3 +109,16 @@ def test_extreme_shapes():
             buffer = io.BytesIO()
             Image.new("RGB", (width, height), (9, 9, 9)).save(buffer, "PNG")
             assert CLIPResize(32, mode)(tv_tensors.Image(torch.rand(3, height, width))).shape == (3, 32, 32)
+
+
+def test_deep_images_keep_their_masks(tmp_path):
+    values = np.arange(60 * 80, dtype=np.uint16).reshape(60, 80) * 10
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    mask = tv_tensors.Mask(torch.zeros(1, 60, 80, dtype=torch.bool))
+    batch = ImageBatch(
+        image=tv_tensors.Image(torch.ones(1, 3, 60, 80)), gt_mask=mask, image_path=[str(tmp_path / "deep.png")]
+    )
+    processor = CLIPPreProcessor(image_size=32)
+    processor.on_test_batch_start(None, None, batch, 0)
+    assert batch.gt_mask.shape == (1, 32, 32)
+    assert_close(batch.image, processor.transform(read_image(tmp_path / "deep.png").unsqueeze(0)))

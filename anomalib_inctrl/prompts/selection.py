@@ -31,6 +31,20 @@ Encoder = Callable[[Sequence[Path]], Tensor]
 PROMPT_LIST_NAME = "prompts.json"
 
 
+def check_k_shot(k_shot: int) -> None:
+    """Refuse a number of prompts that cannot be.
+
+    Args:
+        k_shot: The number.
+
+    Raises:
+        PromptError: If it is negative.
+    """
+    if k_shot < 0:
+        msg = f"k_shot={k_shot}: give the number of prompts per class, 0 for text prompts alone."
+        raise PromptError(msg)
+
+
 class PromptSelector(ABC):
     """A way to choose ``k_shot`` prompts among normal images.
 
@@ -53,8 +67,9 @@ class PromptSelector(ABC):
             ``k_shot`` paths, in order of choice.
 
         Raises:
-            PromptError: If there are fewer candidates than ``k_shot``.
+            PromptError: If there are fewer candidates than ``k_shot``, or ``k_shot`` is negative.
         """
+        check_k_shot(k_shot)
         candidates = sorted(set(candidates))
         if len(candidates) < k_shot:
             where = f" in {candidates[0].parent}" if candidates else ""
@@ -149,6 +164,9 @@ def read_prompt_list(source: str | Path | Sequence[str | Path]) -> dict[str | No
         PromptError: If there is no such source, it is empty, or an image it names does not exist.
     """
     if not isinstance(source, (str, Path)):
+        if not len(source):
+            msg = f"prompts={source}: the list is empty. Name at least one normal image."
+            raise PromptError(msg)
         return {None: [_existing(Path(path), source) for path in source]}
     path = Path(source)
     if path.is_dir():
@@ -162,12 +180,10 @@ def read_prompt_list(source: str | Path | Sequence[str | Path]) -> dict[str | No
     if path.suffix == ".json":
         try:
             lists = json.loads(path.read_text(encoding="utf-8"))
-            return {name: [_existing(Path(item), path) for item in files] for name, files in lists.items()}
-        except PromptError:
-            raise
-        except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             msg = f"prompts={path}: expected {{class name: [paths]}} as written to {PROMPT_LIST_NAME} ({error})."
             raise PromptError(msg) from error
+        return _read_lists(lists, path)
     if path.suffix == ".txt":
         try:
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -179,6 +195,18 @@ def read_prompt_list(source: str | Path | Sequence[str | Path]) -> dict[str | No
             raise PromptError(msg)
         return {None: [_existing(Path(line), path) for line in lines]}
     return {None: [path]}
+
+
+def _read_lists(lists: object, path: Path) -> dict[str | None, list[Path]]:
+    if not isinstance(lists, dict) or not all(
+        isinstance(files, list) and all(isinstance(file, str) for file in files) for files in lists.values()
+    ):
+        msg = f"prompts={path}: expected {{class name: [paths]}} as written to {PROMPT_LIST_NAME}."
+        raise PromptError(msg)
+    if not lists:
+        msg = f"prompts={path}: the list is empty. Name the normal images of at least one class."
+        raise PromptError(msg)
+    return {name: [_existing(Path(file), path) for file in files] for name, files in lists.items()}
 
 
 def write_prompt_list(prompts: Mapping[str, Sequence[str]], folder: str | Path) -> Path:

@@ -110,6 +110,26 @@ def test_a_backbone_that_is_at_hand_is_named(pyth, converted, tmp_path, capsys):
     assert "Leave --pretrained out" in capsys.readouterr().err
 
 
+def test_a_backbone_with_a_logit_scale_of_its_own_is_named_too(pyth, converted, tmp_path):
+    """OpenCLIP's files have one, the authors' have not, and no score depends on it."""
+    clip = InCTRL(weights=str(converted)).model.backbone.clip.state_dict()
+    tower, output = tmp_path / "openclip.pt", tmp_path / "small.ckpt"
+    torch.save(clip | {"logit_scale": torch.tensor(4.6052)}, tower)
+    assert main([str(pyth), str(output), "--backbone", BACKBONE, "--pretrained", str(tower)]) == 0
+    assert InCTRL(weights=str(output)).model.heads_trained
+    assert InCTRL.load_from_checkpoint(output).model.heads_trained
+
+
+def test_an_unknown_backbone_is_told_in_a_line(pyth, tmp_path, capsys):
+    assert main([str(pyth), str(tmp_path / "out.ckpt"), "--backbone", "ViT-X-99"]) == 1
+    assert "no model of that name" in capsys.readouterr().err
+
+
+def test_weights_that_are_replaced_at_once_are_not_warned_of(pyth, tmp_path, caplog):
+    assert main([str(pyth), str(tmp_path / "out.ckpt"), "--backbone", BACKBONE]) == 0
+    assert "random weights" not in caplog.text
+
+
 class Hostile:
     def __reduce__(self):
         return print, ("code was run",)

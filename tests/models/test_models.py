@@ -3,6 +3,7 @@
 """What must hold of both models whatever their weights."""
 
 import copy
+import inspect
 import pickle
 
 import open_clip
@@ -222,6 +223,28 @@ def test_wrong_use_is_told(official, tiny, pool):
         official(torch.zeros(1, 3, 256, 256), "candle")
     with pytest.raises(BackboneError, match=r"1\.\.12"):
         tiny(layers=[7, 13])
+    with pytest.raises(BackboneError, match=r"layers=\[\]"):
+        tiny(layers=[])
+    with pytest.raises(BackboneError, match=r"expected \(B, 3, 240, 240\).*found \(2, 1, 240, 240\)"):
+        official(torch.zeros(2, 1, 240, 240), "candle")
+
+
+WRONG = [
+    ({"residual": "subtract"}, "residual='subtract'.*'concat'"),
+    ({"residual_scale": "third"}, "residual_scale='third'.*'half'"),
+    ({"use_text": False, "use_patch": False, "use_image": False}, "nothing is left to score with"),
+    ({"temperature_image": 0.0}, "temperature_image=0.0"),
+    ({"temperature_patch": -1.0}, "temperature_patch=-1.0"),
+    ({"alpha": 1.1}, "alpha=1.1"),
+    ({"score_map": "none"}, "score_map='none'"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG, ids=str)
+def test_arguments_that_cannot_be_are_told_before_anything_is_built(kind, options, message):
+    if options.keys() <= inspect.signature(kind).parameters.keys():
+        with pytest.raises(ValueError, match=message):
+            kind("no such backbone", **options)
 
 
 def test_backbones_that_cannot_be_had(kind, tmp_path):
@@ -235,6 +258,10 @@ def test_backbones_that_cannot_be_had(kind, tmp_path):
     damaged.write_bytes(b"PK\x03\x04 broken")
     with pytest.raises(CheckpointError, match=r"weights\.pt"):
         kind("demo-vit-16-240", pretrained=str(damaged))
+    for content in ({"state_dict": [1]}, {"epoch": 3, 4: "5"}):
+        torch.save(content, tmp_path / "other.pt")
+        with pytest.raises(CheckpointError, match=r"other\.pt: holds no tensors"):
+            kind("demo-vit-16-240", pretrained=str(tmp_path / "other.pt"))
     hostile = tmp_path / "hostile.pt"
     torch.save({"state_dict": {"x": Hostile()}}, hostile)
     with pytest.raises(CheckpointError, match="refused"):

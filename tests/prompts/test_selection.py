@@ -70,6 +70,12 @@ def test_too_few_candidates_tells_both_counts(candidates):
         create_selector("random").select([], 1, encode)
 
 
+@pytest.mark.parametrize("name", sorted(SELECTORS))
+def test_a_negative_number_of_prompts_is_refused(candidates, name):
+    with pytest.raises(PromptError, match="k_shot=-1"):
+        create_selector(name).select(candidates, -1, encode)
+
+
 def test_a_strategy_of_ones_own(candidates, monkeypatch):
     class Last(PromptSelector):
         def order(self, candidates, k_shot, encode):
@@ -104,7 +110,12 @@ def test_lists_that_cannot_be_used(candidates, tmp_path):
     (tmp_path / "blank.txt").write_text("\n\n")
     with pytest.raises(PromptError, match="the list is empty"):
         read_prompt_list(tmp_path / "blank.txt")
-    for content in ("{", "[1, 2]", '{"a": 3}'):
+    with pytest.raises(PromptError, match=r"prompts=\[\]: the list is empty"):
+        read_prompt_list([])
+    (tmp_path / "none.json").write_text("{}")
+    with pytest.raises(PromptError, match=r"none\.json: the list is empty"):
+        read_prompt_list(tmp_path / "none.json")
+    for content in ("{", "[1, 2]", '{"a": 3}', '{"a": "07.png"}'):
         (tmp_path / "prompts.json").write_text(content)
         with pytest.raises(PromptError, match=r"prompts\.json: expected"):
             read_prompt_list(tmp_path / "prompts.json")

@@ -116,6 +116,12 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
     assert prototypes()[1] == 2
 
 
+def test_a_folder_that_cannot_be_read_is_no_error(tmp_path, monkeypatch):
+    # Like another user's home, but also for root: the system refuses to say whether there is such a file.
+    monkeypatch.setenv("ANOMALIB_INCTRL_CACHE", str(tmp_path / ("x" * 300)))
+    assert prototypes()[1] == 2
+
+
 def test_autocast_does_not_round_what_is_kept(folder, monkeypatch):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rounded, _ = prototypes()

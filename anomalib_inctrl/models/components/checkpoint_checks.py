@@ -44,33 +44,6 @@ def naming(source: object) -> Iterator[None]:
         raise CheckpointError(msg) from error
 
 
-def check_keys(found: Mapping[str, Any], expected: Mapping[str, Any], source: str) -> None:
-    """Refuse entries that do not fit a model.
-
-    Args:
-        found: Entries of a checkpoint.
-        expected: Entries of the model, under the same names.
-        source: Where the former come from.
-
-    Raises:
-        CheckpointError: If keys are missing or unknown, or entries of another shape; names them.
-    """
-    missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    tensors = [key for key in found.keys() & expected.keys() if isinstance(expected[key], Tensor)]
-    wrong = sorted(key for key in tensors if getattr(found[key], "shape", None) != expected[key].shape)
-    wrong += sorted(
-        key
-        for key in found.keys() & expected.keys()
-        if isinstance(expected[key], Mapping) and not isinstance(found[key], Mapping)
-    )
-    if missing or unexpected or wrong:
-        msg = (
-            f"{source}: does not fit this model; missing keys: {missing}, unexpected keys: {unexpected}, keys of "
-            f"another shape: {wrong}."
-        )
-        raise CheckpointError(msg)
-
-
 def check_values(state: Mapping[str, Any], backbone: FrozenCLIP, source: str) -> None:
     """Refuse what could be loaded and would give nonsense: values that are not finite, prompts of another shape.
 

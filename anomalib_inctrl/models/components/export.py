@@ -168,7 +168,6 @@ class ExportMixin(_Base):
         if not module_available("openvino"):
             msg = "Export to OpenVINO needs the package openvino: pip install 'anomalib-inctrl[openvino]'."
             raise ModuleNotFoundError(msg, name="openvino")
-        self._prepare_export()
         options = {"optimize": False} | (onnx_kwargs or {})  # OpenVINO simplifies the graph itself
         with _written_whole(export_root) as folder:
             path = super().to_openvino(folder, model_file_name, input_size, onnx_kwargs=options, **kwargs)

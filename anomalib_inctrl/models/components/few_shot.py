@@ -1,10 +1,9 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""What both models are before their heads: a frozen backbone, a prompt bank, and scores per class name."""
+"""What both models share: a frozen backbone, a prompt bank, the score of the image residual, scores per class name."""
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, get_args
@@ -16,11 +15,17 @@ from torch.nn import functional as F
 
 from anomalib_inctrl.backbone import FrozenCLIP, ImageFeatures
 from anomalib_inctrl.errors import PromptError
+from anomalib_inctrl.models.components.heads import ImageResidualScorer
 from anomalib_inctrl.models.components.terms import ScoreTerms
 from anomalib_inctrl.prompts.bank import PromptBank, PromptContext
-from anomalib_inctrl.residuals import ResidualScale, nearest_prompt_similarity, residual_of, text_score, unit
-
-logger = logging.getLogger(__name__)
+from anomalib_inctrl.residuals import (
+    ResidualOperation,
+    ResidualScale,
+    nearest_prompt_similarity,
+    residual_of,
+    text_score,
+    unit,
+)
 
 _ENCODE_BATCH = 32
 
@@ -34,11 +39,16 @@ class FewShotModel(nn.Module, ABC):
         backbone: Name of an OpenCLIP vision transformer, or a ready OpenCLIP module.
         pretrained: OpenCLIP pretrained tag, path of a weights file, or ``None`` for random weights.
         layers: Blocks whose patch tokens are compared, counted from 1.
+        resize_mode: How images are brought to the backbone's size; used by whoever preprocesses for this model.
+        use_text: Whether the text score takes part.
+        use_patch: Whether the patch residual takes part.
+        use_image: Whether the image residual takes part.
+        residual: Operation between the adapted class embeddings.
         residual_scale: ``"half"`` as in the authors' code, ``"full"`` as in the paper's equation.
         temperature_image: Divides the cosines of the text score.
 
     Raises:
-        ValueError: If ``residual_scale`` is neither.
+        ValueError: If all three parts are switched off, or an argument has a value that it cannot have.
 
     Attributes:
         heads_trained: Whether the heads have been trained or loaded. If not, the training-free floor scores.
@@ -46,21 +56,36 @@ class FewShotModel(nn.Module, ABC):
 
     def __init__(
         self,
-        backbone: str | nn.Module = "ViT-B-16-plus-240",
-        pretrained: str | None = "laion400m_e32",
-        layers: Sequence[int] | None = None,
-        residual_scale: ResidualScale = "half",
+        backbone: str | nn.Module,
+        pretrained: str | None,
+        layers: Sequence[int] | None,
+        resize_mode: str,
+        use_text: bool,
+        use_patch: bool,
+        use_image: bool,
+        residual: ResidualOperation,
+        residual_scale: ResidualScale,
         temperature_image: float = 0.01,
     ) -> None:
         super().__init__()
+        if not (use_text or use_patch or use_image):
+            msg = "use_text, use_patch and use_image are all off: nothing is left to score with. Switch one on."
+            raise ValueError(msg)
+        if residual not in get_args(ResidualOperation):
+            msg = f"residual={residual!r}: choose 'residual', or the paper's comparisons 'concat' and 'average'."
+            raise ValueError(msg)
         if residual_scale not in get_args(ResidualScale):
             msg = f"residual_scale={residual_scale!r}: choose 'half' (as the authors' code) or 'full' (as the paper)."
             raise ValueError(msg)
         self.backbone = FrozenCLIP(backbone, pretrained, layers)
+        self.resize_mode = resize_mode
+        self.use_text = use_text
+        self.use_patch = use_patch
         self.residual_scale = residual_scale
         self.temperature_image = temperature_image
         self.bank = PromptBank()
         self.heads_trained = False
+        self.image_scorer = ImageResidualScorer(self.backbone.embed_dim, residual) if use_image else None
 
     def set_prompts(self, images: Tensor, class_name: str, files: Sequence[str] = ()) -> None:
         """Encode the prompts of a class and keep them; replaces earlier ones of the same name.
@@ -157,6 +182,8 @@ class FewShotModel(nn.Module, ABC):
     def pair_features(self, features: ImageFeatures, class_name: Sequence[str]) -> tuple[ImageFeatures, PromptContext]:
         """Sort out encoded queries and prompts; what follows :meth:`encode_pairs`' pass of the backbone.
 
+        In training mode the heads count as trained from here on.
+
         Args:
             features: Of ``B`` queries, then of the ``K`` prompts of the first, of the second, and so on.
             class_name: Class of each query.
@@ -248,6 +275,11 @@ class FewShotModel(nn.Module, ABC):
     def _device(self) -> torch.device:
         device: torch.device = next(self.backbone.clip.parameters()).device
         return device
+
+    def head_tensors(self) -> dict[str, Tensor]:
+        """What training changes, adapters and heads, by name; neither backbone nor prompts."""
+        state = self.state_dict()
+        return {name: value for name, value in state.items() if not name.startswith(("backbone.", "bank.", "_extra"))}
 
     def get_extra_state(self) -> dict[str, Any]:
         """Whether the heads are trained, for state dicts."""

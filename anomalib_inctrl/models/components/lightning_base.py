@@ -31,15 +31,15 @@ from anomalib_inctrl.errors import CheckpointError, PictureError, PromptError
 from anomalib_inctrl.hub import HubMixin, read_heads
 from anomalib_inctrl.images import read_image
 from anomalib_inctrl.metrics import generalist_evaluator
-from anomalib_inctrl.models.components.checkpoint_checks import check_keys, check_values, naming
+from anomalib_inctrl.models.components.checkpoint_checks import check_values, naming
 from anomalib_inctrl.models.components.checkpoint_io import NamingCheckpointIO
 from anomalib_inctrl.models.components.export import ExportMixin
 from anomalib_inctrl.models.components.stored_features import StoredFeatures
 from anomalib_inctrl.preprocessing import CLIPPreProcessor
-from anomalib_inctrl.prompts.selection import create_selector, write_prompt_list
+from anomalib_inctrl.prompts.selection import check_k_shot, create_selector, write_prompt_list
 from anomalib_inctrl.prompts.source import class_name_of, given_prompts, prompt_candidates
 from anomalib_inctrl.visualization import ExplanationVisualizer, ScoreTable
-from anomalib_inctrl.weights import find_weights_file, read_checkpoint
+from anomalib_inctrl.weights import check_keys, find_weights_file, read_checkpoint
 
 if TYPE_CHECKING:
     from anomalib.models import AnomalibModule
@@ -83,7 +83,9 @@ class FewShotMixin(ExportMixin, HubMixin, _Base):
         self.loss_terms = {}
         self._stored: StoredFeatures | None = None
         self._class_name: str | None = self.hparams["class_name"]
-        create_selector(self.hparams["prompt_selection"])  # a wrong name is told now, not after training
+        # What is wrong is told now, not after training.
+        create_selector(self.hparams["prompt_selection"])
+        check_k_shot(self.hparams["k_shot"])
         if self.hparams["weights"] is not None:
             weights = str(self.hparams["weights"])
             self._heads = read_heads(weights, type(self).__name__)
@@ -167,9 +169,16 @@ class FewShotMixin(ExportMixin, HubMixin, _Base):
 
         Returns:
             The pre-processor.
+
+        Raises:
+            ValueError: If the size is not square.
         """
         size, mean, std = preprocessing_of(self.hparams["backbone"], self.hparams["pretrained"])
-        return CLIPPreProcessor(image_size[0] if image_size else size, self.hparams["resize_mode"], mean, std)
+        height, width = image_size or (size, size)
+        if height != width:
+            msg = f"image_size={image_size}: the backbone takes square images; give both sides the same length."
+            raise ValueError(msg)
+        return CLIPPreProcessor(height, self.hparams["resize_mode"], mean, std)
 
     def configure_post_processor(self) -> PostProcessor:
         """Anomalib's normalisation and thresholds."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,16 +16,14 @@ import torch
 from safetensors.torch import save
 
 from anomalib_inctrl.backbone import FrozenCLIP
-from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError
+from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
 from anomalib_inctrl.io import write_whole_bytes
 from anomalib_inctrl.known_weights import known_weights
-from anomalib_inctrl.models.inctrl import InCTRL
+from anomalib_inctrl.models.components.checkpoint_checks import naming
+from anomalib_inctrl.models.inctrl import InCTRL, InCTRLModel
 from anomalib_inctrl.models.inctrl.official import from_official
-from anomalib_inctrl.weights import (
-    file_sha256,
-    read_official_state_dict,
-    read_prompt_tensors,
-)
+from anomalib_inctrl.openclip import create_without_weights
+from anomalib_inctrl.weights import file_sha256, read_official_state_dict, read_prompt_tensors
 
 _BACKBONE = "ViT-B-16-plus-240"
 
@@ -38,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; those of the process if None.
 
     Returns:
-        0, or 1 with a line on standard error if a file is not what it should be.
+        0, or 1 with a line on standard error if a file or the backbone is not what it should be.
     """
     parser = argparse.ArgumentParser(
         prog="anomalib-inctrl convert-weights",
@@ -70,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             written = [to_official_file(args.source, args.output)]
         else:
             written = from_official_file(args.source, args.output, args.backbone, args.pretrained, args.prompts)
-    except (CheckpointError, PretrainedWeightsError) as error:
+    except (BackboneError, CheckpointError, PretrainedWeightsError) as error:
         print(f"convert-weights: {error}", file=sys.stderr)
         return 1
     digest = file_sha256(args.source)
@@ -99,18 +96,17 @@ def from_official_file(
         The files written, the checkpoint last.
 
     Raises:
+        BackboneError: If OpenCLIP has no such backbone, or it is no plain vision transformer.
         PretrainedWeightsError: If a file does not exist.
         CheckpointError: If a file is damaged, holds code, does not fit, or is of other weights than ``pretrained``.
     """
     official = read_official_state_dict(source)
     clip, _ = from_official(official)
     model = InCTRL(backbone=backbone, pretrained=None, resize_mode="center_crop", visualizer=False).eval()
-    network = _without_notice_of_random_weights(model)
-    try:
+    network = InCTRLModel(create_without_weights(backbone), resize_mode="center_crop")
+    network.backbone.name = backbone
+    with naming(source):
         network.load_official_state_dict(official)
-    except CheckpointError as error:
-        msg = f"{source}: {error}"
-        raise CheckpointError(msg) from error
     for file in _prompt_files(prompts):
         network.set_prompts(read_prompt_tensors(file, network.backbone.image_size), file.stem, [str(file)])
     written = []
@@ -121,14 +117,19 @@ def from_official_file(
         pretrained = str(tower.resolve())
     elif Path(pretrained).is_file():
         pretrained = str(Path(pretrained).resolve())
-    if not written and (found := FrozenCLIP(backbone, pretrained).sha256) != network.backbone.sha256:
-        msg = (
-            f"{source}: its backbone is not pretrained={pretrained!r} of {backbone} (tensors' SHA-256 "
-            f"{network.backbone.sha256[:16]}..., there {found[:16]}...). Leave --pretrained out: the backbone is then "
-            f"written beside the checkpoint."
-        )
-        raise CheckpointError(msg)
+    if not written:
+        named = FrozenCLIP(backbone, pretrained)
+        if named.sha256 != network.backbone.sha256:
+            msg = (
+                f"{source}: its backbone is not pretrained={pretrained!r} of {backbone} (tensors' SHA-256 "
+                f"{network.backbone.sha256[:16]}..., there {named.sha256[:16]}...). Leave --pretrained out: the "
+                f"backbone is then written beside the checkpoint."
+            )
+            raise CheckpointError(msg)
+        # The checkpoint is to know this one by its fingerprint, which the logit scale, absent from the source, is in.
+        network.backbone = named
     model.hparams["pretrained"] = network.backbone.pretrained = pretrained
+    model.model = network
     buffer = io.BytesIO()
     torch.save(_checkpoint_of(model), buffer)
     return [*written, write_whole_bytes(output, buffer.getvalue())]
@@ -152,17 +153,6 @@ def to_official_file(source: Path, output: Path) -> Path:
     buffer = io.BytesIO()
     torch.save(network.official_state_dict(), buffer)
     return write_whole_bytes(output, buffer.getvalue())
-
-
-def _without_notice_of_random_weights(model: InCTRL) -> Any:
-    """Build the PyTorch model, whose random weights are replaced at once."""
-    notices = logging.getLogger("anomalib_inctrl.backbone")
-    level = notices.level
-    notices.setLevel(logging.ERROR)
-    try:
-        return model.model
-    finally:
-        notices.setLevel(level)
 
 
 def _prompt_files(sources: Sequence[Path]) -> list[Path]:

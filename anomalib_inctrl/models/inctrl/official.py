@@ -9,10 +9,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from anomalib_inctrl.openclip import UNUSED
+
 # The authors' heads and layers, and where the same ones stand here. Their bn1 layers are never used.
 _HEADS = {"diff_head_ref": "image_scorer.head", "diff_head": "map_head"}
 _LAYERS = {"projection1": 0, "bn2": 2, "projection2": 3, "bn3": 5, "projection3": 6}
-_UNUSED = "bn1"
+_IDLE_LAYER = "bn1"
 _OWN_HEADS = {ours: theirs for theirs, ours in _HEADS.items()}
 _OWN_LAYERS = {str(ours): theirs for theirs, ours in _LAYERS.items()}
 
@@ -43,7 +45,7 @@ def from_official(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
     for key, value in state_dict.items():
         owner, _, rest = key.partition(".")
         layer, _, parameter = rest.partition(".")
-        if owner in _HEADS and layer == _UNUSED:
+        if owner in _HEADS and layer == _IDLE_LAYER:
             continue
         if owner in _HEADS and layer in _LAYERS:
             heads[f"{_HEADS[owner]}.layers.{_LAYERS[layer]}.{parameter}"] = value
@@ -65,7 +67,7 @@ def to_official(clip: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> dict
         Tensors under the authors' names, among them the ``bn1`` layers that their strict loading asks for, as they are
         before training.
     """
-    official = {key: value for key, value in clip.items() if key not in {"logit_scale", "logit_bias"}}
+    official = {key: value for key, value in clip.items() if key not in UNUSED}
     for key, value in heads.items():
         owner, _, rest = key.partition(".layers.")
         if not rest:
@@ -75,5 +77,5 @@ def to_official(clip: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> dict
         official[f"{_OWN_HEADS[owner]}.{_OWN_LAYERS[layer]}.{parameter}"] = value
         if _OWN_LAYERS[layer] == "projection1" and parameter == "weight":
             unused = torch.nn.BatchNorm1d(value.shape[1]).state_dict()
-            official |= {f"{_OWN_HEADS[owner]}.{_UNUSED}.{name}": tensor for name, tensor in unused.items()}
+            official |= {f"{_OWN_HEADS[owner]}.{_IDLE_LAYER}.{name}": tensor for name, tensor in unused.items()}
     return official

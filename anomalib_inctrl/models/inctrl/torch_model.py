@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from anomalib_inctrl.backbone import ImageFeatures
 from anomalib_inctrl.errors import CheckpointError
 from anomalib_inctrl.models.components.few_shot import FewShotModel
-from anomalib_inctrl.models.components.heads import ImageResidualScorer, ScoreHead
+from anomalib_inctrl.models.components.heads import ScoreHead
 from anomalib_inctrl.models.components.terms import ScoreTerms
 from anomalib_inctrl.models.inctrl.official import from_official, to_official
 from anomalib_inctrl.prompts.bank import PromptContext
 from anomalib_inctrl.residuals import ResidualOperation, ResidualScale
+from anomalib_inctrl.weights import check_keys
 
 
 class InCTRLModel(FewShotModel):
@@ -40,7 +41,7 @@ class InCTRLModel(FewShotModel):
         residual_scale: ``"half"`` as in the authors' code, ``"full"`` as in the paper's equation.
 
     Raises:
-        ValueError: If all three parts are switched off.
+        ValueError: If all three parts are switched off, or an argument has a value that it cannot have.
 
     Example:
         >>> model = InCTRLModel("ViT-B-16-plus-240", pretrained=None)         # doctest: +SKIP
@@ -60,14 +61,9 @@ class InCTRLModel(FewShotModel):
         residual: ResidualOperation = "residual",
         residual_scale: ResidualScale = "half",
     ) -> None:
-        if not (use_text or use_patch or use_image):
-            msg = "use_text, use_patch and use_image are all off: nothing is left to score with. Switch one on."
-            raise ValueError(msg)
-        super().__init__(backbone, pretrained, layers, residual_scale)
-        self.resize_mode = resize_mode
-        self.use_text = use_text
-        self.use_patch = use_patch
-        self.image_scorer = ImageResidualScorer(self.backbone.embed_dim, residual) if use_image else None
+        super().__init__(
+            backbone, pretrained, layers, resize_mode, use_text, use_patch, use_image, residual, residual_scale
+        )
         self.map_head = ScoreHead(self.backbone.num_patches)
         self.eval()
 
@@ -105,16 +101,9 @@ class InCTRLModel(FewShotModel):
             CheckpointError: If a key is missing, unknown, or of another shape; nothing is loaded then.
         """
         clip, heads = from_official(state_dict)
-        own = self._head_tensors()
-        wrong = sorted(key for key in heads.keys() & own.keys() if heads[key].shape != own[key].shape)
-        missing, unexpected = sorted(own.keys() - heads.keys()), sorted(heads.keys() - own.keys())
-        if missing or unexpected or wrong:
-            msg = (
-                f"The weights do not fit InCTRL's heads; missing keys: {missing}, unexpected keys: {unexpected}, "
-                f"keys of another shape: {wrong}."
-            )
-            raise CheckpointError(msg)
-        self.backbone.load_weights(clip, "official weights")
+        own = self.head_tensors()
+        check_keys(heads, own, "official weights of the heads")
+        self.backbone.load_weights(clip, "official weights of the backbone")
         for key, value in heads.items():
             own[key].copy_(value)
         self.bank.clear()
@@ -129,8 +118,4 @@ class InCTRLModel(FewShotModel):
         if self.image_scorer is None or self.image_scorer.operation == "concat":
             msg = "The authors' code has no InCTRL without image residual or with residual='concat'."
             raise CheckpointError(msg)
-        return to_official(self.backbone.clip.state_dict(), self._head_tensors())
-
-    def _head_tensors(self) -> dict[str, Tensor]:
-        parts = ("image_scorer.", "map_head.")
-        return {key: value for key, value in self.state_dict().items() if key.startswith(parts)}
+        return to_official(self.backbone.clip.state_dict(), self.head_tensors())

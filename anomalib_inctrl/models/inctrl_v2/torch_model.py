@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from anomalib_inctrl.backbone import ImageFeatures
 from anomalib_inctrl.models.components.branches import SemanticBranch
 from anomalib_inctrl.models.components.few_shot import FewShotModel
-from anomalib_inctrl.models.components.heads import ImageResidualScorer
 from anomalib_inctrl.models.components.terms import ScoreTerms
 from anomalib_inctrl.prompts.bank import PromptContext
 from anomalib_inctrl.residuals import ResidualOperation, ResidualScale
@@ -54,7 +53,7 @@ class InCTRLv2Model(FewShotModel):
         adapter_per_block: One branch adapter for each block in place of one for all; the paper leaves it open.
 
     Raises:
-        ValueError: If all parts of the score are off, or a weight is outside [0, 1].
+        ValueError: If all three parts of the score are switched off, or an argument has a value that it cannot have.
     """
 
     def __init__(
@@ -77,24 +76,32 @@ class InCTRLv2Model(FewShotModel):
         temperature_patch: float = 0.07,
         adapter_per_block: bool = False,
     ) -> None:
-        if not (use_text or use_patch or use_image):
-            msg = "use_text, use_patch and use_image are all off: nothing is left to score with. Switch one on."
-            raise ValueError(msg)
         for name, weight in (("alpha", alpha), ("beta", beta)):
             if not 0 <= weight <= 1:
                 msg = f"{name}={weight}: must lie in [0, 1]."
                 raise ValueError(msg)
-        if score_map not in {"residual", "dasl", "fused"}:
+        for name, temperature in (("temperature_image", temperature_image), ("temperature_patch", temperature_patch)):
+            if not temperature > 0:
+                msg = f"{name}={temperature}: must be positive."
+                raise ValueError(msg)
+        if score_map not in get_args(ScoreMap):
             msg = f"score_map={score_map!r}: choose 'residual', 'dasl' or 'fused'."
             raise ValueError(msg)
-        super().__init__(backbone, pretrained, layers, residual_scale, temperature_image)
-        self.resize_mode = resize_mode
-        self.use_text = use_text
-        self.use_patch = use_patch
+        super().__init__(
+            backbone,
+            pretrained,
+            layers,
+            resize_mode,
+            use_text,
+            use_patch,
+            use_image,
+            residual,
+            residual_scale,
+            temperature_image,
+        )
         self.alpha = alpha
         self.beta = beta
         self.score_map = score_map
-        self.image_scorer = ImageResidualScorer(self.backbone.embed_dim, residual) if use_image else None
 
         def branch() -> SemanticBranch:
             return SemanticBranch(
