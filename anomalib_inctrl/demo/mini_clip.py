@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from anomalib_inctrl.errors import CheckpointError
+from anomalib_inctrl.io import write_whole_bytes
 from anomalib_inctrl.weights import read_state_dict
 
 _EMBEDDING = "token_embedding.weight"
@@ -70,12 +71,7 @@ def write_weights(path: str | Path, state_dict: dict[str, Tensor], vocabulary: S
         raise ValueError(msg)
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in state_dict.items()}
     tensors[_VOCABULARY] = torch.tensor(list(vocabulary), dtype=torch.int32)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(save(tensors))  # save_file would leave a file that only its owner may read
-    temporary.replace(path)
-    return path
+    return write_whole_bytes(path, save(tensors))
 
 
 def is_condensed(state_dict: Mapping[str, Tensor]) -> bool:

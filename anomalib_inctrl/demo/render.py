@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomalib_inctrl.demo.categories import NOTHING_OMITTED, REGISTRY, View
+from anomalib_inctrl.demo.categories import REGISTRY
 from anomalib_inctrl.demo.defects import KINDS, Site, bend, choose_site
 from anomalib_inctrl.demo.shapes import Draw, Light, Scene, light_scene, pick
+from anomalib_inctrl.demo.view import NOTHING_OMITTED, View
 from anomalib_inctrl.errors import DatasetError
 
 IMAGE_SIZE = 240

@@ -78,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_whole(args.results / "demo.csv", table.to_csv(float_format="%.4f"))
     console.print(_render(table, args.k_shot))
     console.print(f"4. The same for K = {', '.join(map(str, _K_SHOTS))} and {len(_SEEDS)} draws of prompts")
+    # In the folder of this run: the benchmark would not mix its rows with those of other weights.
     report = weights["InCTRLv2"].parents[2] / "benchmark"
     with console.status("   measuring"):
         measured = _measure(args, weights, report)

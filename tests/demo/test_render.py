@@ -18,9 +18,11 @@ from anomalib_inctrl.demo import (
     render,
     render_batch,
 )
-from anomalib_inctrl.demo.categories import NOTHING_OMITTED, REGISTRY, _photograph
+from anomalib_inctrl.demo.categories import REGISTRY
 from anomalib_inctrl.demo.defects import KINDS
+from anomalib_inctrl.demo.materials import _photograph
 from anomalib_inctrl.demo.shapes import Draw
+from anomalib_inctrl.demo.view import NOTHING_OMITTED
 from anomalib_inctrl.errors import DatasetError
 
 PHOTOGRAPHS = {"brick", "grass", "gravel"}
