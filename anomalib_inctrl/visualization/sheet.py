@@ -9,11 +9,13 @@ import unicodedata
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from anomalib.visualization.image.functional import apply_colormap
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from anomalib_inctrl.visualization.heat_map import HeatMap, check_heat_map, colours, heat_overlay
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,24 +25,8 @@ if TYPE_CHECKING:
 MAX_PROMPTS = 8
 COLUMNS = 4
 
-PAPER, INK, MUTED, FRAME, NOT_FINITE = "#ffffff", "#1a1a1a", "#666666", "#e4e4e4", (128, 128, 128)
+PAPER, INK, MUTED, FRAME = "#ffffff", "#1a1a1a", "#666666", "#e4e4e4"
 BAR, RED, GREEN = "#3b6ea5", "#b3261e", "#2e7d32"
-
-
-class HeatMap(NamedTuple):
-    """A map and the scale it is to be read on.
-
-    Attributes:
-        values: The map `(H, W)`, of any resolution; it covers the whole query image.
-        low: Value drawn in dark blue; lower values too.
-        high: Value drawn in dark red; higher values too.
-        threshold: Value above which a pixel counts as anomalous, marked on the colour bar; None leaves the mark out.
-    """
-
-    values: NDArray[Any]
-    low: float = 0.0
-    high: float = 1.0
-    threshold: float | None = None
 
 
 def explanation_sheet(
@@ -109,16 +95,15 @@ def explanation_sheet(
 
     query = _fit(image.convert("RGB"), tile)
     tiles = [("query", query)]
-    heat = {name: _colours(values, query.size) for name, values in maps.items()}
     if maps:
         overlay = list(maps)[-1] if overlay is None else overlay
-        tiles.append((f"{overlay} on query", _blend(query, heat[overlay], maps[overlay])))
+        tiles.append((f"{overlay} on query", heat_overlay(query, maps[overlay])))
     elif mask is not None:
         tiles.append(("ground truth", query))
     if mask is not None:
         tiles[-1] = (tiles[-1][0], _contour(tiles[-1][1], mask))
     first_map = len(tiles)
-    tiles += list(heat.items())
+    tiles += [(name, colours(heat_map, query.size)) for name, heat_map in maps.items()]
 
     rows = -(-len(tiles) // COLUMNS)
     bottom = page.header + rows * page.row
@@ -147,32 +132,9 @@ def explanation_sheet(
     return page.canvas
 
 
-def heat_overlay(image: Image.Image, heat_map: HeatMap) -> Image.Image:
-    """Lay a map over its image, coloured as on a sheet.
-
-    Args:
-        image: The image the map covers, of any size and mode.
-        heat_map: The map and its range.
-
-    Returns:
-        A picture of the image's size, in mode `RGB`.
-
-    Raises:
-        ValueError: If the map is not two-dimensional or its range is empty.
-    """
-    _check({"anomaly map": heat_map}, None, None, tile=240)
-    picture = image.convert("RGB")
-    return _blend(picture, _colours(heat_map, picture.size), heat_map)
-
-
 def _check(maps: Mapping[str, HeatMap], overlay: str | None, mask: NDArray[Any] | None, tile: int) -> None:
     for name, heat_map in maps.items():
-        if heat_map.values.ndim != 2 or not heat_map.values.size:
-            msg = f"Map '{name}' has shape {heat_map.values.shape}; expected (H, W)."
-            raise ValueError(msg)
-        if not heat_map.low < heat_map.high:
-            msg = f"Map '{name}' has the empty range {heat_map.low} to {heat_map.high}; give low < high."
-            raise ValueError(msg)
+        check_heat_map(heat_map, name)
     if overlay is not None and overlay not in maps:
         msg = f"overlay='{overlay}' is none of the maps {sorted(maps)}."
         raise ValueError(msg)
@@ -190,30 +152,6 @@ def _fit(image: Image.Image, side: int) -> Image.Image:
     return image.resize(
         (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.BICUBIC
     )
-
-
-def _level(heat_map: HeatMap, size: tuple[int, int]) -> Image.Image:
-    """Scale a map to `size` (bilinear) and its range to 0..255; NaN counts as low."""
-    values = np.asarray(heat_map.values, dtype=np.float32)
-    scaled = np.clip((values - heat_map.low) / (heat_map.high - heat_map.low), 0, 1)
-    floats = Image.fromarray(np.nan_to_num(scaled)).resize(size, Image.Resampling.BILINEAR)
-    return Image.fromarray(np.rint(np.asarray(floats) * 255).astype(np.uint8))
-
-
-def _colours(heat_map: HeatMap, size: tuple[int, int]) -> Image.Image:
-    picture: Image.Image = apply_colormap(_level(heat_map, size))
-    lost = ~np.isfinite(heat_map.values)
-    if lost.any():
-        picture.paste(
-            NOT_FINITE, mask=Image.fromarray(lost.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
-        )
-    return picture
-
-
-def _blend(query: Image.Image, colours: Image.Image, heat_map: HeatMap) -> Image.Image:
-    """Lay colours over the query: clear for the lowest eighth of the range, 56 % in its middle, 75 % near the top."""
-    opacity = [round(min(max(1.5 * (level - 32), 0), 0.75 * 255)) for level in range(256)]
-    return Image.composite(colours, query, _level(heat_map, query.size).point(opacity))
 
 
 def _contour(picture: Image.Image, mask: NDArray[Any]) -> Image.Image:

@@ -21,8 +21,9 @@ from anomalib_inctrl.errors import ImageFileError
 from anomalib_inctrl.images import read_image
 from anomalib_inctrl.io import write_picture
 from anomalib_inctrl.video import is_frame
+from anomalib_inctrl.visualization.heat_map import RESIDUAL_RANGE, HeatMap
 from anomalib_inctrl.visualization.outputs import class_names, map_terms, pred_label, raw_score, score_terms, to_cpu
-from anomalib_inctrl.visualization.sheet import MAX_PROMPTS, HeatMap, explanation_sheet
+from anomalib_inctrl.visualization.sheet import MAX_PROMPTS, explanation_sheet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from anomalib.data import ImageBatch
     from lightning.pytorch import LightningModule, Trainer
 
-# Residuals of CLIP patch tokens stay far below their bound of 1; used until validation images have shown the range.
-RESIDUAL_RANGE = (0.0, 0.3)
 # How terms are called on a sheet where it is not simply the field's name.
 MAP_NAMES = {"patch_map": "residual map", "dasl_map": "DASL map", "oasl_map": "OASL map"}
 
@@ -90,15 +89,17 @@ class ExplanationVisualizer(ImageVisualizer):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out whether the names of this run's pictures need folders."""
-        self._root = _folder_to_keep(trainer.test_dataloaders, trainer)
-        self._thumbnails.clear()
         del pl_module
+        self._begin(trainer.test_dataloaders, trainer)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out whether the names of this run's pictures need folders."""
-        self._root = _folder_to_keep(trainer.predict_dataloaders, trainer)
-        self._thumbnails.clear()
         del pl_module
+        self._begin(trainer.predict_dataloaders, trainer)
+
+    def _begin(self, dataloaders: Any, trainer: Trainer) -> None:
+        self._root = _folder_to_keep(dataloaders, trainer)
+        self._thumbnails.clear()
 
     def on_test_batch_end(
         self,
@@ -116,17 +117,18 @@ class ExplanationVisualizer(ImageVisualizer):
         if batch.image_path is None:
             return
         run_dir, output_dir = Path(trainer.default_root_dir), self.output_dir
-        with TemporaryDirectory() as scratch:
-            for index, (item, path) in enumerate(zip(batch, batch.image_path, strict=True)):
-                self.output_dir = Path(output_dir or run_dir / "images") / _folders_between(self._root, Path(path))
-                if is_frame(path):
-                    # The base class opens the path: what it names has to be a file for that moment.
-                    (picture,) = _pictures(torch.as_tensor(batch.image)[index : index + 1], pl_module)
-                    item.image_path = str(write_picture(Path(scratch, *Path(path).parts[-2:]), picture))
-                # One item at a time, since the folder may differ; the base class only iterates over the batch.
-                super().on_test_batch_end(trainer, pl_module, outputs, [item], batch_idx, dataloader_idx)  # type: ignore[arg-type]
-        # The next run may have another folder.
-        self.output_dir = output_dir
+        try:
+            with TemporaryDirectory() as scratch:
+                for index, (item, path) in enumerate(zip(batch, batch.image_path, strict=True)):
+                    self.output_dir = Path(output_dir or run_dir / "images") / _folders_between(self._root, Path(path))
+                    if is_frame(path):
+                        # The base class opens the path: what it names has to be a file for that moment.
+                        (picture,) = _pictures(torch.as_tensor(batch.image)[index : index + 1], pl_module)
+                        item.image_path = str(write_picture(Path(scratch, *Path(path).parts[-2:]), picture))
+                    # One item at a time, since the folder may differ; the base class only iterates over the batch.
+                    super().on_test_batch_end(trainer, pl_module, outputs, [item], batch_idx, dataloader_idx)  # type: ignore[arg-type]
+        finally:  # the next run may have another folder, also where this one failed
+            self.output_dir = output_dir
         if not self.explanations:
             return
         for path, sheet in zip(batch.image_path, self.sheets(trainer, pl_module, batch), strict=True):

@@ -131,6 +131,21 @@ def test_a_later_run_goes_to_its_own_folder(tmp_path, make_trainer, fakes, mvtec
     assert files_in(tmp_path / "first") == files_in(tmp_path / "second") != []
 
 
+def test_a_run_after_a_failed_one_goes_to_its_own_folder(tmp_path, make_trainer, monkeypatch, fakes, mvtec):
+    def fail(*args, **options):
+        raise OSError("disk full")
+
+    dataset = mvtec("data", ["gear"])
+    model = fakes.BrightSpots(callbacks=[ExplanationVisualizer(sheet_tile=48)])
+    with monkeypatch.context() as patched:
+        patched.setattr(ImageVisualizer, "on_test_batch_end", fail)
+        failed = make_trainer(default_root_dir=tmp_path / "failed")
+        with pytest.raises(OSError, match="disk full"):
+            failed.test(model, fakes.loader(dataset), verbose=False)
+    make_trainer(default_root_dir=tmp_path / "second").test(model, fakes.loader(dataset), verbose=False)
+    assert len(files_in(tmp_path / "second", under=tmp_path / "second" / "images")) == len(dataset)
+
+
 def test_sheets_can_be_left_out_and_the_picture_folder_chosen(tmp_path, make_trainer, fakes, mvtec):
     dataset = mvtec("data", ["gear"])
     pictures = ExplanationVisualizer(explanations=False, output_dir=tmp_path / "elsewhere")

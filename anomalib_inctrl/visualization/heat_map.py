@@ -1,0 +1,98 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Maps as colours on a range that comes with them, and over their image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from anomalib.visualization.image.functional import apply_colormap
+from PIL import Image
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Residuals of CLIP patch tokens stay far below their bound of 1; used until validation images have shown the range.
+RESIDUAL_RANGE = (0.0, 0.3)
+_NOT_FINITE = (128, 128, 128)
+
+
+class HeatMap(NamedTuple):
+    """A map and the scale it is to be read on.
+
+    Attributes:
+        values: The map `(H, W)`, of any resolution; it covers the whole query image.
+        low: Value drawn in dark blue; lower values too.
+        high: Value drawn in dark red; higher values too.
+        threshold: Value above which a pixel counts as anomalous, marked on the colour bar; None leaves the mark out.
+    """
+
+    values: NDArray[Any]
+    low: float = 0.0
+    high: float = 1.0
+    threshold: float | None = None
+
+
+def heat_overlay(image: Image.Image, heat_map: HeatMap) -> Image.Image:
+    """Lay a map over its image: clear for the lowest eighth of its range, 56 % in the middle, 75 % near the top.
+
+    Args:
+        image: The image the map covers, of any size and mode.
+        heat_map: The map and its range.
+
+    Returns:
+        A picture of the image's size, in mode `RGB`.
+
+    Raises:
+        ValueError: If the map is not two-dimensional or its range is empty.
+    """
+    check_heat_map(heat_map)
+    picture = image.convert("RGB")
+    opacity = [round(min(max(1.5 * (level - 32), 0), 0.75 * 255)) for level in range(256)]
+    return Image.composite(colours(heat_map, picture.size), picture, _level(heat_map, picture.size).point(opacity))
+
+
+def check_heat_map(heat_map: HeatMap, name: str = "anomaly map") -> None:
+    """Refuse a map that cannot be drawn.
+
+    Args:
+        heat_map: The map and its range.
+        name: Its name, for errors.
+
+    Raises:
+        ValueError: If the map is not two-dimensional or its range is empty.
+    """
+    if heat_map.values.ndim != 2 or not heat_map.values.size:
+        msg = f"Map '{name}' has shape {heat_map.values.shape}; expected (H, W)."
+        raise ValueError(msg)
+    if not heat_map.low < heat_map.high:
+        msg = f"Map '{name}' has the empty range {heat_map.low} to {heat_map.high}; give low < high."
+        raise ValueError(msg)
+
+
+def _level(heat_map: HeatMap, size: tuple[int, int]) -> Image.Image:
+    """Scale a map to `size` (bilinear) and its range to 0..255; NaN counts as low."""
+    values = np.asarray(heat_map.values, dtype=np.float32)
+    scaled = np.clip((values - heat_map.low) / (heat_map.high - heat_map.low), 0, 1)
+    floats = Image.fromarray(np.nan_to_num(scaled)).resize(size, Image.Resampling.BILINEAR)
+    return Image.fromarray(np.rint(np.asarray(floats) * 255).astype(np.uint8))
+
+
+def colours(heat_map: HeatMap, size: tuple[int, int]) -> Image.Image:
+    """Draw a map in its colours.
+
+    Args:
+        heat_map: The map and its range; what is not finite is grey.
+        size: Width and height of the drawing.
+
+    Returns:
+        The drawing in RGB, opaque.
+    """
+    picture: Image.Image = apply_colormap(_level(heat_map, size))
+    lost = ~np.isfinite(heat_map.values)
+    if lost.any():
+        picture.paste(
+            _NOT_FINITE, mask=Image.fromarray(lost.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
+        )
+    return picture
