@@ -7,7 +7,8 @@ Importing the package makes its models and datamodules known to anomalib. After 
 
 from anomalib_inctrl.data import GeneralistDataModule
 from anomalib_inctrl.demo import InCTRLDemo
-from anomalib_inctrl.detector import Detection, Detector
+from anomalib_inctrl.detection import Detection
+from anomalib_inctrl.detector import Detector
 from anomalib_inctrl.models import InCTRL, InCTRLModel, InCTRLv2, InCTRLv2Model
 from anomalib_inctrl.plugin import register
 

@@ -13,154 +13,35 @@ Example:
 
 from __future__ import annotations
 
+import io
 import logging
 import math
-import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
-from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
 
 from anomalib_inctrl.backbone import ImageFeatures
+from anomalib_inctrl.detection import Detection, seen_part
 from anomalib_inctrl.errors import CheckpointError, PromptError
-from anomalib_inctrl.io import write_picture
+from anomalib_inctrl.io import write_whole_bytes
 from anomalib_inctrl.models import InCTRL, InCTRLv2
 from anomalib_inctrl.pictures import NamedPicture, Picture, list_pictures
 from anomalib_inctrl.prompts.bank import PromptContext
 from anomalib_inctrl.prompts.source import DEFAULT_CLASS_NAME
 from anomalib_inctrl.residuals import unit
-from anomalib_inctrl.visualization import HeatMap, explanation_sheet, heat_overlay
-from anomalib_inctrl.visualization.visualizer import RESIDUAL_RANGE
+from anomalib_inctrl.visualization.heat_map import RESIDUAL_RANGE
 from anomalib_inctrl.weights import read_checkpoint
 
 logger = logging.getLogger(__name__)
 
 # The model whose settings are the more comes first: a checkpoint of it also has all settings of the other.
 MODELS: dict[str, type[InCTRL] | type[InCTRLv2]] = {"InCTRLv2": InCTRLv2, "InCTRL": InCTRL}
-
-
-@dataclass(frozen=True, eq=False)
-class Detection:
-    """What a detector says of one picture.
-
-    Attributes:
-        name: Path of the picture's file, or its place among the pictures given: ``images[2]``.
-        class_name: Class whose prompts it was compared with.
-        score: Anomaly score in [0, 1], higher is more abnormal; the raw score of anomalib's runs.
-        label: True where the score is above the detector's threshold; None without one.
-        terms: What the score is computed from, by name, each in [0, 1]: ``text_score``, ``patch_score`` and, with
-            trained heads, ``image_score`` and ``head_score``.
-        threshold: The detector's threshold at the time; None without one.
-        k_shot: Number of prompts.
-        size: Height and width of the picture in pixels.
-        map_range: Values of the map that are drawn in the first and the last colour.
-    """
-
-    name: str
-    class_name: str
-    score: float
-    label: bool | None
-    terms: dict[str, float]
-    threshold: float | None
-    k_shot: int
-    size: tuple[int, int]
-    map_range: tuple[float, float]
-    _source: NamedPicture = field(repr=False)
-    _map: Tensor = field(repr=False)
-    _seen: tuple[int, int, int, int] = field(repr=False)
-
-    @property
-    def anomaly_map(self) -> NDArray[np.float32]:
-        """The anomaly map at the picture's own size, ``(H, W)`` in [0, 1]; computed at each access.
-
-        NaN where the model did not look, which is outside the centre with ``resize_mode="center_crop"``.
-        """
-        top, left, height, width = self._seen
-        seen = F.interpolate(self._map[None, None], size=(height, width), mode="bilinear", align_corners=False)
-        if (height, width) == self.size:
-            return seen[0, 0].numpy()
-        whole = np.full(self.size, np.nan, dtype=np.float32)
-        whole[top : top + height, left : left + width] = seen[0, 0]
-        return whole
-
-    @property
-    def picture(self) -> Image.Image:
-        """The picture itself in RGB; a file is read again.
-
-        Raises:
-            ImageFileError: If the file is gone.
-        """
-        image: Image.Image = to_pil_image(self._source.read())
-        return image
-
-    def heat_map(self, side: int | None = None, map_range: tuple[float, float] | None = None) -> Image.Image:
-        """Draw the anomaly map over the picture.
-
-        Args:
-            side: Longer side of the drawing in pixels; the picture's own size by default.
-            map_range: Values drawn in the first and the last colour; the result's own by default. It is never
-                stretched to the map's extremes, so drawings of one detector can be compared by eye.
-
-        Returns:
-            The drawing in RGB. Where the model did not look it shows the plain picture.
-        """
-        picture = self.picture
-        if side is not None:
-            scale = side / max(picture.size)
-            picture = picture.resize(tuple(max(1, round(length * scale)) for length in picture.size))  # type: ignore[arg-type]
-        return heat_overlay(picture, self._heat(map_range))
-
-    def sheet(self, prompts: Picture | Iterable[Picture] = (), tile: int = 240) -> Image.Image:
-        """Draw the picture, the map, the score with its terms, and the prompts on one sheet.
-
-        Args:
-            prompts: The prompts' pictures, to be shown; see :meth:`Detector.set_prompts`.
-            tile: Side of a tile in pixels.
-
-        Returns:
-            The sheet in RGB.
-        """
-        shown = [] if isinstance(prompts, Sequence) and not len(prompts) else list_pictures(prompts, "prompts")
-        return explanation_sheet(
-            self.picture,
-            maps={"anomaly map": self._heat()},
-            prompts=[to_pil_image(picture.read()) for picture in shown],
-            k_shot=self.k_shot,
-            score=self.score,
-            threshold=self.threshold,
-            pred_label=self.label,
-            terms={name.replace("_", " "): value for name, value in self.terms.items()},
-            class_name=self.class_name,
-            file_name=Path(self.name).name,
-            tile=tile,
-        )
-
-    def save(self, path: str | Path) -> Path:
-        """Write the picture with its heat map.
-
-        Args:
-            path: File to write, in the format that its suffix names; its folder is created.
-
-        Returns:
-            The path.
-        """
-        return write_picture(path, self.heat_map())
-
-    def _heat(self, map_range: tuple[float, float] | None = None) -> HeatMap:
-        low, high = map_range or self.map_range
-        whole = self._seen[2:] == self.size
-        # On the model's own grid: drawing scales it to the picture.
-        return HeatMap(self._map.numpy() if whole else self.anomaly_map, low, high)
 
 
 class Detector:
@@ -251,9 +132,7 @@ class Detector:
             PictureError: If a picture in memory is none, or there are none; says which.
             PromptError: If the class name is empty.
         """
-        if not isinstance(class_name, str) or not class_name.strip():
-            msg = f"class_name={class_name!r}: say in a word or two what the pictures show."
-            raise PromptError(msg)
+        _check_class_name(class_name)
         pictures = [] if images is None else list_pictures(images)
         prepared = [self._prepare(picture)[0] for picture in pictures]
         side = self.module.model.backbone.image_size
@@ -296,8 +175,8 @@ class Detector:
                 'detector.set_prompts(images, class_name="...").'
             )
             raise PromptError(msg)
-        name = class_name or self._class_name or bank.class_names[0]
-        if class_name is None and self._class_name is None and len(bank) > 1:
+        name = self._class_name if class_name is None else class_name
+        if name is None:
             msg = f"The detector has prompts for several classes, {bank.class_names}: say which with class_name."
             raise PromptError(msg)
         bank.select(name)  # a wrong name is told before any picture is read
@@ -322,10 +201,11 @@ class Detector:
             One score for each picture, in order.
 
         Raises:
-            PromptError: If there are fewer than two.
+            PromptError: If there are fewer than two, or the class name is empty.
             ImageFileError: If a file cannot be read; names it.
             PictureError: If a picture in memory is none; says which.
         """
+        _check_class_name(class_name)
         pictures = list_pictures(images)
         if len(pictures) < 2:
             msg = f"images: {len(pictures)} picture cannot be judged by the others; give two or more."
@@ -372,7 +252,7 @@ class Detector:
                 map_range=self._map_range(class_name),
                 _source=picture,
                 _map=maps[row].clone(),
-                _seen=_seen(size, self.module.hparams["resize_mode"], self.module.model.backbone.image_size[0]),
+                _seen=seen_part(size, self.module.hparams["resize_mode"], self.module.model.backbone.image_size[0]),
             )
             for row, (picture, (_, size)) in enumerate(zip(pictures, prepared, strict=True))
         ]
@@ -420,15 +300,9 @@ class Detector:
             "hyper_parameters": dict(self.module.hparams),
         }
         self.module.on_save_checkpoint(checkpoint)
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            torch.save(checkpoint, temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return path
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        return write_whole_bytes(path, content.getvalue())
 
     def _thresholds(self) -> dict[str, Tensor]:
         """State of anomalib's post-processor that fits the prompts now set."""
@@ -474,6 +348,12 @@ def _from_checkpoint(path: Path, model: str | None) -> InCTRL | InCTRLv2:
     return loaded  # type: ignore[no-any-return]
 
 
+def _check_class_name(class_name: object) -> None:
+    if not isinstance(class_name, str) or not class_name.strip():
+        msg = f"class_name={class_name!r}: say in a word or two what the pictures show."
+        raise PromptError(msg)
+
+
 def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
         found = next((name for name in ("cuda", "mps") if getattr(torch, name).is_available()), "cpu")
@@ -483,16 +363,3 @@ def _device(device: str | torch.device | None) -> torch.device:
     except RuntimeError as error:
         msg = f"device={device!r}: {error}"
         raise ValueError(msg) from error
-
-
-def _seen(size: tuple[int, int], resize_mode: str, side: int) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the part of a picture ``(H, W)`` that a model of input ``side`` sees."""
-    height, width = size
-    if resize_mode == "squash":
-        return 0, 0, height, width
-    # As torchvision resizes to the shorter side, which is rounded down, and cuts out the centre.
-    shorter = min(size)
-    scaled = [int(side * length / shorter) for length in size]
-    top, left = (round((length - side) / 2) for length in scaled)
-    part = [round(side * own / length) for own, length in zip(size, scaled, strict=True)]
-    return round(top * height / scaled[0]), round(left * width / scaled[1]), part[0], part[1]

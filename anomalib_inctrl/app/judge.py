@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 
 from anomalib_inctrl.app.uploads import Limits, check_count, check_picture
-from anomalib_inctrl.detector import MODELS, Detection, Detector, model_of_checkpoint
+from anomalib_inctrl.detection import Detection
+from anomalib_inctrl.detector import MODELS, Detector, model_of_checkpoint
 from anomalib_inctrl.errors import CheckpointError, ImageFileError, PromptError
 
 UNTRAINED = "training-free"

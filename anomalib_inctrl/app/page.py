@@ -21,7 +21,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from anomalib_inctrl.app.judge import Judge, score_table, to_csv
 from anomalib_inctrl.demo import DemoSettings, render_category
-from anomalib_inctrl.detector import Detection
+from anomalib_inctrl.detection import Detection
 from anomalib_inctrl.errors import (
     BackboneError,
     CheckpointError,

@@ -153,6 +153,8 @@ def test_several_classes_live_side_by_side(make_detector, good, queries):
     assert detector.predict(queries[0], class_name="washer")[0].score == first
     with pytest.raises(PromptError, match="class_name='nut'"):
         detector.predict(queries[0], class_name="nut")
+    with pytest.raises(PromptError, match="class_name=''"):
+        detector.predict(queries[0], class_name="")
     detector.clear_prompts()
     with pytest.raises(PromptError, match="set_prompts"):
         detector.predict(queries[0])
@@ -172,6 +174,8 @@ def test_the_forgotten_call_is_named(make_detector, tmp_path):
 
 
 def test_mistakes_are_told_by_name(make_detector, detector, queries, tmp_path):
+    with pytest.raises(PromptError, match="class_name=''"):
+        detector.held_out_scores(queries, class_name="")
     with pytest.raises(PromptError, match="class_name=' '"):
         make_detector().set_prompts(queries[:1], class_name=" ")
     broken = tmp_path / "broken.png"
