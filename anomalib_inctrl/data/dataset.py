@@ -17,7 +17,7 @@ from torchvision.tv_tensors import Image, Mask
 from anomalib_inctrl.data.items import PromptedBatch, PromptedItem, StoredItem
 from anomalib_inctrl.data.sampler import TrainingDraw
 from anomalib_inctrl.errors import DatasetError
-from anomalib_inctrl.images import image_size, read_image
+from anomalib_inctrl.images import UNREADABLE, image_size, read_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -196,15 +196,15 @@ def _read_mask(sample: pd.Series, size: tuple[int, int]) -> Mask | None:
         return Mask(mask)
     for path in _mask_files(sample.mask_path):
         try:
-            part = torch.as_tensor(read_mask(path, as_tensor=True))
-        except (OSError, ValueError, SyntaxError) as error:
+            part = torch.as_tensor(read_mask(path)) > 0  # as a tensor anomalib drops sides of one pixel
+        except UNREADABLE as error:
             msg = f"{path}: the mask of {sample.image_path} cannot be read ({error}). Replace or remove the file."
             raise DatasetError(msg) from error
-        if tuple(part.shape[-2:]) != size:
+        if tuple(part.shape) != size:
             msg = (
-                f"{path} is {part.shape[-2]} x {part.shape[-1]} pixels (height x width), its image "
+                f"{path} is {part.shape[0]} x {part.shape[1]} pixels (height x width), its image "
                 f"{sample.image_path} {size[0]} x {size[1]}. Give the mask the size of its image."
             )
             raise DatasetError(msg)
-        mask |= part.bool()
+        mask |= part
     return Mask(mask)

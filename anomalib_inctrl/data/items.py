@@ -103,7 +103,7 @@ class StoredItem:
         draw: Rows of the query and its prompts in the dataset.
         class_name: Name of the thing in the picture.
         gt_label: 1 for abnormal, a scalar.
-        gt_mask: Pixel mask ``(H, W)``; None if unknown.
+        gt_mask: Pixel mask ``(H, W)`` bool; None if unknown.
     """
 
     draw: TrainingDraw

@@ -53,12 +53,17 @@ def parse_sources(sources: Iterable[DataSource | Mapping[str, Any]] | None, argu
         The sources as objects.
 
     Raises:
-        DatasetError: If a mapping has keys that sources have not, or lacks ``datamodule``.
+        DatasetError: If there is something else than a list of sources, or a mapping has keys that sources have not or
+            lacks ``datamodule``.
     """
     if OmegaConf.is_config(sources):
         sources = OmegaConf.to_container(sources, resolve=True)  # type: ignore[assignment]
+    if isinstance(sources, (str, Mapping, DataSource)):
+        msg = f"{argument}={sources!r}: give a list of sources."
+        raise DatasetError(msg)
     parsed = []
-    for index, source in enumerate(sources or []):
+    given: Iterable[Any] = sources or []
+    for index, source in enumerate(given):
         if isinstance(source, Mapping):
             try:
                 source = DataSource(**source)  # noqa: PLW2901
@@ -66,6 +71,9 @@ def parse_sources(sources: Iterable[DataSource | Mapping[str, Any]] | None, argu
                 known = ", ".join(field.name for field in fields(DataSource))
                 msg = f"{argument}[{index}]: {error}. A source takes {known}; datamodule is needed."
                 raise DatasetError(msg) from error
+        if not isinstance(source, DataSource):
+            msg = f"{argument}[{index}]={source!r}: give a DataSource, or a mapping with the key datamodule."
+            raise DatasetError(msg)
         categories: object = source.categories
         if isinstance(categories, str):
             msg = f"{argument}[{index}].categories={categories!r}: give a list of names."
@@ -248,8 +256,7 @@ def _choose_categories(source: DataSource, datamodule: AnomalibDataModule, where
     # Some classes keep no folder for a category; then only reading shows what is there.
     available = (known or wanted) if creates else found or known
     if missing := [name for name in wanted if name not in available]:
-        found_there = f"not found in {root}. Available: {_listing(available)}"
-        msg = f"{where}.categories: {_listing(missing)} {found_there}."
+        msg = f"{where}.categories: {_listing(missing)} not found in {root}. Available: {_listing(available)}."
         raise DatasetError(msg)
     return list(wanted)
 
@@ -294,7 +301,10 @@ def _root(datamodule: AnomalibDataModule) -> Path | None:
 
 
 def _folders(root: Path | None) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if path.is_dir()) if root and root.is_dir() else []
+    """Folders directly in root, sorted; not hidden ones, which unfinished work and tools leave."""
+    if root is None or not root.is_dir():
+        return []
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _listing(names: list[str]) -> str:

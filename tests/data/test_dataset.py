@@ -185,6 +185,15 @@ def test_mask_of_another_size_names_both_files(tmp_path):
         one_image(image, label=1, mask=mask)[0]
 
 
+@pytest.mark.parametrize("size", [(1, 12), (12, 1), (1, 1)])
+def test_masks_one_pixel_wide(tmp_path, size):
+    image, mask = write_image(tmp_path / "image.png", 0, size), tmp_path / "mask.png"
+    Image.fromarray(np.full(size, 255, dtype=np.uint8)).save(mask)
+    read = one_image(image, label=1, mask=mask)[0].gt_mask
+    assert read.shape == size
+    assert bool(read.all())
+
+
 def test_unreadable_mask_names_both_files(tmp_path):
     image, mask = write_image(tmp_path / "image.png", 0), tmp_path / "mask.png"
     mask.write_bytes(b"")

@@ -35,6 +35,7 @@ def test_all_categories_on_disk_are_found_known_or_not(tmp_path):
     for name in ("cable", "bottle", "my_widget"):
         mvtec_category(tmp_path, name)
     (tmp_path / "notes").mkdir()
+    mvtec_category(tmp_path, ".grid.unfinished")  # of a conversion that was killed
     datamodules = build(DataSource("MVTecAD", str(tmp_path)))
     assert list(datamodules) == ["bottle", "cable", "my_widget"]
     assert [datamodule.category for datamodule in datamodules.values()] == list(datamodules)
@@ -158,6 +159,7 @@ def test_category_constants_of_a_package_need_nothing_on_disk(tmp_path, monkeypa
         ({"datamodule": "Folder", "root": "{tmp}"}, r"missing 2 required.*Folder takes name, normal_dir"),
         ({"folder": "MVTecAD"}, r"auxiliary\[0\]: .*'folder'.*A source takes datamodule, root"),
         ({"root": "{tmp}"}, r"'datamodule'.*datamodule is needed"),
+        ("MVTecAD", r"auxiliary\[0\]='MVTecAD': give a DataSource, or a mapping"),
     ],
 )
 def test_wrong_source_says_what_is_wrong(tmp_path, source, message):
@@ -166,6 +168,12 @@ def test_wrong_source_says_what_is_wrong(tmp_path, source, message):
     source = json.loads(json.dumps(source).replace("{tmp}", str(tmp_path)))
     with pytest.raises(DatasetError, match=message):
         build(source)
+
+
+@pytest.mark.parametrize("sources", ["MVTecAD", {"datamodule": "MVTecAD"}, DataSource("MVTecAD")])
+def test_one_source_without_a_list_is_refused(sources):
+    with pytest.raises(DatasetError, match=r"auxiliary=.*MVTecAD.*: give a list of sources"):
+        GeneralistDataModule(auxiliary=sources)
 
 
 def test_unreadable_category_names_class_and_folder(tmp_path):
