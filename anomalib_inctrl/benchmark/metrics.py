@@ -1,9 +1,11 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The protocol's metrics of one category: exact, in double precision, and fast enough to take for every setting.
+"""The protocol's metrics of one category: exact, in double precision, and cheap enough to take for every setting.
 
-They are those of scikit-learn (AUROC, average precision) and of anomalib (AUPRO). Only the normal pixels, nearly all
-there are, get sorted, and what depends on the masks alone is worked out once for all settings.
+They are those of scikit-learn (AUROC, average precision) and of anomalib (AUPRO), with which the tests compare them.
+They stand here because the libraries take 6.5 s of a core for the 115 maps of a mean category of MVTec AD where these
+take 0.2 s: for twelve settings that is more than encoding the images takes. Only the normal pixels, nearly all there
+are, get sorted, and what depends on the masks alone is worked out once for all settings.
 """
 
 from __future__ import annotations

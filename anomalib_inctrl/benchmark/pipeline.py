@@ -84,7 +84,8 @@ def run_benchmark(
     Raises:
         BenchmarkError: If the config does not hold, its folder holds rows of another config, or something could not
             be measured; all else is measured before.
-        DatasetError: If a target does not lie where the config says.
+        PretrainedWeightsError: If weights do not lie where the config says.
+        DatasetError: If a target does not.
     """
     from anomalib_inctrl.benchmark.config import read_config
     from anomalib_inctrl.benchmark.run import Benchmark
