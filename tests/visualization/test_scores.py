@@ -104,6 +104,16 @@ def test_numbers_come_back_exactly(tmp_path, fakes):
     assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
 
 
+@pytest.fixture
+def _one_thread():
+    """Forked processes have none of the threads that OpenMP started before, and would wait for them for ever."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(count)
+
+
+@pytest.mark.usefixtures("_one_thread")
 def test_two_processes_write_one_table(tmp_path, make_trainer, dataset, run):
     alone = run(make_trainer(), dataset)
     together = run(make_trainer(default_root_dir=tmp_path / "two", devices=2, strategy="ddp_fork"), dataset)
