@@ -21,7 +21,6 @@ DEMO = {"backbone": "mini-clip-16-240", "pretrained": "demo"}
 # Blocks that are read but not run, by a word in them, and why.
 NOT_RUN = {
     "configs/benchmarks/embedded.yaml": "the whole benchmark takes minutes",
-    '"ViT-B-16-plus-240", pretrained=None': "a tower of CLIP's size",
     "OpenVINOInferencer(": "exports are run by tests/engine/test_export.py",
     "onnxruntime.": "the same",
     'torch.load("exported': "the same",
