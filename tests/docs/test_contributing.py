@@ -32,6 +32,10 @@ def test_examples_run_as_they_stand(monkeypatch):
     try:
         for block in blocks(PAGE, "python"):
             exec(compile("\n" * (block.line - 1) + block.text, str(PAGE), "exec"), space)
+        tests = [value for name, value in space.items() if name.startswith("test_")]
+        assert tests
+        for test in tests:
+            test()
         assert InCTRL(prompt_selection="typical").hparams["prompt_selection"] == "typical"
     finally:
         for added in SELECTORS.keys() - before.keys():
