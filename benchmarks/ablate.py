@@ -41,8 +41,10 @@ from anomalib_inctrl.data import DataSource, GeneralistDataModule
 from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, UNSEEN_CATEGORIES
 from anomalib_inctrl.demo.mini_clip import packaged_weights
 from anomalib_inctrl.io import write_whole
+from anomalib_inctrl.models.components.terms import ScoreTerms
 
 _LOSS_WINDOW = 25
+_KINDS = ("trained", "floor", "residual", "text", "constant", "position")
 
 
 @dataclass(frozen=True)
@@ -169,46 +171,28 @@ def _check_keys(found: Mapping[str, Any], known: Sequence[str], where: str) -> N
         raise ValueError(msg)
 
 
-# ---------------------------------------------------------------------- scores of the kinds of rows
+def score_and_map(kind: str, terms: ScoreTerms, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """What a kind of row says of the images of a category.
 
+    Args:
+        kind: See :class:`Row`.
+        terms: What the row's model says of ``B`` images.
+        masks: Masks of the training images ``(N, H, W)``.
 
-def _by_model(world: World, model: Any, category: str, seed: int) -> tuple[Tensor, Tensor]:
-    terms = world.unseen.score(model, category, seed)
+    Returns:
+        Scores ``(B,)`` and maps ``(B, P)``.
+    """
+    level = torch.full_like(terms.score, 0.5)
+    if kind == "residual":
+        return terms.patch_score, terms.anomaly_map
+    if kind == "text":
+        return terms.text_score, terms.text_score.unsqueeze(-1).expand_as(terms.anomaly_map)
+    if kind == "constant":
+        return level, torch.full_like(terms.anomaly_map, 0.5)
+    if kind == "position":
+        prior = F.adaptive_avg_pool2d(masks.float().mean(dim=0)[None, None], terms.grid).flatten()
+        return level, prior.expand_as(terms.anomaly_map).contiguous()
     return terms.score, terms.anomaly_map
-
-
-def _residual(world: World, model: Any, category: str, seed: int) -> tuple[Tensor, Tensor]:
-    terms = world.unseen.score(model, category, seed)
-    return terms.patch_score, terms.anomaly_map
-
-
-def _text(world: World, model: Any, category: str, seed: int) -> tuple[Tensor, Tensor]:
-    terms = world.unseen.score(model, category, seed)
-    return terms.text_score, terms.text_score.unsqueeze(-1).expand_as(terms.anomaly_map)
-
-
-def _constant(world: World, model: Any, category: str, seed: int) -> tuple[Tensor, Tensor]:
-    terms = world.unseen.score(model, category, seed)
-    return torch.full_like(terms.score, 0.5), torch.full_like(terms.anomaly_map, 0.5)
-
-
-def _position(world: World, model: Any, category: str, seed: int) -> tuple[Tensor, Tensor]:
-    terms = world.unseen.score(model, category, seed)
-    prior = F.adaptive_avg_pool2d(world.auxiliary.masks.float().mean(dim=0)[None, None], terms.grid).flatten()
-    return torch.full_like(terms.score, 0.5), prior.expand_as(terms.anomaly_map).contiguous()
-
-
-_KINDS = {
-    "trained": _by_model,
-    "floor": _by_model,
-    "residual": _residual,
-    "text": _text,
-    "constant": _constant,
-    "position": _position,
-}
-
-
-# ---------------------------------------------------------------------- running
 
 
 @dataclass
@@ -263,7 +247,8 @@ class World:
         trained = time.monotonic()
         lines = []
         for category in self.unseen.class_names:
-            score, anomaly_map = _KINDS[row.kind](self, module.model, category, seed)
+            terms = self.unseen.score(module.model, category, seed)
+            score, anomaly_map = score_and_map(row.kind, terms, self.auxiliary.masks)
             lines.append({"category": category, **self.unseen.measure(category, score, anomaly_map)})
         metrics = pd.DataFrame(lines)
         metrics["training_seconds"] = round(trained - start, 2)
