@@ -17,12 +17,12 @@ def write_whole(path: str | Path, text: str) -> Path:
 
     Args:
         path: File to write; its folder is created.
-        text: Content, written as UTF-8.
+        text: Content, written as UTF-8; names of files that are none are written as the bytes they are.
 
     Returns:
         The path.
     """
-    return write_whole_bytes(path, text.encode())
+    return write_whole_bytes(path, text.encode(errors="surrogateescape"))
 
 
 def write_whole_bytes(path: str | Path, content: bytes) -> Path:

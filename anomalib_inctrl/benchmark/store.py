@@ -228,5 +228,6 @@ def _to_csv(lines: Sequence[Mapping[str, str]], columns: Sequence[str]) -> str:
 def _read_csv(file: Path) -> list[dict[str, str]]:
     if not file.is_file():
         return []
-    with file.open(encoding="utf-8", newline="") as lines:
+    # File names that are no UTF-8 stand there as the bytes they are.
+    with file.open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
         return list(csv.DictReader(lines))

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs: repeated, killed, resumed, changed, spread over processes; and what they refuse."""
 
+import csv
 import json
 import multiprocessing
 import os
@@ -21,9 +22,10 @@ from PIL import Image
 from anomalib_inctrl.benchmark import run_benchmark
 from anomalib_inctrl.benchmark.config import ModelConfig, read_config
 from anomalib_inctrl.benchmark.jobs import load_modules
+from anomalib_inctrl.benchmark.outcome import Outcome
 from anomalib_inctrl.benchmark.pipeline import main
 from anomalib_inctrl.benchmark.run import write_report
-from anomalib_inctrl.benchmark.store import KEY, TIMING
+from anomalib_inctrl.benchmark.store import KEY, TIMING, ResultsFolder
 from anomalib_inctrl.errors import BenchmarkError, PretrainedWeightsError
 from tests.benchmark.conftest import BACKBONE, COUNTS
 
@@ -161,8 +163,6 @@ def test_worker_count_changes_nothing(make_config, tmp_path):
 
 
 def test_two_runs_do_not_write_into_one_folder(make_config):
-    from anomalib_inctrl.benchmark.store import ResultsFolder
-
     config = small(make_config)
     folder = ResultsFolder(read_config(config))
     folder.open()
@@ -259,6 +259,20 @@ def test_other_models_see_the_same_prompts_and_are_measured_alike(make_config, m
     config |= {"output": str(tmp_path / "other"), "prompts": str(tmp_path / "lists"), "k_shots": [3]}
     with pytest.raises(BenchmarkError, match=f"{abnormal[0]}: a prompt that is no image of the train split"):
         run_benchmark(config)
+
+
+def test_file_names_of_any_bytes_are_written_down(make_config):
+    config = read_config(small(make_config))
+    folder = ResultsFolder(config)
+    name = os.fsdecode(b'/data/gr\xfcn \xe2\x9c\x93, "x".png')  # Latin-1, as old disks have them, beside UTF-8
+    for seed in (0, 1):  # the second time goes on with what the first wrote
+        score = {"k_shot": 1, "seed": seed, "image_path": name, "abnormal": 0, "score": 0.5}
+        row = {"model": "InCTRL", "target": "Demo", "category": "washer", "k_shot": 1, "seed": seed}
+        folder.add(Outcome([row], {"InCTRL": [score]}, {(1, seed): [name]}), "Demo", "washer")
+    listed = (folder.path / "prompts/Demo/washer/k1_seed1.txt").read_bytes()
+    assert os.fsdecode(listed) == f"{name}\n"
+    with (folder.path / "scores/InCTRL/Demo/washer.csv").open(errors="surrogateescape", encoding="utf-8") as file:
+        assert [line["image_path"] for line in csv.DictReader(file)] == [name, name]
 
 
 def test_a_checkpoint_that_was_replaced_is_read_again(checkpoints, tmp_path):
