@@ -60,7 +60,9 @@ def require_flat(make_detector, rounds):
     pictures = [torch.rand(3, 256, 256, generator=generator) for _ in range(2)]
     one_picture = pictures[0].numel() * pictures[0].element_size()
     # A picture, a map or a prompt kept by mistake would show as hundreds of kilobytes a round.
-    assert soak(make_detector(), pictures, rounds) < one_picture / 4
+    growth = soak(make_detector(), pictures, rounds)
+    print(f"{growth:.0f} bytes a round over {rounds} rounds")
+    assert growth < one_picture / 4
 
 
 def test_memory_is_flat(make_detector):
