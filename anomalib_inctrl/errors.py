@@ -24,11 +24,11 @@ class BackboneError(ValueError):
 
 
 class PretrainedWeightsError(FileNotFoundError):
-    """Backbone weights were found neither on disk nor for download."""
+    """Weights, of a backbone or of heads, were found neither on disk nor for download."""
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint does not fit the model; the message names the keys or settings."""
+    """A file of weights is damaged, holds code, or does not fit the model; the message names the file or the keys."""
 
 
 class BenchmarkError(RuntimeError):

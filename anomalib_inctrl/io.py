@@ -5,8 +5,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from PIL.Image import SAVE, registered_extensions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,15 +39,9 @@ def write_whole_bytes(path: str | Path, content: bytes) -> Path:
     Returns:
         The path.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replaced_whole(path) as temporary:
         temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)  # a full disk is not filled further
-    return path
+    return Path(path)
 
 
 def write_picture(path: str | Path, picture: Image) -> Path:
@@ -60,15 +58,30 @@ def write_picture(path: str | Path, picture: Image) -> Path:
         ValueError: If Pillow writes no format with this suffix.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own, since two processes may write the same picture; the suffix last, which names the format.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        picture.save(temporary, compress_level=1)  # what other formats than PNG ignore
-        temporary.replace(path)
-    except ValueError as error:
-        msg = f"{path}: {error}. Give a file name that ends in .png or .jpg."
-        raise ValueError(msg) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    kind = registered_extensions().get(path.suffix.lower())
+    if kind not in SAVE:
+        msg = f"{path}: unknown file extension: {path.suffix}. Give a file name that ends in .png or .jpg."
+        raise ValueError(msg)
+    with replaced_whole(path) as temporary:
+        picture.save(temporary, format=kind, compress_level=1)  # what other formats than PNG ignore
     return path
+
+
+@contextmanager
+def replaced_whole(path: str | Path) -> Iterator[Path]:
+    """Give a temporary file to write, which takes the place of another at the end, or of which nothing is left.
+
+    Args:
+        path: File to write; its folder is created.
+
+    Yields:
+        The temporary file, in the same folder. Each process has its own.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # a full disk is not filled further
