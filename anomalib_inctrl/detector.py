@@ -13,7 +13,6 @@ Example:
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 from collections.abc import Iterable, Sequence
@@ -21,7 +20,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -29,7 +27,7 @@ from tqdm.auto import tqdm
 from anomalib_inctrl.backbone import ImageFeatures
 from anomalib_inctrl.detection import Detection, seen_part
 from anomalib_inctrl.errors import CheckpointError, PromptError
-from anomalib_inctrl.io import write_whole_bytes
+from anomalib_inctrl.io import replaced_whole
 from anomalib_inctrl.models import InCTRL, InCTRLv2
 from anomalib_inctrl.pictures import NamedPicture, Picture, list_pictures
 from anomalib_inctrl.prompts.bank import PromptContext
@@ -292,17 +290,11 @@ class Detector:
         Returns:
             The path.
         """
-        checkpoint: dict[str, Any] = {
-            "epoch": 0,
-            "global_step": 0,
-            "pytorch-lightning_version": lightning.__version__,
-            "state_dict": self.module.state_dict() | self._thresholds(),
-            "hyper_parameters": dict(self.module.hparams),
-        }
-        self.module.on_save_checkpoint(checkpoint)
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        return write_whole_bytes(path, content.getvalue())
+        checkpoint = self.module.checkpoint_content()
+        checkpoint["state_dict"] |= self._thresholds()
+        with replaced_whole(path) as temporary:
+            torch.save(checkpoint, temporary)
+        return Path(path)
 
     def _thresholds(self) -> dict[str, Tensor]:
         """State of anomalib's post-processor that fits the prompts now set."""

@@ -18,14 +18,13 @@ from safetensors.torch import save
 
 from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError
 from anomalib_inctrl.io import write_whole, write_whole_bytes
+from anomalib_inctrl.preprocessing import CHECKPOINT_KEY
 from anomalib_inctrl.weights import read_checkpoint, tensors_sha256
 
 if TYPE_CHECKING:
-    from anomalib.models import AnomalibModule
+    from anomalib.models import AnomalibModule as _Base
 
     from anomalib_inctrl.models.components.few_shot import FewShotModel
-
-    _Base = AnomalibModule
 else:
     _Base = object
 
@@ -33,7 +32,6 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 HUB_PREFIX = "hf-hub:"
 _FORMAT = 1
-_PRE_PROCESSOR = "anomalib_pre_processor_config"
 
 
 class HubMixin(ModelHubMixin, _Base):  # type: ignore[misc]  # anomalib's to_onnx differs from Lightning's
@@ -220,4 +218,4 @@ def _read_folder(folder: Path, model: str) -> dict[str, Any]:
     state = {f"model.{name}": tensor for name, tensor in tensors.items()}
     state |= {"model._extra_state": {"heads_trained": True}, "model.backbone._extra_state": backbone}
     checkpoint = {"state_dict": state, "hyper_parameters": settings}
-    return checkpoint | ({_PRE_PROCESSOR: config["preprocessing"]} if "preprocessing" in config else {})
+    return checkpoint | ({CHECKPOINT_KEY: config["preprocessing"]} if "preprocessing" in config else {})

@@ -28,6 +28,9 @@ _LONG = 64
 
 ResizeMode = Literal["squash", "center_crop"]
 
+CHECKPOINT_KEY = "anomalib_pre_processor_config"
+"""Where anomalib keeps the settings of a pre-processor in a checkpoint."""
+
 
 class CLIPResize(v2.Resize):
     """Bicubic antialiased resize on 8-bit values, which is what CLIP was trained with.

@@ -148,6 +148,17 @@ def test_given_prompts_are_used_exactly_and_can_be_given_back(make_model, make_e
     assert pd.read_csv(Path(engine.trainer.default_root_dir) / "scores.csv").score.to_list() == expected
 
 
+def test_a_list_that_leaves_out_the_runs_class_is_not_passed_over_silently(
+    make_model, make_engine, target, data, tmp_path, caplog
+):
+    (tmp_path / "prompts.json").write_text(json.dumps({"Washer": [str(data / "washer/train/good/003.png")]}))
+    model = make_model(visualizer=False, prompts=str(tmp_path / "prompts.json"))
+    with caplog.at_level(logging.WARNING, "anomalib_inctrl"):
+        make_engine().test(model, datamodule=target())
+    assert "names images of ['Washer'] and none of ['washer']" in caplog.text
+    assert model.model.bank.select("washer").k_shot == 2
+
+
 def test_predict_on_a_folder_with_a_folder_of_prompts(make_model, make_engine, data, caplog):
     engine = make_engine()
     model = make_model(prompts=str(data / "washer/train/good"), class_name="washer")
@@ -275,7 +286,7 @@ def test_wrong_input_is_told(make_model, make_engine, target, data, trained, gen
         make_model(prompt_selection="best")
     with pytest.raises(PromptError, match="k_shot=-1"):
         make_model(k_shot=-1)
-    with pytest.raises(ValueError, match="image_size.*96.*64"):
+    with pytest.raises(ValueError, match=r"image_size=\(96, 64\)"):
         make_model().configure_pre_processor((96, 64))
     with pytest.raises(PretrainedWeightsError, match=r"none\.ckpt: no such weights file"):
         make_model(weights=str(tmp_path / "none.ckpt"))
@@ -295,6 +306,10 @@ def test_checkpoint_of_another_model_is_refused_with_its_keys(make_model, make_e
         make_engine().test(make_model(visualizer=False), datamodule=target(), ckpt_path=tmp_path / "foreign.ckpt")
     saved["state_dict"].pop("model.image_scorer.head.layers.0.bias")
     torch.save(saved, tmp_path / "lacking.ckpt")
+    model = make_model(weights=str(tmp_path / "lacking.ckpt"))
+    for _ in range(2):  # the second time as well: there is no model without its heads
+        with pytest.raises(CheckpointError, match=r"image_scorer\.head\.layers\.0\.bias"):
+            _ = model.model
     with pytest.raises(CheckpointError, match=r"missing keys: \['model\.image_scorer\.head\.layers\.0\.bias'\]"):
         make_engine().test(make_model(visualizer=False), datamodule=target(), ckpt_path=tmp_path / "lacking.ckpt")
     with pytest.raises(CheckpointError, match=r"image_scorer\.head\.layers\.0\.bias"):

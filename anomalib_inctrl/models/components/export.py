@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +18,10 @@ from lightning_utilities.core.imports import module_available
 from torch import Tensor, nn
 
 from anomalib_inctrl.errors import PromptError
+from anomalib_inctrl.io import replaced_whole
+from anomalib_inctrl.models.components.prompting import PromptingMixin
+from anomalib_inctrl.models.components.restoring import RestoringMixin
 from anomalib_inctrl.prompts.bank import PromptContext
-
-if TYPE_CHECKING:
-    from anomalib.models import AnomalibModule
-
-    from anomalib_inctrl.models.components.few_shot import FewShotModel
-
-    _Base = AnomalibModule
-else:
-    _Base = object
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +33,9 @@ _OPSET = 18
 _SINGLE_FILE_BYTES = 1_800_000_000
 
 
-class ExportMixin(_Base):
+class ExportMixin(PromptingMixin, RestoringMixin):
     """Exports of both Lightning modules. A part of :class:`FewShotMixin`."""
 
-    model: FewShotModel
-    # Of the other parts of the Lightning module.
-    _put_named_prompts: Callable[[Sequence[str]], list[str]]
-    _put_text_prompts: Callable[[str | None], None]
-    _warn_if_untrained: Callable[[], None]
     # Class that `forward` scores where none is said, while a graph is traced.
     _exported_class: str | None = None
 
@@ -194,13 +183,9 @@ class ExportMixin(_Base):
         context = self.model.bank.select(class_name or self._class_to_score())
         tensors = (context.patches, context.image, context.prototypes)
         arrays = {name: tensor.float().cpu().numpy() for name, tensor in zip(PROMPT_INPUTS, tensors, strict=True)}
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("wb") as file:
+        with replaced_whole(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
-        return path
+        return Path(path)
 
     def _prepare_export(self) -> None:
         """Gather the prompts the user named; refuse to export without any, say what else the file will lack."""

@@ -1,14 +1,13 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The Lightning side of both models: prompts, checkpoints, weights and results around a plain PyTorch model."""
+"""The Lightning side of both models: what anomalib asks of a model, training and scoring."""
 
 from __future__ import annotations
 
 import logging
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,34 +20,25 @@ from anomalib.utils.path import create_versioned_dir
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import AdamW
-from tqdm.auto import tqdm
 
 from anomalib_inctrl.backbone import ImageFeatures, preprocessing_of
 from anomalib_inctrl.data import GeneralistDataModule
 from anomalib_inctrl.data.frames import as_images
 from anomalib_inctrl.data.items import StoredBatch
-from anomalib_inctrl.errors import CheckpointError, PictureError, PromptError
-from anomalib_inctrl.hub import HubMixin, read_heads
-from anomalib_inctrl.images import read_image
+from anomalib_inctrl.errors import PictureError, PromptError
+from anomalib_inctrl.hub import HubMixin
 from anomalib_inctrl.metrics import generalist_evaluator
-from anomalib_inctrl.models.components.checkpoint_checks import check_values, naming
 from anomalib_inctrl.models.components.checkpoint_io import NamingCheckpointIO
 from anomalib_inctrl.models.components.export import ExportMixin
 from anomalib_inctrl.models.components.stored_features import StoredFeatures
 from anomalib_inctrl.preprocessing import CLIPPreProcessor
-from anomalib_inctrl.prompts.selection import check_k_shot, create_selector, write_prompt_list
-from anomalib_inctrl.prompts.source import class_name_of, given_prompts, prompt_candidates
 from anomalib_inctrl.visualization import ExplanationVisualizer, ScoreTable
-from anomalib_inctrl.weights import check_keys, find_weights_file, read_checkpoint
 
 if TYPE_CHECKING:
-    from anomalib.models import AnomalibModule
+    from anomalib.models import AnomalibModule as _Base
     from lightning.pytorch import Callback
 
-    from anomalib_inctrl.models.components.few_shot import FewShotModel
     from anomalib_inctrl.prompts.bank import PromptContext
-
-    _Base = AnomalibModule
 else:
     _Base = object
 
@@ -59,95 +49,25 @@ warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_
 
 DEFAULT_MAX_EPOCHS = 10
 _LIGHTNING_MAX_EPOCHS = 1000
-_ENCODE_BATCH = 32
 
 
 class FewShotMixin(ExportMixin, HubMixin, _Base):
     """Everything that both Lightning modules do alike; to be put before ``AnomalibModule`` in the bases.
 
-    anomalib finds models by *direct* subclass of ``AnomalibModule`` only, hence a mixin. A subclass names in
-    ``architecture`` those of its arguments that shape the model: a checkpoint decides them, whatever the command line
-    says. The PyTorch model is built when first needed, after a checkpoint had its say.
+    anomalib finds models by *direct* subclass of ``AnomalibModule`` only, hence a mixin. Its parts are
+    :class:`RestoringMixin` (where the PyTorch model comes from), :class:`PromptingMixin` (which prompts a run uses),
+    :class:`ExportMixin` and :class:`HubMixin`.
     """
 
-    architecture: tuple[str, ...]
-    model: FewShotModel
     # Loss terms of the training step under way, with their graph, for callbacks; empty from its backward pass on.
     loss_terms: dict[str, Tensor]
 
     def _init_few_shot(self) -> None:
         """Finish ``__init__`` of a subclass, once its arguments are in ``self.hparams``."""
-        self._heads: dict[str, Any] | None = None
-        self._restored_prompts: set[str] = set()
-        self._collected: dict[str, tuple[Any, ...]] = {}
         self.loss_terms = {}
         self._stored: StoredFeatures | None = None
-        self._class_name: str | None = self.hparams["class_name"]
-        # What is wrong is told now, not after training.
-        create_selector(self.hparams["prompt_selection"])
-        check_k_shot(self.hparams["k_shot"])
-        if self.hparams["weights"] is not None:
-            weights = str(self.hparams["weights"])
-            self._heads = read_heads(weights, type(self).__name__)
-            with naming(weights):
-                self._adopt(self._heads, weights, Path(weights))
-
-    # ------------------------------------------------------------------ building
-
-    @abstractmethod
-    def build_model(self) -> FewShotModel:
-        """Create the PyTorch model from ``self.hparams``."""
-
-    def __getattr__(self, name: str) -> Any:
-        """Build the PyTorch model on first access."""
-        if name == "model" and "model" not in self._modules:
-            source = self.hparams["weights"]
-            with naming(source) if self._heads is not None else nullcontext():
-                # Heads start from the model's own seed: anomalib's command line does not pass on --seed_everything.
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(self.hparams["seed"])
-                    self.model = self.build_model().to(self.device).train(self.training)
-                if self._heads is not None:
-                    self._load_heads(self._heads, str(source))
-        return super().__getattr__(name)
-
-    def configure_model(self) -> None:
-        """Build the model before training sets up its optimizer; otherwise a checkpoint is waited for."""
-        trainer = getattr(self, "_trainer", None)
-        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
-            _ = self.model
-
-    def _adopt(self, checkpoint: Mapping[str, Any], source: str, path: Path | None = None) -> None:
-        """Take over what a checkpoint says about the model's shape and its preprocessing."""
-        saved = dict(checkpoint.get("hyper_parameters", {}))
-        if absent := [key for key in self.architecture if key not in saved]:
-            msg = (
-                f"{source}: no checkpoint of {type(self).__name__}; its settings lack {absent} (they are "
-                f"{sorted(saved)[:20]}). Give a checkpoint written by this model."
-            )
-            raise CheckpointError(msg)
-        own = self.hparams["pretrained"] if self.hparams["backbone"] == saved["backbone"] else None
-        folder = path if path is None or path.is_dir() else path.parent
-        saved["pretrained"] = find_weights_file(saved["pretrained"], folder, own)
-        for key in self.architecture:
-            if self.hparams[key] != saved[key]:
-                logger.info("%s=%r is taken from %s, in place of %r.", key, saved[key], source, self.hparams[key])
-                self.hparams[key] = saved[key]
-        config = checkpoint.get("anomalib_pre_processor_config")
-        if config is not None and isinstance(self.pre_processor, CLIPPreProcessor):
-            self.pre_processor.load_checkpoint_config(config)
-
-    def _load_heads(self, checkpoint: Mapping[str, Any], source: str) -> None:
-        """Load trained heads, leaving the saved prompts behind."""
-        state = {
-            key.removeprefix("model."): value
-            for key, value in checkpoint["state_dict"].items()
-            if key.startswith("model.") and not key.startswith("model.bank.")
-        }
-        own = {key: value for key, value in self.model.state_dict().items() if key.startswith("bank.")}
-        check_keys(state | own, self.model.state_dict(), source)
-        check_values(state, self.model.backbone, source)
-        self.model.load_state_dict(state | own)
+        self._init_prompting()
+        self._init_restoring()
 
     # ------------------------------------------------------------------ what anomalib asks of a model
 
@@ -301,16 +221,11 @@ class FewShotMixin(ExportMixin, HubMixin, _Base):
             weight_decay=self.hparams["weight_decay"],
         )
 
-    # ------------------------------------------------------------------ prompts
-
-    @property
-    def prompt_files(self) -> dict[str, list[str]]:
-        """Files the prompts in use came from, by class name."""
-        return self.model.bank.files
+    # ------------------------------------------------------------------ runs
 
     def on_fit_start(self) -> None:
         """Collect prompts; open the store of training images' features."""
-        self._collect_prompts()
+        self._collect_prompts(self._datamodule)
         self._stored = StoredFeatures.open(self.trainer, self.model.backbone, self.pre_processor)
 
     def on_fit_end(self) -> None:
@@ -319,16 +234,16 @@ class FewShotMixin(ExportMixin, HubMixin, _Base):
 
     def on_validation_start(self) -> None:
         """Collect prompts."""
-        self._collect_prompts()
+        self._collect_prompts(self._datamodule)
 
     def on_test_start(self) -> None:
         """Collect prompts; say so if untrained heads leave the training-free floor."""
-        self._collect_prompts()
+        self._collect_prompts(self._datamodule)
         self._warn_if_untrained()
 
     def on_predict_start(self) -> None:
         """Collect prompts; say so if untrained heads leave the training-free floor, or if nothing gives a threshold."""
-        self._collect_prompts()
+        self._collect_prompts(self._datamodule)
         self._warn_if_untrained()
         threshold = getattr(self.post_processor, "image_threshold", None)
         if threshold is not None and bool(threshold.isnan()):
@@ -336,89 +251,6 @@ class FewShotMixin(ExportMixin, HubMixin, _Base):
                 "No threshold is known: pictures are scored, but not labelled. There is one in a checkpoint "
                 "(--ckpt_path) of a training with labelled targets, or of Detector(..., threshold=0.4).save(path)."
             )
-
-    def _warn_if_untrained(self) -> None:
-        if not self.model.heads_trained:
-            logger.warning(
-                "The heads are untrained: scores are the training-free floor, (text score + patch score) / 2. "
-                "Give trained heads with --model.weights or a checkpoint with --ckpt_path."
-            )
-
-    def _collect_prompts(self) -> None:
-        """Fill the bank for the classes of this run.
-
-        Prompts the user names go first. Prompts from a checkpoint, or set by hand, stay. All others are chosen among
-        the train split's normal images.
-        """
-        datamodule = self._datamodule
-        candidates = prompt_candidates(datamodule, self.hparams["class_name"])
-        self._class_name = class_name_of(datamodule, self.hparams["class_name"])
-        for name in self._put_named_prompts(list(candidates) or [name for name in [self._class_name] if name]):
-            candidates.pop(name, None)
-        for name, paths in candidates.items():
-            by_hand = name in self.model.bank and name not in self._collected
-            if not (by_hand or name in self._restored_prompts):
-                self._choose_prompts(name, paths)
-        self._put_text_prompts(self._class_name)
-        self._write_prompt_list()
-
-    def _put_named_prompts(self, class_names: Sequence[str]) -> list[str]:
-        """Put the prompts the user named into the bank.
-
-        Args:
-            class_names: Classes of this run.
-
-        Returns:
-            The classes whose images the user named.
-        """
-        named = given_prompts(self.hparams["prompts"], list(class_names)) if self.hparams["prompts"] is not None else {}
-        for name, paths in named.items():
-            self._put_prompts(name, paths, key=("given", *paths))
-        return list(named)
-
-    def _put_text_prompts(self, class_name: str | None) -> None:
-        """With ``k_shot=0`` there are only text prompts, which need no images to choose among."""
-        if self.hparams["k_shot"] == 0 and class_name and class_name not in self.model.bank:
-            self._put_prompts(class_name, [], key=("zero-shot",))
-
-    def _choose_prompts(self, class_name: str, candidates: Sequence[Path]) -> None:
-        settings = (self.hparams["k_shot"], self.hparams["prompt_selection"], self.hparams["seed"])
-        if self._collected.get(class_name) == (settings, *candidates):
-            return
-        selector = create_selector(self.hparams["prompt_selection"], self.hparams["seed"])
-        try:
-            chosen = selector.select(candidates, self.hparams["k_shot"], self._encode_candidates)
-        except PromptError as error:
-            msg = f"class_name={class_name!r}: {error}"
-            raise PromptError(msg) from error
-        self._put_prompts(class_name, chosen, key=(settings, *candidates))
-
-    def _put_prompts(self, class_name: str, paths: Sequence[Path], key: tuple[Any, ...]) -> None:
-        if self._collected.get(class_name) == key:
-            return
-        height, width = self.model.backbone.image_size
-        images = self._read_prompts(paths) if paths else torch.empty(0, 3, height, width)
-        self.model.set_prompts(images, class_name, [str(path) for path in paths])
-        self._collected[class_name] = key
-
-    def _read_prompts(self, paths: Sequence[Path]) -> Tensor:
-        """Read images and bring them through the same preprocessing as queries ``(N, 3, H, W)``."""
-        transform: Any = self.pre_processor.transform if self.pre_processor is not None else None
-        images = [read_image(path).unsqueeze(0) for path in paths]
-        return torch.cat([transform(image) if transform else image for image in images])
-
-    def _encode_candidates(self, paths: Sequence[Path]) -> Tensor:
-        batches = [paths[start : start + _ENCODE_BATCH] for start in range(0, len(paths), _ENCODE_BATCH)]
-        progress = tqdm(batches, desc="Looking at prompt candidates", unit="batch", leave=False)
-        backbone = self.model.backbone
-        features = [backbone.encode_image(self._read_prompts(batch).to(self.device)).image for batch in progress]
-        return torch.cat(features).cpu()
-
-    def _write_prompt_list(self) -> None:
-        folder = Path(self.trainer.default_root_dir)
-        writes = self.trainer.is_global_zero and not (self.trainer.fast_dev_run or self.trainer.barebones)  # type: ignore[attr-defined]
-        if writes and any(self.prompt_files.values()):
-            write_prompt_list(self.prompt_files, folder)
 
     # ------------------------------------------------------------------ scoring
 
@@ -464,58 +296,9 @@ class FewShotMixin(ExportMixin, HubMixin, _Base):
 
     # ------------------------------------------------------------------ checkpoints
 
-    @property
-    def _checkpoint_path(self) -> Path | None:
-        """File that the trainer restores the model from."""
-        path = getattr(getattr(self, "_trainer", None), "ckpt_path", None)
-        return Path(path) if path is not None and Path(path).is_file() else None
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a model; see anomalib's method for the arguments.
-
-        Backbone weights that the checkpoint names by a path that leads nowhere are looked for beside the checkpoint, or
-        given as ``pretrained``.
-
-        Raises:
-            CheckpointError: If the file is damaged, holds code, or does not fit the model.
-        """
-        if not isinstance(checkpoint_path, (str, Path)) or not Path(checkpoint_path).is_file():
-            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
-        content = read_checkpoint(checkpoint_path)
-        with naming(checkpoint_path):
-            saved = content.get("hyper_parameters", {}).get("pretrained")
-            found = find_weights_file(saved, Path(checkpoint_path).parent)
-            if found != saved:
-                kwargs.setdefault("pretrained", found)
-            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out paths that the checkpoint makes unnecessary: weights and prompts are inside."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["hyper_parameters"] = dict(checkpoint["hyper_parameters"]) | {"weights": None, "prompts": None}
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the model that the checkpoint describes and check that the rest fits."""
-        source = str(self._checkpoint_path or "The checkpoint")
-        with naming(source):
-            if "model" not in self._modules:
-                self._heads = None  # the checkpoint has its own
-                self._adopt(checkpoint, source, self._checkpoint_path)
-            super().on_load_checkpoint(checkpoint)
-            state, bank = checkpoint["state_dict"], "model.bank."
-            expected = self.state_dict() | self.model.state_dict(prefix="model.")
-            check_keys(
-                {key: value for key, value in state.items() if not key.startswith(bank)},
-                {key: value for key, value in expected.items() if not key.startswith(bank)},
-                source,
-            )
-            inside = {key: value for key, value in state.items() if key.startswith("model.")}
-            check_values(
-                {key.removeprefix("model."): value for key, value in inside.items()}, self.model.backbone, source
-            )
-            extra = state.get(f"{bank}_extra_state", {"class_names": []})
-            self._restored_prompts = set(extra["class_names"])
+        """Take over the checkpoint's model, and give its preprocessing to the datasets."""
+        super().on_load_checkpoint(checkpoint)
         if isinstance(self._datamodule, AnomalibDataModule):
             # The datasets took over the resize of a model that was not yet the checkpoint's.
             self._datamodule.setup(self.trainer.state.fn)

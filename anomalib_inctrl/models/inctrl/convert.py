@@ -5,19 +5,17 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from safetensors.torch import save
 
 from anomalib_inctrl.backbone import FrozenCLIP
 from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
-from anomalib_inctrl.io import write_whole_bytes
+from anomalib_inctrl.io import replaced_whole, write_whole_bytes
 from anomalib_inctrl.known_weights import known_weights
 from anomalib_inctrl.models.components.checkpoint_checks import naming
 from anomalib_inctrl.models.inctrl import InCTRL, InCTRLModel
@@ -130,9 +128,9 @@ def from_official_file(
         network.backbone = named
     model.hparams["pretrained"] = network.backbone.pretrained = pretrained
     model.model = network
-    buffer = io.BytesIO()
-    torch.save(_checkpoint_of(model), buffer)
-    return [*written, write_whole_bytes(output, buffer.getvalue())]
+    with replaced_whole(output) as temporary:
+        torch.save(model.checkpoint_content(), temporary)
+    return [*written, output]
 
 
 def to_official_file(source: Path, output: Path) -> Path:
@@ -150,9 +148,9 @@ def to_official_file(source: Path, output: Path) -> Path:
         CheckpointError: If it does not fit, or the model has a shape that the authors' code does not know.
     """
     network: Any = InCTRL(weights=str(source), visualizer=False).model
-    buffer = io.BytesIO()
-    torch.save(network.official_state_dict(), buffer)
-    return write_whole_bytes(output, buffer.getvalue())
+    with replaced_whole(output) as temporary:
+        torch.save(network.official_state_dict(), temporary)
+    return output
 
 
 def _prompt_files(sources: Sequence[Path]) -> list[Path]:
@@ -168,17 +166,3 @@ def _prompt_files(sources: Sequence[Path]) -> list[Path]:
         msg = f"Several few-shot files for the same class name: {double}. Give one number of shots at a time."
         raise CheckpointError(msg)
     return files
-
-
-def _checkpoint_of(model: InCTRL) -> Mapping[str, Any]:
-    """A checkpoint as Lightning's trainer writes it, without the state of a training."""
-    checkpoint: dict[str, Any] = {
-        "epoch": 0,
-        "global_step": 0,
-        "pytorch-lightning_version": lightning.__version__,
-        "state_dict": model.state_dict(),
-        "hparams_name": "kwargs",
-        "hyper_parameters": dict(model.hparams),
-    }
-    model.on_save_checkpoint(checkpoint)
-    return checkpoint

@@ -52,7 +52,8 @@ class InCTRLv2(FewShotMixin, AnomalibModule):
         resize_mode: ``"squash"`` sees the whole image, ``"center_crop"`` is the authors' protocol.
         k_shot: Number of prompts per class; 0 leaves the text prompts and the discriminative branch alone.
         class_name: Name of the thing in the pictures, for the text prompts; by default the datamodule's category.
-        prompts: Normal images to use as prompts: a folder, a list of files, or a written ``prompts.json``.
+        prompts: Normal images to use as prompts: a folder, one or several files, a text file with one path a line, or a
+            written ``prompts.json``.
         prompt_selection: How prompts are chosen among the train split's normal images: ``"random"``, ``"first"`` or
             ``"representative"``.
         weights: Checkpoint whose trained heads are used.
