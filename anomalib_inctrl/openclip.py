@@ -134,6 +134,7 @@ def _create_from_tag(name: str, tag: str, config: Mapping[str, Any]) -> Any:
         if url and "openaipublic" not in url:
             # The URL's file name carries a checksum that is verified; for laion400m_e32 of ViT-B-16-plus-240 the hub
             # entry of OpenCLIP 3.3 names other weights (e31), so the hub is not asked where a URL is known.
+            _warn_of_another_activation(name, tag, quick=config.get("quick_gelu", "quickgelu" in url))
             return _create_from_file(name, download_pretrained_from_url(url))
         return open_clip.create_model(name, pretrained=tag)
     except CheckpointError:
@@ -147,6 +148,18 @@ def _create_from_tag(name: str, tag: str, config: Mapping[str, Any]) -> Any:
             f"pretrained=/path/to/weights.pt (--model.pretrained on the command line)."
         )
         raise PretrainedWeightsError(msg) from error
+
+
+def _warn_of_another_activation(name: str, tag: str, *, quick: bool) -> None:
+    """Say what fitting shapes do not tell; OpenCLIP says so only from release 3 on, and only where it loads itself."""
+    if quick and not model_config(name).get("quick_gelu"):
+        logger.warning(
+            "The weights %r were trained with QuickGELU, which %s does not compute, so their features are off: choose "
+            "backbone=%r.",
+            tag,
+            name,
+            f"{name}-quickgelu",
+        )
 
 
 def load_clip_weights(clip: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:

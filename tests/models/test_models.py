@@ -291,6 +291,21 @@ def test_a_local_weights_file_is_loaded_strictly(kind, tmp_path):
         kind("demo-vit-16-240", pretrained=str(tmp_path / "weights.pt"))
 
 
+@pytest.mark.parametrize(
+    "config", [{"url": "https://a/vit-quickgelu.pt"}, {"url": "https://a/b.pt", "quick_gelu": True}]
+)
+def test_weights_of_another_activation_are_warned_of(config, tmp_path, monkeypatch, caplog):
+    import open_clip
+
+    path = tmp_path / "weights.pt"
+    torch.save(InCTRLModel("demo-vit-16-240", pretrained=None).backbone.clip.state_dict(), path)
+    monkeypatch.setattr(open_clip.pretrained, "get_pretrained_cfg", lambda name, tag: config)
+    monkeypatch.setattr(open_clip.pretrained, "download_pretrained_from_url", lambda url: str(path))
+    caplog.clear()
+    InCTRLModel("demo-vit-16-240", pretrained="quick")
+    assert "choose backbone='demo-vit-16-240-quickgelu'" in caplog.text
+
+
 def test_weights_that_cannot_be_downloaded_name_tag_cache_and_remedy(kind, monkeypatch):
     import open_clip
 
