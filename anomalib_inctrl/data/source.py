@@ -53,8 +53,8 @@ def parse_sources(sources: Iterable[DataSource | Mapping[str, Any]] | None, argu
         The sources as objects.
 
     Raises:
-        DatasetError: If there is something else than a list of sources, or a mapping has keys that sources have not or
-            lacks ``datamodule``.
+        DatasetError: If there is something else than a list of sources, or a source has keys or values that it cannot
+            have, or lacks ``datamodule``.
     """
     if OmegaConf.is_config(sources):
         sources = OmegaConf.to_container(sources, resolve=True)  # type: ignore[assignment]
@@ -74,9 +74,13 @@ def parse_sources(sources: Iterable[DataSource | Mapping[str, Any]] | None, argu
         if not isinstance(source, DataSource):
             msg = f"{argument}[{index}]={source!r}: give a DataSource, or a mapping with the key datamodule."
             raise DatasetError(msg)
-        categories: object = source.categories
-        if isinstance(categories, str):
-            msg = f"{argument}[{index}].categories={categories!r}: give a list of names."
+        names: Any = source.categories
+        options: Any = source.options or {}
+        if names is not None and (isinstance(names, str) or not all(isinstance(name, str) for name in names)):
+            msg = f"{argument}[{index}].categories={names!r}: give a list of names, in quotes where they are numbers."
+            raise DatasetError(msg)
+        if not isinstance(options, Mapping):
+            msg = f"{argument}[{index}].options={options!r}: give a mapping of arguments."
             raise DatasetError(msg)
         parsed.append(source)
     return parsed

@@ -159,6 +159,8 @@ def test_category_constants_of_a_package_need_nothing_on_disk(tmp_path, monkeypa
         ({"datamodule": "Folder", "root": "{tmp}"}, r"missing 2 required.*Folder takes name, normal_dir"),
         ({"folder": "MVTecAD"}, r"auxiliary\[0\]: .*'folder'.*A source takes datamodule, root"),
         ({"root": "{tmp}"}, r"'datamodule'.*datamodule is needed"),
+        ({"datamodule": "BTech", "categories": [1, 2]}, r"categories=\[1, 2\]: give a list of names, in quotes"),
+        ({"datamodule": "MVTecAD", "options": "seed=1"}, "options='seed=1': give a mapping"),
         ("MVTecAD", r"auxiliary\[0\]='MVTecAD': give a DataSource, or a mapping"),
     ],
 )
