@@ -146,7 +146,7 @@ class BenchmarkConfig(BaseModel):
         prompt_selection: How prompts are chosen: ``"random"``, ``"first"`` or ``"representative"``.
         prompts: Folder ``prompts`` of an earlier benchmark whose lists are used instead.
         pixel_metrics: Whether maps are measured, where there are masks.
-        examples: Example pictures of each category; half of them flawed.
+        examples: Example pictures of each category; half of them abnormal.
         batch_size: Images encoded at a time.
         num_workers: Processes that read images, for each worker.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.

@@ -27,7 +27,7 @@ class Example(NamedTuple):
         image: ``(3, H, W)`` in [0, 1].
         mask: ``(H, W)`` bool, None where it is not known.
         anomaly_map: ``(H, W)``.
-        abnormal: Whether it is flawed.
+        abnormal: Whether it is abnormal.
     """
 
     image: Tensor
@@ -42,10 +42,10 @@ def choose_examples(scores: Tensor, abnormal: Tensor, count: int) -> list[int]:
     Args:
         scores: ``(N,)``.
         abnormal: ``(N,)`` bool.
-        count: How many; half of them flawed, rounded up.
+        count: How many; half of them abnormal, rounded up.
 
     Returns:
-        Rows: flawed ones from the highest score to the lowest, then flawless ones from the lowest to the highest,
+        Rows: abnormal ones from the highest score to the lowest, then normal ones from the lowest to the highest,
         evenly spread over the ranks.
     """
     chosen = []
@@ -86,7 +86,7 @@ def draw_examples(examples: Sequence[Example], maps: Tensor) -> bytes:
 
 def _truth(example: Example) -> Image.Image:
     if example.mask is None and example.abnormal:
-        return Image.new("RGB", (TILE, TILE), _GROUND)  # flawed, but nobody says where
+        return Image.new("RGB", (TILE, TILE), _GROUND)  # abnormal, but nobody says where
     mask = torch.zeros(1, 1) if example.mask is None else torch.as_tensor(example.mask).squeeze()
     pixels = mask.byte().mul(255).numpy()
     return Image.fromarray(pixels).convert("RGB").resize((TILE, TILE), Image.Resampling.NEAREST)

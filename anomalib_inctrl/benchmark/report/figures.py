@@ -17,12 +17,12 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _INK = "#010203"  # replaced by the page's own
 
 
-def curves(lines: Mapping[str, Sequence[Cell]], shots: Sequence[int], title: str, unit: str) -> str:
+def curves(lines: Mapping[str, Sequence[Cell]], k_shots: Sequence[int], title: str, unit: str) -> str:
     """Draw a line for each method, with bars for the spread over seeds.
 
     Args:
         lines: By method its numbers at each K.
-        shots: The K.
+        k_shots: The K.
         title: Heading.
         unit: What is on the vertical axis.
 
@@ -65,8 +65,8 @@ def curves(lines: Mapping[str, Sequence[Cell]], shots: Sequence[int], title: str
                     linewidth=1.4,
                     capsize=2.5,
                 )
-        axes.set_xticks(range(len(shots)), [str(k) for k in shots])
-        axes.set_xlim(-0.3, len(shots) - 0.7)
+        axes.set_xticks(range(len(k_shots)), [str(k) for k in k_shots])
+        axes.set_xlim(-0.3, len(k_shots) - 0.7)
         axes.set_xlabel("K, normal images shown")
         axes.set_ylabel(unit)
         axes.set_title(title, fontsize=10)

@@ -75,8 +75,8 @@ class Report:
         table = Table(title=f"{TITLES['image_AUROC']}, %, mean ± standard deviation over seeds")
         table.add_column("dataset")
         table.add_column("method")
-        for shots in columns:
-            table.add_column(shot_title(shots), justify="right")
+        for k_shot in columns:
+            table.add_column(shot_title(k_shot), justify="right")
         for target, names in self.categories.items():
             lines = dataset_lines(self.table, self.config, target, names, "image_AUROC")
             for number, line in enumerate(lines):
@@ -104,7 +104,7 @@ class Report:
             "config": config,
             "titles": TITLES,
             "metrics": metrics,
-            "columns": [shot_title(shots) for shots in shot_columns(config)],
+            "columns": [shot_title(k_shot) for k_shot in shot_columns(config)],
             "blocks": blocks,
             "details": details,
             "categories": self.categories,
@@ -139,13 +139,13 @@ class Report:
         return lines
 
     def _figures(self, target: str) -> list[Markup]:
-        shots = [k for k in shot_columns(self.config) if k is not None]
+        k_shots = [k for k in shot_columns(self.config) if k is not None]
         found = []
         for metric in _CURVES:
-            if len(shots) > 1 and self.table[metric].notna().any():
+            if len(k_shots) > 1 and self.table[metric].notna().any():
                 lines = dataset_lines(self.table, self.config, target, self.categories[target], metric)
-                drawn = {line.method: line.cells[: len(shots)] for line in lines if not line.published}
-                svg = curves(drawn, shots, f"{target}, {TITLES[metric]}", f"{TITLES[metric]}, %")
+                drawn = {line.method: line.cells[: len(k_shots)] for line in lines if not line.published}
+                svg = curves(drawn, k_shots, f"{target}, {TITLES[metric]}", f"{TITLES[metric]}, %")
                 if svg:
                     found.append(Markup(svg))  # noqa: S704  # made above, by matplotlib
         return found

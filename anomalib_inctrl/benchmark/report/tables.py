@@ -17,7 +17,6 @@ from anomalib_inctrl.benchmark.config import BenchmarkConfig
 
 NOT_RUN = "not run"
 NO_MASKS = "no masks"
-Shots = int | None
 
 
 @dataclass(frozen=True)
@@ -58,16 +57,16 @@ class Line:
     published: bool = False
 
 
-def shot_columns(config: BenchmarkConfig) -> list[Shots]:
+def shot_columns(config: BenchmarkConfig) -> list[int | None]:
     """Columns of the tables: every K, and None if a model saw all normal images."""
-    shots: set[Shots] = {k for name in config.models for k, _ in config.settings(name)} | set(config.k_shots)
-    numbers = sorted(k for k in shots if k is not None)
-    return [*numbers, *([None] if None in shots else [])]
+    k_shots: set[int | None] = {k for name in config.models for k, _ in config.settings(name)} | set(config.k_shots)
+    numbers = sorted(k for k in k_shots if k is not None)
+    return [*numbers, *([None] if None in k_shots else [])]
 
 
-def shot_title(shots: Shots) -> str:
+def shot_title(k_shot: int | None) -> str:
     """Heading of a column."""
-    return "all normal images" if shots is None else f"K = {shots}"
+    return "all normal images" if k_shot is None else f"K = {k_shot}"
 
 
 def cell(
@@ -76,7 +75,7 @@ def cell(
     model: str,
     target: str,
     categories: Sequence[str],
-    shots: Shots,
+    k_shot: int | None,
     metric: str,
 ) -> Cell:
     """Summarize the rows of a model on a dataset at one K.
@@ -87,18 +86,18 @@ def cell(
         model: Name of the model.
         target: Name of the dataset.
         categories: Its categories.
-        shots: K.
+        k_shot: K; None for models that saw all normal images.
         metric: Column.
 
     Returns:
         The mean over categories (of pixel metrics, over those that have masks), averaged over those seeds that have all
         categories, or a word for why there is none.
     """
-    wanted = [seed for k, seed in config.settings(model) if k == shots]
+    wanted = [seed for k, seed in config.settings(model) if k == k_shot]
     if not wanted:
         return Cell(text="–")
-    shots_match = table["k_shot"].isna() if shots is None else table["k_shot"] == shots
-    rows = table[(table["model"] == model) & (table["target"] == target) & shots_match & table["seed"].isin(wanted)]
+    matches = table["k_shot"].isna() if k_shot is None else table["k_shot"] == k_shot
+    rows = table[(table["model"] == model) & (table["target"] == target) & matches & table["seed"].isin(wanted)]
     if not len(rows):
         return Cell(text=NOT_RUN)
     complete = rows.groupby("seed")["category"].nunique()
@@ -128,7 +127,7 @@ def dataset_lines(
     """
     columns = shot_columns(config)
     lines = [
-        Line(model, [cell(table, config, model, target, categories, shots, metric) for shots in columns])
+        Line(model, [cell(table, config, model, target, categories, k_shot, metric) for k_shot in columns])
         for model in config.models
     ]
     source = config.targets[target]
@@ -168,12 +167,12 @@ def category_table(
     """
     titles, columns = [], []
     for model in config.models:
-        shots = max((k for k, _ in config.settings(model) if k is not None), default=None)
+        k_shot = max((k for k, _ in config.settings(model) if k is not None), default=None)
         rows = table[(table["model"] == model) & (table["target"] == target)]
-        if shots is not None:
-            rows = rows[rows["k_shot"] == shots]
+        if k_shot is not None:
+            rows = rows[rows["k_shot"] == k_shot]
         if len(rows):
-            titles.append(f"{model}, {shot_title(shots)}")
+            titles.append(f"{model}, {shot_title(k_shot)}")
             columns.append(100 * rows.groupby("category", sort=False)[list(metrics)].mean())
     categories = list(dict.fromkeys(name for column in columns for name in column.index))
     numbers = {
