@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from anomalib_inctrl.benchmark.config import BenchmarkConfig
 
 
+_SUMMARY = "Measure models on many datasets and write a report."
+
+
 class GeneralistBenchmark(Pipeline):
     """Measure models on many datasets, few-shot and without training on them, and write a report."""
 
@@ -62,10 +65,12 @@ class GeneralistBenchmark(Pipeline):
     def get_parser(parser: ArgumentParser | None = None) -> ArgumentParser:
         """The command's arguments."""
         if parser is None:
-            parser = ArgumentParser(description="Measure models on many datasets and write a report.")
+            parser = ArgumentParser(description=_SUMMARY)
         parser.add_argument("--config", type=str, required=True, help="YAML file that says what to measure")
         parser.add_argument("--set", type=str, nargs="*", default=[], help="settings to replace, such as workers=4")
-        parser.add_argument("--report_only", type=bool, default=False, help="write the report of what is there")
+        parser.add_argument(
+            "--report_only", type=bool, default=False, help="measure nothing, write the report of what is there"
+        )
         return parser
 
 
@@ -102,5 +107,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; it ends the process itself where something fails.
     """
-    GeneralistBenchmark().run(GeneralistBenchmark.get_parser().parse_args(None if argv is None else list(argv)))
+    parser = ArgumentParser(prog="anomalib-inctrl generalist", description=_SUMMARY)
+    GeneralistBenchmark().run(GeneralistBenchmark.get_parser(parser).parse_args(None if argv is None else list(argv)))
     return 0

@@ -11,6 +11,7 @@ from anomalib.cli.cli import AnomalibCLI
 
 from anomalib_inctrl.benchmark.config import changes, read_config
 from anomalib_inctrl.benchmark.jobs import file_name
+from anomalib_inctrl.benchmark.pipeline import main
 from anomalib_inctrl.errors import BenchmarkError, PretrainedWeightsError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -175,3 +176,9 @@ def test_names_become_file_names_of_their_own():
     files = [file_name(name) for name in names]
     assert len(set(files)) == len(names)
     assert all(Path(file).name == file and not file.startswith(".") for file in files)
+
+
+def test_the_command_goes_by_its_name(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "usage: anomalib-inctrl generalist " in capsys.readouterr().out
