@@ -127,7 +127,10 @@ class Benchmark:
                     str(config), default_root_dir=scratch, **{"trainer.limit_val_batches": 0, "trainer.logger": False}
                 )
                 engine.fit(model, datamodule=datamodule)
-            Path(str(engine.best_model_path)).replace(checkpoint)
+            if not engine.best_model_path:
+                msg = f"{config}: the training left no checkpoint. Take out of trainer what keeps it from writing one."
+                raise BenchmarkError(msg)
+            Path(engine.best_model_path).replace(checkpoint)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return checkpoint

@@ -11,6 +11,7 @@ import re
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import open_clip
 import pandas as pd
@@ -323,6 +324,19 @@ def test_a_training_config_is_run_first_and_once(make_config, data, tmp_path):
     file.write_text(yaml.safe_dump(training))
     with pytest.raises(BenchmarkError, match=r"weights\.Demo\.trainer\.max_epochs: was 1, is 2"):
         run_benchmark(config)
+
+
+@pytest.mark.parametrize("made", [None, ""])
+def test_a_training_config_that_leaves_no_checkpoint_is_named(make_config, tmp_path, monkeypatch, made):
+    file = tmp_path / "training.yaml"
+    file.write_text("trainer: {enable_checkpointing: false}")
+    engine = SimpleNamespace(fit=lambda *_, **__: None, best_model_path=made)
+    stub = SimpleNamespace(from_config=lambda *_, **__: (engine, None, None))
+    monkeypatch.setattr("anomalib_inctrl.benchmark.run.Engine", stub)
+    config = small(make_config, models={"here": {"class_path": "InCTRL", "weights": str(file)}})
+    with pytest.raises(BenchmarkError, match=r"training\.yaml: the training left no checkpoint"):
+        run_benchmark(config)
+    assert list(Path(config["output"]).glob("weights/here/*")) == []
 
 
 def test_the_command_reports_mistakes_in_one_line(make_config, tmp_path, capsys):
