@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from anomalib_inctrl.errors import ImageFileError, PictureError
-from anomalib_inctrl.images import list_images, read_image, rgb_tensor
+from anomalib_inctrl.images import UNREADABLE, list_images, read_image, rgb_tensor
 from anomalib_inctrl.video import is_frame
 
 Picture: TypeAlias = str | Path | Image.Image | NDArray[Any] | Tensor
@@ -51,7 +51,7 @@ class NamedPicture(NamedTuple):
         if isinstance(self.source, Image.Image):
             try:
                 return rgb_tensor(self.source)
-            except (OSError, ValueError, SyntaxError) as error:
+            except UNREADABLE as error:
                 msg = f"{self.name}: the pixels of this Pillow image cannot be read ({error})."
                 raise PictureError(msg) from error
         if isinstance(self.source, Tensor):

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from anomalib_inctrl.errors import ImageFileError, PictureError
-from anomalib_inctrl.images import read_image
+from anomalib_inctrl.images import UNREADABLE, read_image
 from anomalib_inctrl.pictures import list_pictures
 
 
@@ -99,3 +99,11 @@ def test_files_that_are_none_are_named(tmp_path):
         read([np.zeros((4, 4)), Image.open(broken)])
     with pytest.raises(ImageFileError, match=r"broken\.png: 900 bytes"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("error", UNREADABLE, ids=lambda error: error.__name__)
+def test_whatever_pillow_raises_of_a_broken_image_is_told(error, monkeypatch):
+    image = Image.new("L", (4, 4))
+    monkeypatch.setattr(image, "load", lambda: (_ for _ in ()).throw(error("broken")))
+    with pytest.raises(PictureError, match=r"images\[0\]: the pixels"):
+        list_pictures(image)[0].read()
