@@ -97,6 +97,7 @@ class FewShotModel(nn.Module, ABC):
 
         Raises:
             PromptError: If the images do not have this shape or hold values that are not finite.
+            BackboneError: If they do not have the backbone's size.
         """
         if images.ndim != 4:
             msg = f"images: expected prompts (K, 3, H, W), found {tuple(images.shape)}."

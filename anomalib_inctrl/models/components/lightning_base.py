@@ -137,7 +137,7 @@ class FewShotMixin(ExportMixin, HubMixin, _Base):
 
     @abstractmethod
     def training_losses(self, batch: Any) -> dict[str, Tensor]:
-        """Weighted loss terms of a training batch by name."""
+        """Loss terms of a training batch by name: weighted scalars, whose sum is minimised."""
 
     @property
     def _trains_heads(self) -> bool:

@@ -61,20 +61,19 @@ class PromptingMixin(_Base):
         candidates = prompt_candidates(datamodule, self.hparams["class_name"])
         self._class_name = class_name_of(datamodule, self.hparams["class_name"])
         named = self._put_named_prompts(list(candidates) or [name for name in [self._class_name] if name])
-        if named and (others := sorted(candidates.keys() - set(named))):
-            logger.warning(
-                "prompts=%s names images of %s and none of %s, whose prompts are chosen among the train split's normal "
-                "images. Are the class names spelt alike?",
-                self.hparams["prompts"],
-                named,
-                others,
-            )
-        for name in named:
-            candidates.pop(name, None)
         for name, paths in candidates.items():
             by_hand = name in self.model.bank and name not in self._collected
-            if not (by_hand or name in self._restored_prompts):
-                self._choose_prompts(name, paths)
+            if name in named or by_hand or name in self._restored_prompts:
+                continue
+            if named and name not in self._collected:
+                logger.warning(
+                    "prompts=%s names images of %s, none of %r: its prompts are chosen among the train split's normal "
+                    "images. Is the class name spelt alike?",
+                    self.hparams["prompts"],
+                    named,
+                    name,
+                )
+            self._choose_prompts(name, paths)
         self._put_text_prompts(self._class_name)
         self._write_prompt_list()
 
