@@ -89,6 +89,7 @@ def in_a_fork(*arguments):
     child = os.fork()
     if not child:
         try:
+            torch.set_num_threads(1)  # a fork has none of the threads that OpenMP started, and would wait for them
             train(*arguments)
         except BaseException:
             import traceback
