@@ -125,6 +125,17 @@ def test_an_unknown_backbone_is_told_in_a_line(pyth, tmp_path, capsys):
     assert "no model of that name" in capsys.readouterr().err
 
 
+def test_what_stands_in_the_way_is_told_in_a_line(pyth, tmp_path, capsys):
+    (tmp_path / "file").write_text("no folder")
+    assert main([str(pyth), str(tmp_path / "file" / "out.ckpt"), "--backbone", BACKBONE]) == 1
+    assert "file" in capsys.readouterr().err
+    torch.save([torch.full((3, 240, 240), torch.nan)], tmp_path / "candle.pt")
+    arguments = [str(pyth), str(tmp_path / "out.ckpt"), "--backbone", BACKBONE]
+    assert main([*arguments, "--prompts", str(tmp_path / "candle.pt")]) == 1
+    assert re.search(r"candle\.pt: .*NaN", capsys.readouterr().err)
+    assert not (tmp_path / "out.ckpt").exists()
+
+
 def test_weights_that_are_replaced_at_once_are_not_warned_of(pyth, tmp_path, caplog):
     assert main([str(pyth), str(tmp_path / "out.ckpt"), "--backbone", BACKBONE]) == 0
     assert "random weights" not in caplog.text

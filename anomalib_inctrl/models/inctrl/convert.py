@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; those of the process if None.
 
     Returns:
-        0, or 1 with a line on standard error if a file or the backbone is not what it should be.
+        0, or 1 with a line on standard error if a file or the backbone is not what it should be, or nothing can be
+        written.
     """
     parser = argparse.ArgumentParser(
         prog="anomalib-inctrl convert-weights",
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             written = [to_official_file(args.source, args.output)]
         else:
             written = from_official_file(args.source, args.output, args.backbone, args.pretrained, args.prompts)
-    except (BackboneError, CheckpointError, PretrainedWeightsError) as error:
+    except (BackboneError, CheckpointError, OSError) as error:  # OSError: no such file, or no writing there
         print(f"convert-weights: {error}", file=sys.stderr)
         return 1
     digest = file_sha256(args.source)
@@ -106,7 +107,9 @@ def from_official_file(
     with naming(source):
         network.load_official_state_dict(official)
     for file in _prompt_files(prompts):
-        network.set_prompts(read_prompt_tensors(file, network.backbone.image_size), file.stem, [str(file)])
+        images = read_prompt_tensors(file, network.backbone.image_size)
+        with naming(file):
+            network.set_prompts(images, file.stem, [str(file)])
     written = []
     if pretrained is None:
         tower = output.with_name(f"{output.stem}.backbone.safetensors")
