@@ -28,7 +28,7 @@ HELD_OUT_DEFECTS = ("cut", "dent", "thread")
 """Kinds of defect of the demonstration that are in no training picture, to test on."""
 
 ANY_NAME = "thing"
-"""Stands in a caption for a name the text tower has never met."""
+"""Stands in a caption for a word the text tower has never met."""
 
 _PLACES = tuple(f"{v} {h}".strip() or "middle" for v in ("top", "", "bottom") for h in ("left", "", "right"))
 _LONG = "a photo of a {name} of {material} with {defect} at the {place}."
@@ -178,7 +178,9 @@ class Captions:
     states: list[str]
 
 
-def draw_captions(episode: Episode, damaged: Tensor, seed: tuple[int, ...], sentences: int = 3) -> Captions:
+def draw_captions(
+    episode: Episode, damaged: Tensor, seed: tuple[int, ...], sentences: int = 3, words: int = 1
+) -> Captions:
     """Draw captions for one picture of each product that is meant to be flawless, and for one that is not.
 
     Args:
@@ -186,6 +188,7 @@ def draw_captions(episode: Episode, damaged: Tensor, seed: tuple[int, ...], sent
         damaged: `(G, N)` bool, which of them show a defect after augmentation.
         seed: Decides everything.
         sentences: Number `M` of sentences for each state of each product.
+        words: Of how many words a name that the text tower does not know has at most.
 
     Returns:
         The captions.
@@ -194,17 +197,17 @@ def draw_captions(episode: Episode, damaged: Tensor, seed: tuple[int, ...], sent
     place = _places(episode.mask)
     picture, caption, facts, states = [], [], [], []
     for row, name in enumerate(episode.name):
-        called = _called(name, rng)
+        called = _called(name, rng, words)
         normal, abnormal = text_prompts(called)
         states += [str(s) for pool in (normal, abnormal) for s in rng.choice(pool, sentences)]
         for column in (0, len(DAMAGED) - 1):
             bad = bool(damaged[row, column])
-            called = _called(name, rng)
+            called = _called(name, rng, words)
             fact = [name, bad, episode.defect[row][column] if bad else "", place[row][column] if bad else ""]
-            said: list[object] = [None if called == ANY_NAME else name, bad, None, None]
+            said: list[object] = [None if called.startswith(ANY_NAME) else name, bad, None, None]
             if episode.material[row] and rng.random() < 0.4:
-                words = {"name": called, "material": episode.material[row], "defect": fact[2], "place": fact[3]}
-                caption.append((_LONG if bad else _LONG_NORMAL).format(**words))
+                filled = {"name": called, "material": episode.material[row], "defect": fact[2], "place": fact[3]}
+                caption.append((_LONG if bad else _LONG_NORMAL).format(**filled))
                 said = [name, *fact[1:]]
             else:
                 caption.append(str(rng.choice(text_prompts(called)[bad])))
@@ -216,9 +219,10 @@ def draw_captions(episode: Episode, damaged: Tensor, seed: tuple[int, ...], sent
     return Captions(picture, caption, torch.tensor(match), states)
 
 
-def _called(name: str, rng: np.random.Generator) -> str:
+def _called(name: str, rng: np.random.Generator, words: int) -> str:
     """Choose one of the names of a thing: its own, that of its folder, or one the text tower does not know."""
-    return str(rng.choice([name, _FOLDER.get(name, name), ANY_NAME], p=[0.4, 0.3, 0.3]))
+    called = str(rng.choice([name, _FOLDER.get(name, name), ANY_NAME], p=[0.4, 0.3, 0.3]))
+    return " ".join([ANY_NAME] * int(rng.integers(1, words + 1))) if called == ANY_NAME and words > 1 else called
 
 
 def _places(mask: Tensor) -> list[list[str]]:

@@ -57,6 +57,7 @@ class Stage:
         rate: Learning rate at the start.
         falls: Whether the learning rate falls to zero, linearly.
         images: Pictures to train on.
+        words: Of how many words a name that the text tower does not know has at most.
         sharpness: What differences of cosines are multiplied by to tell the state. The models take 100; learned at
             more, their text scores stay cautious, which they should be on things never seen.
     """
@@ -66,6 +67,7 @@ class Stage:
     rate: float
     falls: bool
     images: int
+    words: int = 1
     sharpness: float = 100
 
     @property
@@ -178,13 +180,16 @@ def _waves(grid: int, width: int) -> Tensor:
     return both.flatten(0, 1) * 0.1
 
 
-def losses(encoder: Encoder, episode: Episode, seed: tuple[int, ...], sharpness: float = 100) -> dict[str, Tensor]:
+def losses(
+    encoder: Encoder, episode: Episode, seed: tuple[int, ...], words: int = 1, sharpness: float = 100
+) -> dict[str, Tensor]:
     """Compute the terms of the loss.
 
     Args:
         encoder: The encoder.
         episode: Pictures of `G` products, `N` each.
         seed: Decides the captions.
+        words: See `Stage`.
         sharpness: See `Stage`.
 
     Returns:
@@ -204,7 +209,7 @@ def losses(encoder: Encoder, episode: Episode, seed: tuple[int, ...], sharpness:
     damaged = label.amax(dim=2)
     target = damaged * (1 - 2 * _SMOOTHING) + _SMOOTHING
 
-    text = draw_captions(episode, damaged > 0, seed)
+    text = draw_captions(episode, damaged > 0, seed, words=words)
     embedding = encoder.encode_text(text.caption + text.states)
     image = F.normalize(image, dim=-1)
     scale = encoder.clip.logit_scale.exp().clamp(max=100)
@@ -413,7 +418,7 @@ class Run:
         episode = self._ahead.pop(seed) if seed in self._ahead else self._painter.submit(self._draw, stage, seed)
         following = (*seed[:2], self.step + 1)
         self._ahead = {following: self._painter.submit(self._draw, stage, following)}
-        terms = losses(self.encoder, episode.result(), seed, stage.sharpness)
+        terms = losses(self.encoder, episode.result(), seed, stage.words, stage.sharpness)
         loss = sum(weight * terms[key] for key, weight in _WEIGHTS.items())
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -479,7 +484,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stages = [
         Stage(112, 16, 1e-3, False, args.images),
         Stage(240, 4, 4e-4, False, args.fine_images, sharpness=300),
-        Stage(240, 4, 4e-4, True, args.last_images, sharpness=300),
+        Stage(240, 4, 4e-4, True, args.last_images, words=3, sharpness=300),
     ]
     run.train(stages, args.every)
     digest = hashlib.sha256(run.weights.read_bytes()).hexdigest()

@@ -167,6 +167,28 @@ def test_training_never_draws_unseen_categories_nor_products_as_designed(tool, m
     assert not kinds & set(data.HELD_OUT_DEFECTS)
 
 
+@pytest.mark.parametrize("words", [1, 3])
+def test_captions_are_true_of_their_pictures_and_of_no_other_state(tool, words):
+    data = importlib.import_module("mini_clip_data")
+    named, lengths = set(), set()
+    for number in range(20):
+        episode = data.draw_episode(4, 32, (0, 0, number), torch.device("cpu"))
+        damaged = episode.mask.flatten(2).any(dim=2)
+        text = data.draw_captions(episode, damaged, (0, 0, number), words=words)
+        assert text.match.diagonal().all()
+        state = damaged.flatten()[text.picture]
+        assert not text.match[state[:, None] != state].any()
+        for column, caption in enumerate(text.caption):
+            unknown = caption.split().count(data.ANY_NAME) + caption.split().count(f"{data.ANY_NAME}.")
+            lengths.add(unknown)
+            material = episode.material[column // 2]
+            if unknown and not (material and f" of {material}" in caption):
+                assert text.match[state == state[column], column].all()  # it says no more than the state
+            named |= {name for name in episode.name if name in caption}
+    assert named
+    assert lengths == set(range(words + 1))
+
+
 def test_training_computes_what_the_models_compute(tool, trained):
     encoder = tool.Encoder()
     state = trained.clip.state_dict()
