@@ -27,14 +27,13 @@ from tqdm.auto import tqdm
 from anomalib_inctrl.backbone import ImageFeatures
 from anomalib_inctrl.detection import Detection, seen_part
 from anomalib_inctrl.errors import CheckpointError, PromptError
-from anomalib_inctrl.io import replaced_whole
 from anomalib_inctrl.models import InCTRL, InCTRLv2
 from anomalib_inctrl.pictures import NamedPicture, Picture, list_pictures
 from anomalib_inctrl.prompts.bank import PromptContext
 from anomalib_inctrl.prompts.source import DEFAULT_CLASS_NAME
 from anomalib_inctrl.residuals import unit
 from anomalib_inctrl.visualization.heat_map import RESIDUAL_RANGE
-from anomalib_inctrl.weights import read_checkpoint
+from anomalib_inctrl.weights import read_checkpoint, write_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -292,9 +291,7 @@ class Detector:
         """
         checkpoint = self.module.checkpoint_content()
         checkpoint["state_dict"] |= self._thresholds()
-        with replaced_whole(path) as temporary:
-            torch.save(checkpoint, temporary)
-        return Path(path)
+        return write_checkpoint(path, checkpoint)
 
     def _thresholds(self) -> dict[str, Tensor]:
         """State of anomalib's post-processor that fits the prompts now set."""

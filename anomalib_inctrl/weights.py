@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Weights: reading them without running code from the file, whether they fit, and which ones they are."""
+"""Weights: reading them without running code from the file, writing them, whether they fit, which ones they are."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError
+from anomalib_inctrl.io import replaced_whole
 
 _SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".pyth", ".safetensors"}
 
@@ -156,6 +157,21 @@ def read_prompt_tensors(path: str | Path, image_size: tuple[int, int]) -> Tensor
         )
         raise CheckpointError(msg)
     return torch.stack(images).float()
+
+
+def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> Path:
+    """Write a checkpoint, whole or not at all; the same content gives the same bytes.
+
+    Args:
+        path: File to write; its folder is created.
+        content: Tensors and plain data.
+
+    Returns:
+        The path.
+    """
+    with replaced_whole(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)  # given a path, PyTorch would write the temporary file's name into it
+    return Path(path)
 
 
 def check_keys(found: Mapping[str, Any], expected: Mapping[str, Any], source: str) -> None:

@@ -125,8 +125,8 @@ def test_disk_full_while_saving_a_checkpoint(make_detector, checkpoint, tmp_path
 
     def save(content, file):
         real(content, file)
-        os.truncate(file, 1000)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+        os.truncate(file.name, 1000)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
     monkeypatch.setattr(torch, "save", save)
     with pytest.raises(OSError, match="No space left"):

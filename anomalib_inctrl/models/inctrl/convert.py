@@ -10,18 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save
 
 from anomalib_inctrl.backbone import FrozenCLIP
 from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
-from anomalib_inctrl.io import replaced_whole, write_whole_bytes
+from anomalib_inctrl.io import write_whole_bytes
 from anomalib_inctrl.known_weights import known_weights
 from anomalib_inctrl.models.components.checkpoint_checks import naming
 from anomalib_inctrl.models.inctrl import InCTRL, InCTRLModel
 from anomalib_inctrl.models.inctrl.official import from_official
 from anomalib_inctrl.openclip import create_without_weights
-from anomalib_inctrl.weights import file_sha256, read_official_state_dict, read_prompt_tensors
+from anomalib_inctrl.weights import file_sha256, read_official_state_dict, read_prompt_tensors, write_checkpoint
 
 _BACKBONE = "ViT-B-16-plus-240"
 
@@ -131,9 +130,7 @@ def from_official_file(
         network.backbone = named
     model.hparams["pretrained"] = network.backbone.pretrained = pretrained
     model.model = network
-    with replaced_whole(output) as temporary:
-        torch.save(model.checkpoint_content(), temporary)
-    return [*written, output]
+    return [*written, write_checkpoint(output, model.checkpoint_content())]
 
 
 def to_official_file(source: Path, output: Path) -> Path:
@@ -151,9 +148,7 @@ def to_official_file(source: Path, output: Path) -> Path:
         CheckpointError: If it does not fit, or the model has a shape that the authors' code does not know.
     """
     network: Any = InCTRL(weights=str(source), visualizer=False).model
-    with replaced_whole(output) as temporary:
-        torch.save(network.official_state_dict(), temporary)
-    return output
+    return write_checkpoint(output, network.official_state_dict())
 
 
 def _prompt_files(sources: Sequence[Path]) -> list[Path]:
