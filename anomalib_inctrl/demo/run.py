@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     start = time.monotonic()
     console.rule("InCTRLv2 and InCTRL on rendered categories")
     console.print(
-        "The backbone is the package's demonstration encoder, a small CLIP trained for an hour on rendered pictures,\n"
+        "The backbone is the package's demonstration encoder, a small CLIP trained for two hours on rendered pictures,\n"
         "so that nothing is downloaded: this shows how things work, not how well they can."
     )
     console.print(f"1. Rendering {len(AUXILIARY_CATEGORIES) + len(UNSEEN_CATEGORIES)} categories to {args.data}")
