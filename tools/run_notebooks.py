@@ -4,7 +4,8 @@
 
     python tools/run_notebooks.py [notebooks/1_few_shot_in_five_minutes.ipynb ...]
 
-Progress bars, warnings, times and paths of this machine are left out of what is saved.
+What earlier runs left in `results/notebooks` is removed. Progress bars, warnings, times and paths of this machine are
+left out of what is saved.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import io
 import os
 import re
+import shutil
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
@@ -24,6 +26,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+RESULTS = NOTEBOOKS.parent / "results" / "notebooks"
 LIMIT = 180  # seconds, on an idle machine
 
 
@@ -85,7 +88,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebooks", nargs="*", type=Path, default=sorted(NOTEBOOKS.glob("*.ipynb")))
-    for path in parser.parse_args(argv).notebooks:
+    notebooks: Sequence[Path] = parser.parse_args(argv).notebooks
+    shutil.rmtree(RESULTS, ignore_errors=True)
+    for path in notebooks:
         seconds = run(path.resolve())
         note = f"  more than {LIMIT} s: make it smaller, or wait for the machine to be idle" if seconds > LIMIT else ""
         print(f"{path.name}: {seconds:.0f} s, {path.stat().st_size / 1024:.0f} KiB{note}")

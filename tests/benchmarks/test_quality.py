@@ -10,12 +10,12 @@ import quality
 
 from anomalib_inctrl.backbone import FrozenCLIP
 
-# What `python benchmarks/quality.py` prints, above what random weights reach.
+# What `python benchmarks/quality.py` prints; a little more where random weights would reach that.
 LIMITS = {
-    "rendered": {"image": 0.75, "pixel": 0.92},
-    "unseen defects": {"image": 0.78, "pixel": 0.93},
-    "photographs": {"image": 0.70, "pixel": 0.91},
-    "digits": {"image": 0.61},
+    "rendered": {"image": 0.75, "pixel": 0.94},
+    "unseen defects": {"image": 0.74, "pixel": 0.94},
+    "photographs": {"image": 0.83, "pixel": 0.94},
+    "digits": {"image": 0.55},
 }
 
 
