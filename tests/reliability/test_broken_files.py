@@ -153,7 +153,7 @@ def test_checkpoints(checkpoint, pixels, tmp_path):
         # Damage that is not noticed would be wrong scores that nobody questions.
         assert found is None or found.predict(pixels)[0].score == score, name
     # The others are whole but for what follows the file, its padding and header fields that nobody reads.
-    assert refused > 0.8 * len(versions)
+    assert refused > 0.85 * len(versions)
 
 
 def without(entries, key):
