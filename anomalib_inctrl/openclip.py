@@ -65,6 +65,22 @@ def tokenizer(name: str, context_length: int) -> Any:
     return open_clip.get_tokenizer(name) if known else open_clip.SimpleTokenizer(context_length=context_length)
 
 
+def weights_file(name: str, pretrained: str) -> Path | None:
+    """Find the file that weights lie in.
+
+    Args:
+        name: OpenCLIP model name.
+        pretrained: Path of a file, or a tag.
+
+    Returns:
+        The file itself or that of the package's tag; ``None`` for other tags, which are OpenCLIP's.
+    """
+    # Inside, since the demo room's own imports lead back here.
+    from anomalib_inctrl.demo.mini_clip import packaged_weights
+
+    return Path(pretrained) if Path(pretrained).is_file() else packaged_weights(name, pretrained)
+
+
 def create_clip(name: str, pretrained: str | None) -> Any:
     """Create an OpenCLIP model with its weights.
 
@@ -80,8 +96,7 @@ def create_clip(name: str, pretrained: str | None) -> Any:
         PretrainedWeightsError: If the weights can neither be found nor downloaded.
         CheckpointError: If a weights file does not fit the model.
     """
-    # Inside, since the demo room's own imports lead back here.
-    from anomalib_inctrl.demo.mini_clip import packaged_tags, packaged_weights
+    from anomalib_inctrl.demo.mini_clip import packaged_tags
 
     model_config(name)
     if pretrained is None:
@@ -91,7 +106,7 @@ def create_clip(name: str, pretrained: str | None) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_RANDOM_WEIGHTS_SEED)
             return create_without_weights(name)
-    if file := Path(pretrained) if Path(pretrained).is_file() else packaged_weights(name, pretrained):
+    if file := weights_file(name, pretrained):
         return _create_from_file(name, file)
     open_clip = import_open_clip()
     if config := open_clip.pretrained.get_pretrained_cfg(name, pretrained):

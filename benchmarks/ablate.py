@@ -39,9 +39,9 @@ from training import MODELS, Schedule, Trainer
 from anomalib_inctrl import __version__
 from anomalib_inctrl.data import DataSource, GeneralistDataModule
 from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, UNSEEN_CATEGORIES
-from anomalib_inctrl.demo.mini_clip import packaged_weights
 from anomalib_inctrl.io import write_whole
 from anomalib_inctrl.models.components.terms import ScoreTerms
+from anomalib_inctrl.openclip import weights_file
 
 _LOSS_WINDOW = 25
 _KINDS = ("trained", "floor", "residual", "text", "constant", "position")
@@ -311,7 +311,7 @@ def _content(setup: Setup) -> str | None:
     tag = setup.pretrained
     if tag is None:
         return None
-    file = Path(tag) if Path(tag).is_file() else packaged_weights(setup.backbone, tag)
+    file = weights_file(setup.backbone, tag)
     return tag if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
 
 

@@ -117,9 +117,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of the results")
     results: Path = parser.parse_args(argv).results
 
-    embedded = pd.read_csv(results / "benchmark" / "embedded" / "results.csv")
-    mini_clip = pd.read_csv(results / "ablation_mini_clip" / "results.csv")
-    random = pd.read_csv(results / "ablation" / "results.csv")
+    files = [results / name / "results.csv" for name in ("benchmark/embedded", "ablation_mini_clip", "ablation")]
+    if missing := [str(file) for file in files if not file.is_file()]:
+        parser.error(f"not there: {', '.join(missing)}. `make tables` measures what is missing; no page was changed.")
+    embedded, mini_clip, random = (pd.read_csv(file) for file in files)
     tables: dict[str, Callable[[], str]] = {
         "results": lambda: shots(embedded, ["rendered", "photographs"], extra=True),
         "shots": lambda: shots(embedded, ["rendered", "photographs", "digits", "even digits"], extra=False),

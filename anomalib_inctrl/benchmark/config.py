@@ -23,9 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from anomalib_inctrl.data.source import DataSource
-from anomalib_inctrl.demo.mini_clip import packaged_weights
 from anomalib_inctrl.errors import BenchmarkError, PretrainedWeightsError
 from anomalib_inctrl.models.components.lightning_base import FewShotMixin
+from anomalib_inctrl.openclip import weights_file
 from anomalib_inctrl.prompts.selection import SELECTORS
 
 TRAINING_CONFIGS = frozenset({".yaml", ".yml"})
@@ -307,7 +307,7 @@ def _with_digest(init_args: dict[str, Any]) -> dict[str, Any]:
     tag = init_args.get("pretrained")
     if not isinstance(tag, str):
         return init_args
-    file = Path(tag) if Path(tag).is_file() else packaged_weights(str(init_args.get("backbone")), tag)
+    file = weights_file(str(init_args.get("backbone")), tag)
     return init_args if file is None else {**init_args, "pretrained": weights_content(str(file))}
 
 

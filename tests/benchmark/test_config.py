@@ -166,7 +166,7 @@ def test_packaged_weights_are_known_by_their_content(make_config, monkeypatch, t
     before = identity(config)
     retrained = tmp_path / "retrained.safetensors"
     retrained.write_bytes(b"others")
-    monkeypatch.setattr("anomalib_inctrl.benchmark.config.packaged_weights", lambda name, tag: retrained)
+    monkeypatch.setattr("anomalib_inctrl.benchmark.config.weights_file", lambda name, tag: retrained)
     (line,) = changes(before, identity(config))
     assert line.startswith("models.floor.init_args.pretrained: was 'sha256:")
 

@@ -63,3 +63,11 @@ def test_every_place_in_the_pages_is_filled(tool, results, tmp_path, monkeypatch
     before = [page.read_bytes() for page in pages]
     tool.main(["--results", str(results)])
     assert [page.read_bytes() for page in pages] == before
+
+
+def test_missing_results_change_no_page(tool, tmp_path, capsys):
+    before = [page.read_bytes() for page in tool.PAGES]
+    with pytest.raises(SystemExit):
+        tool.main(["--results", str(tmp_path)])
+    assert "make tables" in capsys.readouterr().err
+    assert [page.read_bytes() for page in tool.PAGES] == before
