@@ -33,3 +33,7 @@ class CheckpointError(RuntimeError):
 
 class BenchmarkError(RuntimeError):
     """A benchmark cannot start, or some of it could not be measured."""
+
+
+class RenderError(RuntimeError):
+    """A defect of a drawn category cannot be seen wherever it is put."""

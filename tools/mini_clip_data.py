@@ -2,23 +2,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training data of the demonstration encoder: products in several pictures each, and their captions.
 
-Half of the products are renderings of the *auxiliary* demo categories, in random styles (never the products as
-designed, which the demonstration trains its heads on); the others have no name and are drawn from random numbers.
+A quarter of the products are renderings of the *auxiliary* demo categories, in random styles (never the products as
+designed, which the demonstration trains its heads on); half are put together from random outlines and elements, and the
+last quarter are textures and parts drawn from noise.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mini_clip_products import NAMES, random_product
 from mini_clip_textures import EFFECTS, FAMILIES, PARTS, random_pictures
 from torch import Tensor
 
-from anomalib_inctrl.demo.categories import REGISTRY
+from anomalib_inctrl.demo.categories import REGISTRY, Category
 from anomalib_inctrl.demo.defects import KINDS
 from anomalib_inctrl.demo.render import AUXILIARY_CATEGORIES, Sample, render_batch
+from anomalib_inctrl.errors import RenderError
 from anomalib_inctrl.prompts.sentences import text_prompts
 
 DAMAGED = (False, False, False, False, True, True)
@@ -34,6 +38,7 @@ _PLACES = tuple(f"{v} {h}".strip() or "middle" for v in ("top", "", "bottom") fo
 _LONG = "a photo of a {name} of {material} with {defect} at the {place}."
 _LONG_NORMAL = "a photo of a {name} of {material} without defect."
 _STYLES = 1_000_000
+_LITTLE = 10.0  # degrees by which pictures of a product may be turned and yet be cropped alike
 _FOLDER = {REGISTRY[category].words: category for category in AUXILIARY_CATEGORIES}
 
 
@@ -47,6 +52,8 @@ class Episode:
         name: What each row shows; rows of one category have one name.
         material: Its material, empty if it has none.
         defect: Kind of defect for each picture; meaningless where the mask is empty.
+        turns: For each row, whether its pictures are turned against one another by more than a little; what lies at one
+            place of the picture is then not the same in all of them.
     """
 
     image: Tensor
@@ -54,11 +61,12 @@ class Episode:
     name: list[str]
     material: list[str]
     defect: list[list[str]]
+    turns: list[bool]
 
 
 def vocabulary_sentences() -> list[str]:
     """Sentences that hold every word of the captions."""
-    names = {*FAMILIES, *PARTS, *_FOLDER, *_FOLDER.values()}
+    names = {*FAMILIES, *PARTS, *NAMES, *_FOLDER, *_FOLDER.values()}
     materials = {REGISTRY[c].material for c in AUXILIARY_CATEGORIES}
     defects = {*EFFECTS, *(kind.words for name, kind in KINDS.items() if name not in HELD_OUT_DEFECTS)}
     long = [_LONG.format(name="", material=m, defect="", place="") for m in sorted(materials)]
@@ -72,7 +80,7 @@ def draw_episode(rows: int, size: int, seed: tuple[int, ...], device: torch.devi
     """Draw products with their pictures, before augmentation.
 
     Args:
-        rows: Number of products `G`; every second one is rendered.
+        rows: Number of products `G`, at least 4.
         size: Side `S` of the pictures.
         seed: Decides everything.
         device: Where to draw.
@@ -82,30 +90,53 @@ def draw_episode(rows: int, size: int, seed: tuple[int, ...], device: torch.devi
     """
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    half = rows // 2
-    rendered = _rendered(half, size, rng, device)
-    drawn = random_pictures(rows - half, list(DAMAGED), size, generator, device)
+    quarter = rows // 4
+    rendered = _rendered([_auxiliary(rng) for _ in range(quarter)], size, rng, device)
+    composed = _composed(rows - 2 * quarter, size, rng, device)
+    drawn = random_pictures(quarter, list(DAMAGED), size, generator, device)
     return Episode(
-        torch.cat([rendered.image, drawn.image]),
-        torch.cat([rendered.mask, drawn.mask]),
-        rendered.name + drawn.name,
-        rendered.material + [""] * (rows - half),
-        rendered.defect + drawn.effect,
+        torch.cat([rendered.image, composed.image, drawn.image]),
+        torch.cat([rendered.mask, composed.mask, drawn.mask]),
+        rendered.name + composed.name + drawn.name,
+        rendered.material + composed.material + [""] * quarter,
+        rendered.defect + composed.defect + drawn.effect,
+        rendered.turns + composed.turns + [False] * quarter,
     )
 
 
-def _rendered(rows: int, size: int, rng: np.random.Generator, device: torch.device) -> Episode:
+def _auxiliary(rng: np.random.Generator) -> tuple[Category, str, int]:
+    category = str(rng.choice(AUXILIARY_CATEGORIES))
+    return REGISTRY[category], category, 1 + int(rng.integers(_STYLES))
+
+
+def _composed(rows: int, size: int, rng: np.random.Generator, device: torch.device) -> Episode:
+    parts: list[Episode] = []
+    while len(parts) < rows:
+        product = random_product(rng, HELD_OUT_DEFECTS)
+        with suppress(RenderError):  # such as an element that is missing where it could not be seen
+            parts.append(_rendered([(product, "product", 0)], size, rng, device))
+    return Episode(
+        torch.cat([part.image for part in parts]),
+        torch.cat([part.mask for part in parts]),
+        *([row for part in parts for row in getattr(part, key)] for key in ("name", "material", "defect", "turns")),
+    )
+
+
+def _rendered(
+    products: list[tuple[Category, str, int]], size: int, rng: np.random.Generator, device: torch.device
+) -> Episode:
+    """Pictures of categories, each with its name and style."""
     samples = []
-    for _ in range(rows):
-        category = str(rng.choice(AUXILIARY_CATEGORIES))
-        kinds = [kind for kind in REGISTRY[category].defects if kind not in HELD_OUT_DEFECTS]
-        style, index = 1 + int(rng.integers(_STYLES)), int(rng.integers(2**31))
+    for category, name, style in products:
+        kinds = [kind for kind in category.defects if kind not in HELD_OUT_DEFECTS]
+        index = int(rng.integers(2**31))
         samples += [
-            Sample(category, index + i, str(rng.choice(kinds)) if damaged else None, style)
+            Sample(name, index + i, str(rng.choice(kinds)) if damaged else None, style)
             for i, damaged in enumerate(DAMAGED)
         ]
-    batch = render_batch(samples, int(rng.integers(2**31)), size, device)
-    count = len(DAMAGED)
+    categories = {name: category for category, name, _ in products}
+    batch = render_batch(samples, int(rng.integers(2**31)), size, device, categories)
+    rows, count = len(products), len(DAMAGED)
     defects = [kind or "" for kind in batch.defect]
     return Episode(
         (batch.image.float() / 255).unflatten(0, (rows, count)),
@@ -113,6 +144,7 @@ def _rendered(rows: int, size: int, rng: np.random.Generator, device: torch.devi
         batch.category[::count],
         batch.material[::count],
         [defects[start : start + count] for start in range(0, len(defects), count)],
+        [category.turn > _LITTLE for category, _, _ in products],
     )
 
 
@@ -134,7 +166,7 @@ def augment(episode: Episode, seed: tuple[int, ...]) -> Episode:
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return (torch.rand(*shape, generator=generator) * (high - low) + low).to(device)
 
-    crop = (uniform(0, 1, rows) < 0.5).float()
+    crop = ((uniform(0, 1, rows) < 0.5) & ~torch.tensor(episode.turns, device=device)).float()
     zoom = 1 - crop * uniform(0, 0.5, rows)
     turn = uniform(0, 6.2832, rows) * (uniform(0, 1, rows) < 0.5)
     flip = (uniform(0, 1, rows) < 0.5).float() * 2 - 1
@@ -179,7 +211,7 @@ class Captions:
 
 
 def draw_captions(
-    episode: Episode, damaged: Tensor, seed: tuple[int, ...], sentences: int = 3, words: int = 1
+    episode: Episode, damaged: Tensor, seed: tuple[int, ...], sentences: int = 3, words: int = 3
 ) -> Captions:
     """Draw captions for one picture of each product that is meant to be flawless, and for one that is not.
 

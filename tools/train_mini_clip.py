@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the demonstration encoder `mini-clip-16-240` from nothing, on rendered pictures and their captions.
 
-Usage: python tools/train_mini_clip.py --out runs/mini-clip
+Usage: python tools/train_mini_clip.py --out runs/mini-clip [--start WEIGHTS]
 
 First at 112 px, then at 240 px with position embeddings resized, at last with a learning rate that falls to zero. A
 run that was stopped goes on where its last checkpoint was written; a stage whose learning rate is constant may be cut
@@ -17,7 +17,6 @@ import csv
 import hashlib
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from anomalib_inctrl.backbone import CLIP_MEAN, CLIP_STD, create_clip, default_layers
 from anomalib_inctrl.demo.categories import REGISTRY
-from anomalib_inctrl.demo.mini_clip import write_weights
+from anomalib_inctrl.demo.mini_clip import read_weights, write_weights
 from anomalib_inctrl.demo.render import AUXILIARY_CATEGORIES, Sample, render_batch
 from anomalib_inctrl.prompts.sentences import text_prompts
 from anomalib_inctrl.residuals import patch_residual, text_score
@@ -39,12 +38,14 @@ from anomalib_inctrl.residuals import patch_residual, text_score
 NAME = "mini-clip-16-240"
 _TEXT_LENGTH = 32  # tokens seen in training; attention is causal, so what follows the end of a sentence has no effect
 _WARM_UP = 100
+_FASTER = 2.0  # by what the learning rate of the blocks' matrices is larger
+_DECAY = 0.05
 _SHARPNESS, _MIDDLE = 20.0, 0.2  # what residual against another product counts as large
 _LEAST = 0.01  # residuals below are as good as zero
 _TOUCHED = 0.03  # share of a patch that must be damaged for it to count; less is left out
 _SMOOTHING = 0.1  # an encoder this small should not be sure of what it sees
 _APART = 0.7  # cosine of the two states' prototypes above which they are pushed apart
-_VIEWS = 3  # batches, each augmented anew, that are made of the same pictures, since drawing them takes longest
+_VIEWS = 2  # batches, each augmented anew, that are made of the same pictures, since drawing them takes longest
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,6 @@ class Stage:
         rate: Learning rate at the start.
         falls: Whether the learning rate falls to zero, linearly.
         images: Pictures to train on.
-        words: Of how many words a name that the text tower does not know has at most.
         sharpness: What differences of cosines are multiplied by to tell the state. The models take 100; learned at
             more, their text scores stay cautious, which they should be on things never seen.
     """
@@ -67,8 +67,7 @@ class Stage:
     rate: float
     falls: bool
     images: int
-    words: int = 1
-    sharpness: float = 100
+    sharpness: float = 300
 
     @property
     def steps(self) -> int:
@@ -99,11 +98,19 @@ class Encoder(nn.Module):
             self.clip.visual.positional_embedding[1:] += _waves(grid, width)
         self.dense = nn.ModuleList(nn.Linear(width, 1) for _ in self.layers)
         joint = self.clip.visual.proj.shape[1]
-        self.change = nn.Sequential(nn.Linear(joint, joint), nn.GELU(), nn.Linear(joint, 1))
+        self.change = nn.Linear(joint, 1)
         # Of the residual read as a logit; of differences of the largest ones of two pictures.
         self.slope, self.level, self.steep = (nn.Parameter(torch.tensor(value)) for value in (2.0, -2.5, 2.0))
         self.register_buffer("mean", torch.tensor(CLIP_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(CLIP_STD)[:, None, None], persistent=False)
+
+    @torch.no_grad()
+    def start_from(self, weights: Path) -> None:
+        """Take over the weights of an earlier training; what only training needs starts anew."""
+        stored = read_weights(weights, len(self.row))
+        words = stored.pop("token_embedding.weight")
+        self.clip.load_state_dict(stored, strict=False)
+        self.clip.token_embedding.weight.copy_(torch.cat([words[self.vocabulary], words[:1]]))
 
     def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Patch tokens `(B, L, P, D_v)` and class embeddings `(B, D)` of pictures `(B, 3, S, S)` in `[0, 1]`."""
@@ -180,16 +187,13 @@ def _waves(grid: int, width: int) -> Tensor:
     return both.flatten(0, 1) * 0.1
 
 
-def losses(
-    encoder: Encoder, episode: Episode, seed: tuple[int, ...], words: int = 1, sharpness: float = 100
-) -> dict[str, Tensor]:
+def losses(encoder: Encoder, episode: Episode, seed: tuple[int, ...], sharpness: float = 300) -> dict[str, Tensor]:
     """Compute the terms of the loss.
 
     Args:
         encoder: The encoder.
         episode: Pictures of `G` products, `N` each.
         seed: Decides the captions.
-        words: See `Stage`.
         sharpness: See `Stage`.
 
     Returns:
@@ -209,7 +213,7 @@ def losses(
     damaged = label.amax(dim=2)
     target = damaged * (1 - 2 * _SMOOTHING) + _SMOOTHING
 
-    text = draw_captions(episode, damaged > 0, seed, words=words)
+    text = draw_captions(episode, damaged > 0, seed)
     embedding = encoder.encode_text(text.caption + text.states)
     image = F.normalize(image, dim=-1)
     scale = encoder.clip.logit_scale.exp().clamp(max=100)
@@ -266,7 +270,7 @@ _WEIGHTS = {
     "apart": 1.0,
     "change": 0.2,
     "residual": 1.0,
-    "worst": 0.5,
+    "worst": 1.0,
     "foreign": 0.1,
     "dense": 1.0,
 }
@@ -313,6 +317,24 @@ def _balanced(logit: Tensor, label: Tensor, known: Tensor) -> Tensor:
     return (2 * (loss * good).sum() / good.sum().clamp(min=1) + (loss * bad).sum() / bad.sum().clamp(min=1)) / 3
 
 
+def _optimisers(encoder: Encoder) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, which learns faster, and AdamW for everything else."""
+    blocks = [*encoder.clip.visual.transformer.parameters(), *encoder.clip.transformer.parameters()]
+    matrices = [p for p in blocks if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in encoder.parameters() if id(p) not in chosen]
+    groups = [
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": _DECAY, "faster": 1.0},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0, "faster": 1.0},
+    ]
+    return [
+        torch.optim.Muon(
+            [{"params": matrices, "faster": _FASTER}], weight_decay=_DECAY, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(groups, betas=(0.9, 0.98)),
+    ]
+
+
 class Judge:
     """Scores an encoder without trained heads on the auxiliary categories as designed, which it never trains on."""
 
@@ -352,20 +374,16 @@ class Judge:
 class Run:
     """State of a training run: weights, optimiser, place in the stages."""
 
-    def __init__(self, out: Path, seed: int, device: torch.device) -> None:
+    def __init__(self, out: Path, seed: int, device: torch.device, start: Path | None = None) -> None:
         self.out, self.seed, self.device = out, seed, device
         torch.manual_seed(seed)
         self.encoder = Encoder().to(device).train()
-        decayed = [p for p in self.encoder.parameters() if p.ndim > 1]
-        others = [p for p in self.encoder.parameters() if p.ndim <= 1]
-        self.optimiser = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.98)
-        )
+        if start is not None:
+            self.encoder.start_from(start)
+        self.optimisers = _optimisers(self.encoder)
         self.stage, self.step, self.seconds = 0, 0, 0.0
         self.judge: Judge | None = None
         self._drawn: tuple[tuple[int, ...], Episode] | None = None
-        self._painter = ThreadPoolExecutor(1)  # draws the pictures of the next step during this one
-        self._ahead: dict[tuple[int, ...], Future[Episode]] = {}
         out.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.is_file():
             state = torch.load(self.checkpoint, map_location=device, weights_only=True)
@@ -373,7 +391,8 @@ class Run:
                 msg = f"{self.checkpoint} was trained with --seed {state['seed']}, not {seed}; use another --out."
                 raise SystemExit(msg)
             self.encoder.load_state_dict(state["encoder"])
-            self.optimiser.load_state_dict(state["optimiser"])
+            for optimiser, held in zip(self.optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(held)
             self.stage, self.step, self.seconds = (state[key] for key in ("stage", "step", "seconds"))
             print(f"resumed {self.checkpoint} at stage {self.stage}, step {self.step}", flush=True)
 
@@ -412,18 +431,16 @@ class Run:
     def _one_step(self, stage: Stage) -> dict[str, float]:
         rate = stage.rate * min(1.0, (self.step + 1) / _WARM_UP)
         rate *= 1 - self.step / stage.steps if stage.falls else 1
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
+            group["lr"] = rate * group["faster"]
         seed = (self.seed, self.stage, self.step)
-        episode = self._ahead.pop(seed) if seed in self._ahead else self._painter.submit(self._draw, stage, seed)
-        following = (*seed[:2], self.step + 1)
-        self._ahead = {following: self._painter.submit(self._draw, stage, following)}
-        terms = losses(self.encoder, episode.result(), seed, stage.words, stage.sharpness)
+        terms = losses(self.encoder, self._draw(stage, seed), seed, stage.sharpness)
         loss = sum(weight * terms[key] for key, weight in _WEIGHTS.items())
-        self.optimiser.zero_grad(set_to_none=True)
+        self.encoder.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         self.step += 1
         return {key: float(value.detach()) for key, value in terms.items()}
 
@@ -453,7 +470,7 @@ class Run:
     def _save(self) -> None:
         state = {
             "encoder": self.encoder.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             **{key: getattr(self, key) for key in ("seed", "stage", "step", "seconds")},
         }
         temporary = self.checkpoint.with_name(f".{self.checkpoint.name}.tmp")
@@ -472,20 +489,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; one that exists is resumed")
-    parser.add_argument("--images", type=int, default=48_000, help="pictures of 112 px to train on")
-    parser.add_argument("--fine_images", type=int, default=140_400, help="pictures of 240 px at a steady rate")
-    parser.add_argument("--last_images", type=int, default=40_800, help="pictures of 240 px at a falling rate")
+    parser.add_argument("--start", type=Path, help="weights to start from, at 240 px and a falling rate at once")
+    parser.add_argument("--images", type=int, default=48_000, help="pictures of 112 px to train on, without --start")
+    parser.add_argument("--fine_images", type=int, default=140_400, help="those of 240 px at a steady rate, likewise")
+    parser.add_argument("--last_images", type=int, default=100_800, help="pictures of 240 px at a falling rate")
     parser.add_argument("--seed", type=int, default=0, help="decides weights, pictures and captions")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to train")
     parser.add_argument("--every", type=float, default=240, help="seconds between checkpoints")
     args = parser.parse_args(argv)
 
-    run = Run(args.out, args.seed, torch.device(args.device))
-    stages = [
-        Stage(112, 16, 1e-3, False, args.images),
-        Stage(240, 4, 4e-4, False, args.fine_images, sharpness=300),
-        Stage(240, 4, 4e-4, True, args.last_images, words=3, sharpness=300),
-    ]
+    run = Run(args.out, args.seed, torch.device(args.device), args.start)
+    stages = [Stage(240, 4, 3e-4, True, args.last_images)]
+    if args.start is None:
+        stages = [Stage(112, 16, 1e-3, False, args.images, 100), Stage(240, 4, 4e-4, False, args.fine_images), *stages]
     run.train(stages, args.every)
     digest = hashlib.sha256(run.weights.read_bytes()).hexdigest()
     print(f"{run.weights}  {run.weights.stat().st_size / 1e6:.2f} MB  sha256 {digest}  {run.seconds:.0f} s")

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import reduce
 
@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomalib_inctrl.demo.categories import REGISTRY
+from anomalib_inctrl.demo.categories import REGISTRY, Category
 from anomalib_inctrl.demo.defects import KINDS, Site, bend, choose_site
 from anomalib_inctrl.demo.shapes import Draw, Light, Scene, light_scene, pick
 from anomalib_inctrl.demo.view import NOTHING_OMITTED, View
-from anomalib_inctrl.errors import DatasetError
+from anomalib_inctrl.errors import DatasetError, RenderError
 
 IMAGE_SIZE = 240
 """Side of a demo image in pixels."""
@@ -78,7 +78,11 @@ class RenderedBatch:
 
 
 def render_batch(
-    samples: Sequence[Sample], seed: int = 0, size: int = IMAGE_SIZE, device: torch.device | str = "cpu"
+    samples: Sequence[Sample],
+    seed: int = 0,
+    size: int = IMAGE_SIZE,
+    device: torch.device | str = "cpu",
+    categories: Mapping[str, Category] = REGISTRY,
 ) -> RenderedBatch:
     """Render images.
 
@@ -89,50 +93,57 @@ def render_batch(
         seed: Seed of the whole set.
         size: Side `H = W` of the images in pixels.
         device: Where to render and where the tensors stay.
+        categories: What the names of the samples mean; the demo's categories, unless others are given.
 
     Returns:
         The images in the order of the samples.
 
     Raises:
         DatasetError: If a category is unknown or cannot have the defect asked for.
+        RenderError: If a category never shows a defect that it can have.
         ValueError: If there are no samples.
     """
     for sample in samples:
-        _check(sample)
+        _check(sample, categories)
     if not samples:
         msg = "render_batch got no samples; give at least one."
         raise ValueError(msg)
     device = torch.device(device)
     chunk = _CHUNK_ON_CPU if device.type == "cpu" else _CHUNK_ON_ACCELERATOR
     parts = [
-        _render_chunk(samples[start : start + chunk], seed, size, device) for start in range(0, len(samples), chunk)
+        _render_chunk(samples[start : start + chunk], seed, size, device, categories)
+        for start in range(0, len(samples), chunk)
     ]
     mask = torch.cat([m for _, m in parts])
     places = iter(_places(mask, [i for i, s in enumerate(samples) if s.defect]))
     return RenderedBatch(
         image=torch.cat([i for i, _ in parts]),
         mask=mask,
-        category=[REGISTRY[s.category].words for s in samples],
-        material=[REGISTRY[s.category].material for s in samples],
+        category=[categories[s.category].words for s in samples],
+        material=[categories[s.category].material for s in samples],
         defect=[KINDS[s.defect].words if s.defect else None for s in samples],
         place=[next(places) if s.defect else None for s in samples],
     )
 
 
-def check_category(category: str) -> None:
+def check_category(category: str, categories: Mapping[str, Category] = REGISTRY) -> None:
     """Check that a category exists.
+
+    Args:
+        category: Its name.
+        categories: Those that exist; the demo's, unless others are given.
 
     Raises:
         DatasetError: If it does not; the message lists those that do.
     """
-    if category not in REGISTRY:
-        msg = f"Unknown demo category {category!r}; choose one of: {', '.join(REGISTRY)}."
+    if category not in categories:
+        msg = f"Unknown demo category {category!r}; choose one of: {', '.join(categories)}."
         raise DatasetError(msg)
 
 
-def _check(sample: Sample) -> None:
-    check_category(sample.category)
-    possible = REGISTRY[sample.category].defects
+def _check(sample: Sample, categories: Mapping[str, Category]) -> None:
+    check_category(sample.category, categories)
+    possible = categories[sample.category].defects
     if sample.defect is not None and sample.defect not in possible:
         choices = ", ".join(possible)
         msg = f"Demo category {sample.category!r} has no defect {sample.defect!r}; choose one of: {choices}."
@@ -151,13 +162,15 @@ def _draw(samples: Sequence[Sample], seed: int, device: torch.device) -> Draw:
     return Draw(keys, style_keys, torch.tensor([s.style == 0 for s in samples], device=device))
 
 
-def _render_chunk(samples: Sequence[Sample], seed: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _render_chunk(
+    samples: Sequence[Sample], seed: int, size: int, device: torch.device, categories: Mapping[str, Category]
+) -> tuple[Tensor, Tensor]:
     draw = _draw(samples, seed, device)
     axis = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) * (2 / size) - 1
     x = axis.expand(len(samples), size, size)
     y = axis[:, None].expand(len(samples), size, size)
     whole = torch.full((len(samples), 1, 1), NOTHING_OMITTED, device=device)
-    scene = _scenes(samples, draw, x, y, whole)
+    scene = _scenes(samples, draw, x, y, whole, categories)
     light = Light.drawn(draw.child(_LIGHT), size)
     image = light_scene(scene, light)
     mask = torch.zeros(len(samples), size, size, dtype=torch.bool, device=device)
@@ -174,6 +187,7 @@ def _render_chunk(samples: Sequence[Sample], seed: int, size: int, device: torch
             image[index],
             light=light.take(index),
             attempt=attempt,
+            categories=categories,
         )
         area = changed.float().mean(dim=(1, 2))
         good = (area >= _LEAST_AREA) & (area <= _LARGEST_AREA)
@@ -181,8 +195,8 @@ def _render_chunk(samples: Sequence[Sample], seed: int, size: int, device: torch
         image[done], mask[done] = picture[good], changed[good]
         todo = index[~good].tolist()
     if todo:
-        msg = f"No visible defect came out for {samples[todo[0]]}; this is a fault of the renderer, please report it."
-        raise RuntimeError(msg)
+        msg = f"No visible defect came out for {samples[todo[0]]}; this is a fault of the category, please report it."
+        raise RenderError(msg)
     return image, mask
 
 
@@ -218,11 +232,13 @@ def _stack(groups: list[tuple[Tensor, Scene]]) -> Scene:
     return stacked
 
 
-def _scenes(samples: Sequence[Sample], draw: Draw, x: Tensor, y: Tensor, omit: Tensor) -> Scene:
+def _scenes(
+    samples: Sequence[Sample], draw: Draw, x: Tensor, y: Tensor, omit: Tensor, categories: Mapping[str, Category]
+) -> Scene:
     """Draw the products at picture coordinates `x, y`."""
     groups = []
     for name, index in _groups([s.category for s in samples], x.device):
-        category = REGISTRY[name]
+        category = categories[name]
         own = draw.take(index)
         pose = own.child(_POSE)
         turn = pose.uniform(-category.turn, category.turn) * (3.14159265 / 180)
@@ -236,7 +252,14 @@ def _scenes(samples: Sequence[Sample], draw: Draw, x: Tensor, y: Tensor, omit: T
 
 
 def _damage(
-    samples: Sequence[Sample], draw: Draw, scene: Scene, clean: Tensor, *, light: Light, attempt: int
+    samples: Sequence[Sample],
+    draw: Draw,
+    scene: Scene,
+    clean: Tensor,
+    *,
+    light: Light,
+    attempt: int,
+    categories: Mapping[str, Category],
 ) -> tuple[Tensor, Tensor]:
     """Put a defect into each image; returns pictures `(B, 3, H, W)` uint8 and masks `(B, H, W)`."""
     size, device = clean.shape[-1], clean.device
@@ -260,7 +283,8 @@ def _damage(
             x, y = bend(x, y, site)
         else:
             omit = site.draw.uniform(0, 1)
-        groups.append((index, _scenes([samples[i] for i in index.tolist()], draw.take(index), x, y, omit)))
+        own = [samples[i] for i in index.tolist()]
+        groups.append((index, _scenes(own, draw.take(index), x, y, omit, categories)))
     picture = light_scene(_stack(groups), light)
     difference = torch.maximum(picture, clean) - torch.minimum(picture, clean)  # uint8 throughout: fast
     mask = _tidy(reduce(torch.maximum, difference.unbind(1)) > _VISIBLE)

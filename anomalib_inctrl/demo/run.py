@@ -60,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     start = time.monotonic()
     console.rule("InCTRLv2 and InCTRL on rendered categories")
     console.print(
-        "The backbone is the package's demonstration encoder, a small CLIP trained for two hours on rendered\n"
-        "pictures, so that nothing is downloaded: this shows how things work, not how well they can."
+        "The backbone is the package's demonstration encoder, a small CLIP trained for two and a half hours on\n"
+        "rendered pictures, so that nothing is downloaded: this shows how things work, not how well they can."
     )
     console.print(f"1. Rendering {len(AUXILIARY_CATEGORIES) + len(UNSEEN_CATEGORIES)} categories to {args.data}")
     for category in track((*AUXILIARY_CATEGORIES, *UNSEEN_CATEGORIES), "   rendering", console=console):

@@ -5,8 +5,10 @@
 import hashlib
 import importlib
 import re
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -16,7 +18,7 @@ from torchmetrics.functional.classification import binary_auroc
 from anomalib_inctrl.backbone import CLIP_MEAN, CLIP_STD, FrozenCLIP
 from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, Sample, mini_clip, render_batch
 from anomalib_inctrl.demo.categories import REGISTRY
-from anomalib_inctrl.errors import CheckpointError
+from anomalib_inctrl.errors import CheckpointError, RenderError
 from anomalib_inctrl.prompts.sentences import text_prompts
 from anomalib_inctrl.residuals import patch_residual
 
@@ -152,19 +154,50 @@ def test_training_never_draws_unseen_categories_nor_products_as_designed(tool, m
     data = importlib.import_module("mini_clip_data")
     drawn = []
 
-    def render(samples, *args):
-        drawn.extend(samples)
-        return render_batch(samples, *args)
+    def render(samples, seed, size, device, categories):
+        drawn.extend((sample, categories[sample.category]) for sample in samples)
+        return render_batch(samples, seed, size, device, categories)
 
     monkeypatch.setattr(data, "render_batch", render)
     for number in range(6):
         data.draw_episode(8, 32, (0, 0, number), torch.device("cpu"))
-    assert len(drawn) == 6 * 4 * len(data.DAMAGED)
-    assert {sample.category for sample in drawn} <= set(AUXILIARY_CATEGORIES)
-    assert all(sample.style for sample in drawn)
-    kinds = {sample.defect for sample in drawn if sample.defect}
-    assert len(kinds) > 4
-    assert not kinds & set(data.HELD_OUT_DEFECTS)
+    auxiliary = [(sample, category) for sample, category in drawn if sample.category in REGISTRY]
+    composed = [(sample, category) for sample, category in drawn if sample.category not in REGISTRY]
+    assert len(auxiliary) == 6 * 2 * len(data.DAMAGED)
+    assert {sample.category for sample, _ in auxiliary} <= set(AUXILIARY_CATEGORIES)
+    assert all(sample.style for sample, _ in auxiliary)
+    assert len(composed) >= 6 * 4 * len(data.DAMAGED)
+    assert not {category.render for _, category in composed} & {category.render for category in REGISTRY.values()}
+    for part in (auxiliary, composed):
+        kinds = {sample.defect for sample, _ in part if sample.defect}
+        assert len(kinds) > 4
+        assert not kinds & set(data.HELD_OUT_DEFECTS)
+
+
+def test_random_products_are_products(tool):
+    products = importlib.import_module("mini_clip_products")
+    categories = {f"{n}": products.random_product(np.random.default_rng(n), ("bent", "hole")) for n in range(24)}
+    assert {category.words for category in categories.values()} == set(products.NAMES)
+    assert not any({"bent", "hole"} & set(category.defects) for category in categories.values())
+    samples = [Sample(name, index, "stain" if index else None) for name in categories for index in range(3)]
+    batch = render_batch(samples, size=48, categories=categories)
+    again = {f"{n}": products.random_product(np.random.default_rng(n), ("bent", "hole")) for n in range(24)}
+    assert torch.equal(render_batch(samples, size=48, categories=again).image, batch.image)
+    alone = render_batch(samples[4:5], size=48, categories=categories)
+    assert torch.equal(alone.image[0], batch.image[4])
+    assert len(batch.image[::3].flatten(1).unique(dim=0)) == len(categories)
+    assert batch.mask.flatten(1).any(dim=1).tolist() == [bool(sample.defect) for sample in samples]
+
+
+def test_an_element_that_is_missing_is_seen_missing(tool):
+    products = importlib.import_module("mini_clip_products")
+    seen = 0
+    for number in range(30):
+        category = products.random_product(np.random.default_rng(number), ())
+        if "missing" in category.defects:
+            with suppress(RenderError):  # none of its elements can be seen
+                seen += bool(render_batch([Sample("a", 0, "missing")], size=96, categories={"a": category}).mask.any())
+    assert seen > 5
 
 
 @pytest.mark.parametrize("words", [1, 3])
@@ -189,13 +222,9 @@ def test_captions_are_true_of_their_pictures_and_of_no_other_state(tool, words):
     assert lengths == set(range(words + 1))
 
 
-def test_training_computes_what_the_models_compute(tool, trained):
+def test_training_starts_from_weights_and_computes_what_the_models_compute(tool, trained, weights):
     encoder = tool.Encoder()
-    state = trained.clip.state_dict()
-    del state["token_embedding.weight"]
-    encoder.clip.load_state_dict(state, strict=False)
-    with torch.no_grad():
-        encoder.clip.token_embedding.weight[:-1] = trained.clip.token_embedding.weight[encoder.vocabulary]
+    encoder.start_from(weights)
     image = torch.rand(2, 3, 240, 240, generator=torch.Generator().manual_seed(0))
     mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
     wanted = trained.encode_image((image - mean) / std)
@@ -242,7 +271,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tool, tmp_path, monkeyp
     def states(out: Path, lengths: list[int]) -> dict[str, torch.Tensor]:
         for length in lengths:
             run = tool.Run(out, 3, torch.device("cpu"))
-            stages = [tool.Stage(32, 2, 1e-3, falls=False, images=length), tool.Stage(48, 2, 1e-3, True, 24)]
+            stages = [tool.Stage(32, 4, 1e-3, falls=False, images=length), tool.Stage(48, 4, 1e-3, True, 48)]
             if length == lengths[-1]:
                 run.train(stages, 1e9)
             else:
@@ -254,7 +283,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tool, tmp_path, monkeyp
     def stop() -> None:
         raise KeyboardInterrupt
 
-    whole, parts = states(tmp_path / "whole", [60]), states(tmp_path / "parts", [24, 60])
+    whole, parts = states(tmp_path / "whole", [96]), states(tmp_path / "parts", [48, 96])
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     restored = mini_clip.read_weights(tmp_path / "parts" / f"{NAME}-{TAG}.safetensors", 49408)
     FrozenCLIP(NAME, None).load_weights(restored, "trained weights")

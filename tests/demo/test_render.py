@@ -97,7 +97,7 @@ def test_defects_land_on_the_part(category: str) -> None:
     draw = render._draw(samples, 3, torch.device("cpu"))
     axis = (torch.arange(IMAGE_SIZE) + 0.5) * (2 / IMAGE_SIZE) - 1
     x = axis.expand(len(samples), IMAGE_SIZE, IMAGE_SIZE)
-    scene = render._scenes(samples, draw, x, x.mT, torch.full((len(samples), 1, 1), NOTHING_OMITTED))
+    scene = render._scenes(samples, draw, x, x.mT, torch.full((len(samples), 1, 1), NOTHING_OMITTED), REGISTRY)
     on_part = (render_batch(samples, seed=3).mask & (scene.outline < 0.02)).sum(dim=(1, 2))
     assert (on_part >= 15).all(), dict(zip(REGISTRY[category].defects, on_part.tolist(), strict=True))
 

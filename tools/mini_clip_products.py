@@ -1,0 +1,390 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Random products in the manner of the demo's, each put together from outlines, surfaces and elements that repeat.
+
+A product is a demo category of its own: it gets the demo's poses, light and defects, missing and bent elements among
+them, with true masks. The functions that draw the demo's own categories take no part in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anomalib_inctrl.demo.categories import Category
+from anomalib_inctrl.demo.shapes import (
+    CELL_EDGE,
+    FBM,
+    FINE,
+    Scene,
+    angle,
+    blend,
+    box,
+    fract,
+    noise,
+    radius,
+    ramp,
+    round_box,
+)
+from anomalib_inctrl.demo.view import View
+
+NAMES = ("round part", "boxy part", "turned part", "toothed part", "jointed part", "panel")
+"""Names of the products, in words."""
+
+_Shape = Callable[[Tensor, Tensor], Tensor]
+_ALWAYS = ("scratch", "crack", "stain", "colour", "contamination", "bent")
+_SOLID = ("chip", "hole")
+
+
+def random_product(rng: np.random.Generator, held_out: tuple[str, ...]) -> Category:
+    """Put a product together.
+
+    Args:
+        rng: Decides everything about it.
+        held_out: Kinds of defect that it must not have.
+
+    Returns:
+        A category to render.
+    """
+    name = str(rng.choice(NAMES))
+    outline = _OUTLINES[name](rng)
+    # Seen from nearer it turns about the middle of what is seen: what one picture shows the others show as well.
+    part = rng.random() < 0.4
+    zoom = rng.uniform(0.5, 0.8) if part else rng.uniform(0.95, 1.1)
+    middle = rng.uniform(-0.5, 0.5, 2) if part else np.zeros(2)
+    arrays = [_array(rng) for _ in range(int(rng.choice([0, 1, 2, 3], p=[0.1, 0.35, 0.35, 0.2])))]
+    surface, finish, backdrop = _surface(rng), _finish(rng), _colour(rng)
+    light = {"bevel": rng.uniform(0.015, 0.08), "gloss": rng.choice([0.03, rng.uniform(0.05, 0.55)])}
+    speckle = rng.uniform(0.01, 0.06)
+
+    def render(v: View) -> Scene:
+        """A random product."""
+        v = replace(v, x=v.x * zoom + float(middle[0]), y=v.y * zoom + float(middle[1]))
+        sdf = outline(v.x, v.y)
+        albedo, relief = surface(v, v.pixel * zoom)
+        albedo, relief = finish(v, sdf, albedo, relief)
+        number = 0
+        for array in arrays:
+            lost = v.omitted(sum(a.count for a in arrays)) - number
+            cover = array.sdf(v, lost)
+            number += array.count
+            if array.effect == "hole":
+                sdf = torch.maximum(sdf, -cover)
+                continue
+            inside = (0.5 - cover / (v.pixel * zoom)).clamp(0, 1)
+            albedo = blend(albedo, v.draw.colour(*array.colour), inside * array.strength)
+            relief = relief + ramp(cover, 0.0, -0.03) * array.height
+        ground = v.matte(*backdrop, speckle)
+        return v.scene(albedo, sdf / zoom, ground, relief=relief / zoom, **light)
+
+    kinds = _ALWAYS + (_SOLID if name != "panel" else ("hole",)) + (("missing",) if arrays and not part else ())
+    turn = float(rng.choice([180.0, rng.uniform(4, 25), rng.uniform(1, 4)], p=[0.4, 0.2, 0.4]))
+    kinds = tuple(kind for kind in kinds if kind not in held_out)
+    return Category(render, name, "", kinds, turn, float(rng.uniform(0.01, 0.05)), float(rng.uniform(0.01, 0.05)))
+
+
+def _colour(rng: np.random.Generator) -> tuple[float, float, float]:
+    """A colour, more often a dull one, as things are."""
+    grey, vivid = rng.uniform(0.08, 0.92), rng.choice([0.04, 0.35])
+    red, green, blue = np.clip(grey + rng.uniform(-vivid, vivid, 3), 0.02, 0.95)
+    return float(red), float(green), float(blue)
+
+
+# Outlines, signed distances in product coordinates.
+
+
+def _round(rng: np.random.Generator) -> _Shape:
+    """A disc, a ring or a rosette, with a bore or without."""
+    outer, flutes = rng.uniform(0.6, 0.85), int(rng.integers(3, 13))
+    depth = rng.choice([0.0, rng.uniform(0.01, 0.1)])
+    inner = rng.choice([0.0, rng.uniform(0.08, 0.55)]) * outer
+
+    def outline(x: Tensor, y: Tensor) -> Tensor:
+        r = radius(x, y)
+        sdf = r - outer
+        if depth:
+            sdf = (sdf + torch.cos(angle(x, y, r) * flutes) * depth) * 0.85
+        return torch.maximum(sdf, inner - r) if inner else sdf
+
+    return outline
+
+
+def _boxy(rng: np.random.Generator) -> _Shape:
+    """A plate, wide or square, its corners rounded or cut, its sides waved or notched."""
+    wide, high = rng.uniform(0.6, 0.88), rng.uniform(0.25, 0.88)
+    corner = rng.uniform(0.02, 0.2)
+    wave, waves = rng.choice([0.0, 0.0, rng.uniform(0.01, 0.04)]), rng.uniform(10, 40)
+    notch_at, notch = rng.uniform(-0.5, 0.5) * wide, rng.choice([0.0, rng.uniform(0.04, 0.15)])
+    cut = rng.choice([9.0, rng.uniform(0.75, 0.95) * (wide + high)])
+
+    def outline(x: Tensor, y: Tensor) -> Tensor:
+        sdf = round_box(x, y, wide, high, corner)
+        if wave:
+            sdf = sdf + torch.cos(x * waves) * torch.cos(y * waves) * wave
+        if notch:
+            sdf = torch.maximum(sdf, -box(x - notch_at, y + high, notch, notch * 0.8))
+        return torch.maximum(sdf, (x.abs() + y.abs() - cut) * 0.7)
+
+    return outline
+
+
+def _turned(rng: np.random.Generator) -> _Shape:
+    """A turned part from the side: its half width changes along its length, with grooves on a stretch of it."""
+    stations = np.linspace(-0.85, 0.85, int(rng.integers(3, 7)))
+    widths = rng.uniform(0.08, 0.45, len(stations))
+    pitch, deep = rng.uniform(6, 22), rng.choice([0.0, rng.uniform(0.015, 0.05)])
+    slant = rng.choice([0.0, rng.uniform(-1.5, 1.5)])
+    start, end = np.sort(rng.uniform(-0.8, 0.8, 2))
+    steps = rng.random() < 0.4  # or cones
+
+    def outline(x: Tensor, y: Tensor) -> Tensor:
+        width = torch.full_like(x, float(widths[0]))
+        for (a, b), (low, high) in zip(pairwise(stations), pairwise(widths), strict=True):
+            width = width + ramp(x, float(b - 0.04 if steps else a), float(b)) * float(high - low)
+        if deep:
+            tooth = (fract(x * pitch + y * slant) - 0.5).abs() * 2
+            width = width + tooth * ramp(x, start, start + 0.03) * ramp(x, end, end - 0.03) * deep
+        return torch.maximum((y.abs() - width) * 0.8, x.abs() - 0.85)
+
+    return outline
+
+
+def _toothed(rng: np.random.Generator) -> _Shape:
+    """A wheel or a rack with teeth."""
+    teeth, deep, steep = int(rng.integers(6, 30)), rng.uniform(0.03, 0.09), rng.uniform(0.8, 4)
+    root, bore = rng.uniform(0.55, 0.78), rng.choice([0.0, rng.uniform(0.1, 0.45)])
+    straight = rng.random() < 0.3
+    high = rng.uniform(0.25, 0.6)
+
+    def outline(x: Tensor, y: Tensor) -> Tensor:
+        r = radius(x, y)
+        phase = x * (teeth * 1.8) if straight else angle(x, y, r) * teeth
+        wave = (torch.cos(phase) * steep).clamp(-1, 1) * deep
+        if straight:
+            return torch.maximum((y.abs() - high - wave) * 0.75, x.abs() - 0.85)
+        sdf = (r - root - wave) * 0.75
+        return torch.maximum(sdf, bore - r) if bore else sdf
+
+    return outline
+
+
+def _jointed(rng: np.random.Generator) -> _Shape:
+    """Some discs and bars in one, mirrored or not, with a hole or two."""
+    mirrored = rng.random() < 0.5
+    pieces = []
+    for _ in range(int(rng.integers(2, 5))):
+        at, reach = rng.uniform(-0.45, 0.45, 2), rng.uniform(0.12, 0.42, 2)
+        pieces.append((rng.random() < 0.4, float(at[0]), float(at[1]), float(reach[0]), float(reach[1])))
+    bar = float(rng.uniform(0.4, 0.85)), float(rng.uniform(0.06, 0.25))
+    holes = [(*rng.uniform(-0.5, 0.5, 2), rng.uniform(0.05, 0.14)) for _ in range(int(rng.integers(0, 3)))]
+
+    def outline(x: Tensor, y: Tensor) -> Tensor:
+        if mirrored:
+            x = x.abs()
+        sdf = round_box(x, y, *bar, 0.04)
+        for is_disc, cx, cy, w, h in pieces:
+            piece = radius(x - cx, y - cy) - w if is_disc else round_box(x - cx, y - cy, w, h, 0.05)
+            sdf = torch.minimum(sdf, piece)
+        for cx, cy, reach in holes:
+            sdf = torch.maximum(sdf, reach - radius(x - float(cx), y - float(cy)))
+        return torch.maximum(sdf, torch.maximum(x.abs(), y.abs()) - 0.9)
+
+    return outline
+
+
+def _panel(rng: np.random.Generator) -> _Shape:
+    """Fills the picture, whole or laid of pieces with joints."""
+    wide, high = rng.uniform(0.35, 1.2, 2)
+    joint, shift = rng.choice([0.0, 0.0, rng.uniform(0.01, 0.05)]), rng.choice([0.0, 0.5])
+
+    def outline(x: Tensor, y: Tensor) -> Tensor:
+        if not joint:
+            return torch.full_like(x, -1.0)
+        line = (y / high).floor()
+        u = fract(x / wide + line * shift) - 0.5
+        return round_box(u * wide, (y / high - line - 0.5) * high, wide / 2 - joint, high / 2 - joint, 0.03)
+
+    return outline
+
+
+_OUTLINES: dict[str, Callable[[np.random.Generator], _Shape]] = dict(
+    zip(NAMES, (_round, _boxy, _turned, _toothed, _jointed, _panel), strict=True)
+)
+
+
+# Surfaces: colour and height before elements are put on.
+
+
+def _surface(rng: np.random.Generator) -> Callable[[View, float], tuple[Tensor, Tensor]]:
+    """One colour or two, with a grain that may be drawn out or go round, and perhaps a relief or a printed pattern."""
+    first, second = _colour(rng), _colour(rng)
+    grain, stretch, strong = rng.choice([FBM, FINE]), rng.choice([1.0, rng.uniform(3, 14)]), rng.uniform(0.01, 0.08)
+    goes_round = rng.random() < 0.15
+    split = str(rng.choice(["none", "none", "line", "disc", "stripes", "cells", "soft"]))
+    at, pitch, share = rng.uniform(-0.3, 0.3), rng.uniform(3, 14), rng.uniform(0.25, 0.6)
+    tilt = rng.choice([0.0, math.pi / 2, rng.uniform(0, math.pi)])
+    cos, sin = math.cos(tilt), math.sin(tilt)
+    height = rng.choice([0.0, rng.uniform(-0.02, 0.02)])
+
+    def surface(v: View, pixel: float) -> tuple[Tensor, Tensor]:
+        r = radius(v.x, v.y)
+        along, across = v.x * cos + v.y * sin, v.y * cos - v.x * sin
+        if goes_round:
+            rough = noise(v.draw, int(grain), r, torch.zeros_like(r), 1.0)
+        else:
+            rough = v.noise(int(grain)) if stretch == 1 else noise(v.draw, int(grain), along / stretch, across, 1.0)
+        albedo = v.draw.colour(*first).expand(-1, -1, *v.x.shape[-2:])
+        if split == "line":
+            part = (0.5 - (along - at) / pixel).clamp(0, 1)
+        elif split == "disc":
+            part = (0.5 - ((r - 0.4 - at).abs() - 0.06 * (1 + pitch / 7)) / pixel).clamp(0, 1)
+        elif split == "stripes":
+            part = (0.5 - ((fract(along * pitch / 2) - 0.5).abs() - share / 2) / (pixel * pitch / 2)).clamp(0, 1)
+        elif split == "cells":
+            part = ramp(noise(v.draw, CELL_EDGE, v.x, v.y, float(share) * 2), 0.1, 0.3)
+        elif split == "soft":
+            part = (v.noise(FBM, 0.5) * 0.35 + 0.5).clamp(0, 1)
+        else:
+            part = torch.zeros_like(r)
+        albedo = blend(albedo, v.draw.colour(*second), part)
+        return albedo * (1 + rough * strong)[:, None], part * height + rough * (0.02 * strong)
+
+    return surface
+
+
+def _finish(rng: np.random.Generator) -> Callable[[View, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """What follows the outline: a rim of another shade, a vault, a frame pressed in."""
+    rim, shade = rng.choice([0.0, rng.uniform(0.05, 0.2)]), rng.uniform(0.5, 1.3)
+    vault = rng.choice([0.0, 0.0, rng.uniform(0.2, 0.7)])
+    frame, sunk = rng.choice([0.0, rng.uniform(0.06, 0.2)]), rng.uniform(-0.03, 0.03)
+
+    def finish(v: View, sdf: Tensor, albedo: Tensor, relief: Tensor) -> tuple[Tensor, Tensor]:
+        del v
+        if rim:
+            albedo = albedo * (1 + ramp(sdf, -rim, -rim / 2) * (shade - 1))[:, None]
+        if vault:
+            depth = (-sdf).clamp(0.0, 0.4)
+            relief = relief + (depth * (0.8 - depth) + 1e-4).sqrt() * vault
+        if frame:
+            relief = relief + ramp(sdf, -frame, -frame - 0.03) * sunk
+        return albedo, relief
+
+    return finish
+
+
+# Elements that repeat, of which one may be missing.
+
+
+@dataclass(frozen=True)
+class _Array:
+    """Elements of one kind.
+
+    Attributes:
+        count: How many there are.
+        sdf: Signed distance to the nearest, for a view and the number of the one that is missing, negative for none.
+        effect: `print`, `stud`, `well` or `hole`.
+        colour: Their colour.
+        strength: How much of it shows.
+        height: By how much they stand out.
+    """
+
+    count: int
+    sdf: Callable[[View, Tensor], Tensor]
+    effect: str
+    colour: tuple[float, float, float]
+    strength: float
+    height: float
+
+
+def _array(rng: np.random.Generator) -> _Array:
+    arrangement = str(rng.choice(["ring", "grid", "row", "few"], p=[0.3, 0.25, 0.2, 0.25]))
+    count, size, sdf = {"ring": _ring, "grid": _grid, "row": _row, "few": _few}[arrangement](rng)
+    effect = str(rng.choice(["print", "stud", "well", "hole"], p=[0.4, 0.25, 0.2, 0.15]))
+    height = {"print": 0.0, "stud": 1.0, "well": -1.0, "hole": 0.0}[effect] * rng.uniform(0.3, 0.6) * size
+    strength = float(rng.uniform(0.5, 1.0)) if effect == "print" else float(rng.choice([0.0, rng.uniform(0.3, 1.0)]))
+    return _Array(count, sdf, effect, _colour(rng), strength, float(np.clip(height, -0.04, 0.05)))
+
+
+def _element(rng: np.random.Generator, size: float) -> _Shape:
+    """The outline of one element, of about the radius `size`."""
+    kind = str(rng.choice(["disc", "bar", "plate", "ring", "cross", "star", "wedge"]))
+    slim = float(rng.uniform(0.2, 0.5))
+
+    def star(u: Tensor, v: Tensor) -> Tensor:
+        r = radius(u, v)
+        return (r - size * (0.7 + 0.3 * torch.cos(angle(u, v, r) * 5))) * 0.7
+
+    shapes: dict[str, _Shape] = {
+        "disc": lambda u, v: radius(u, v) - size,
+        "bar": lambda u, v: box(u, v, size * slim, size),
+        "plate": lambda u, v: round_box(u, v, size, size * (0.5 + slim), size * 0.2),
+        "ring": lambda u, v: (radius(u, v) - size * 0.8).abs() - size * 0.2,
+        "cross": lambda u, v: torch.minimum(box(u, v, size, size * slim), box(u, v, size * slim, size)),
+        "star": star,
+        "wedge": lambda u, v: torch.maximum(u.abs() * 0.87 + v * 0.5, -v) - size * 0.5,
+    }
+    return shapes[kind]
+
+
+_Layout = tuple[int, float, Callable[[View, Tensor], Tensor]]
+
+
+def _ring(rng: np.random.Generator) -> _Layout:
+    n, around = int(rng.integers(3, 15)), rng.uniform(0.25, 0.65)
+    size = float(min(rng.uniform(0.03, 0.16), 0.8 * math.pi * around / n))
+    shape, start = _element(rng, size), rng.uniform(0, 6.28)
+
+    def sdf(v: View, lost: Tensor) -> Tensor:
+        theta = angle(v.x, v.y, radius(v.x, v.y)) - start
+        sector = (theta * (n / (2 * math.pi))).round()
+        turn = sector * (2 * math.pi / n) + start
+        cos, sin = torch.cos(turn), torch.sin(turn)
+        found = shape(v.y * cos - v.x * sin, v.x * cos + v.y * sin - around)
+        return torch.where(torch.remainder(sector, n) == lost, found + 1, found)
+
+    return n, size, sdf
+
+
+def _lattice(rng: np.random.Generator, columns: int, rows: int) -> _Layout:
+    wide, high = rng.uniform(0.12, 0.3, 2)
+    cx, cy = rng.uniform(-0.15, 0.15, 2) * (rng.random() < 0.5)
+    size = float(min(rng.uniform(0.02, 0.14), 0.45 * min(wide, high)))
+    shape, quarter = _element(rng, size), rng.random() < 0.5
+
+    def sdf(v: View, lost: Tensor) -> Tensor:
+        x, y = (v.y, v.x) if quarter else (v.x, v.y)
+        x, y = x - cx, y - cy
+        column = (x / wide + (columns - 1) / 2).round().clamp(0, columns - 1)
+        row = (y / high + (rows - 1) / 2).round().clamp(0, rows - 1)
+        found = shape(x - (column - (columns - 1) / 2) * wide, y - (row - (rows - 1) / 2) * high)
+        return torch.where(row * columns + column == lost, found + 1, found)
+
+    return columns * rows, size, sdf
+
+
+def _grid(rng: np.random.Generator) -> _Layout:
+    return _lattice(rng, int(rng.integers(2, 8)), int(rng.integers(2, 6)))
+
+
+def _row(rng: np.random.Generator) -> _Layout:
+    return _lattice(rng, int(rng.integers(2, 9)), 1)
+
+
+def _few(rng: np.random.Generator) -> _Layout:
+    n = int(rng.integers(1, 5))
+    places = rng.uniform(-0.55, 0.55, (n, 2))
+    size = float(rng.uniform(0.05, 0.22))
+    shape = _element(rng, size)
+
+    def sdf(v: View, lost: Tensor) -> Tensor:
+        each = [shape(v.x - float(x), v.y - float(y)) for x, y in places]
+        return reduce(torch.minimum, [torch.where(lost == i, found + 1, found) for i, found in enumerate(each)])
+
+    return n, size, sdf
