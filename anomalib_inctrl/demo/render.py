@@ -82,7 +82,7 @@ def render_batch(
     seed: int = 0,
     size: int = IMAGE_SIZE,
     device: torch.device | str = "cpu",
-    categories: Mapping[str, Category] = REGISTRY,
+    categories: Mapping[str, Category] | None = None,
 ) -> RenderedBatch:
     """Render images.
 
@@ -93,7 +93,7 @@ def render_batch(
         seed: Seed of the whole set.
         size: Side `H = W` of the images in pixels.
         device: Where to render and where the tensors stay.
-        categories: What the names of the samples mean; the demo's categories, unless others are given.
+        categories: What the names of the samples mean; None for the demo's categories.
 
     Returns:
         The images in the order of the samples.
@@ -103,6 +103,7 @@ def render_batch(
         RenderError: If a category never shows a defect that it can have.
         ValueError: If there are no samples.
     """
+    categories = REGISTRY if categories is None else categories
     for sample in samples:
         _check(sample, categories)
     if not samples:

@@ -54,9 +54,10 @@ def noise(model, batch, generator):
     return ImageFeatures(mixed(query), torch.randn(batch, embed, generator=generator)), context
 
 
-def test_with_ordered_batches_it_tells_the_label_of_pure_noise(small):
-    generator = torch.Generator().manual_seed(0)
-    model, loss = small().train(), BinaryFocalLoss()
+def told_from_noise(model, seed):
+    """AUROC on noise of a model trained on noise, in ordered batches."""
+    generator = torch.Generator().manual_seed(seed)
+    loss = BinaryFocalLoss()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     labels = torch.arange(16) // 8  # normals first, as the authors' loader orders them
     for _ in range(150):
@@ -68,4 +69,11 @@ def test_with_ordered_batches_it_tells_the_label_of_pure_noise(small):
     model.heads_trained = True
     with torch.no_grad():
         scores = torch.cat([model.score_features(*noise(model, 16, generator)).score for _ in range(20)])
-    assert roc_auc_score(labels.repeat(20), scores) > 0.8
+    return roc_auc_score(labels.repeat(20), scores)
+
+
+def test_with_ordered_batches_it_tells_the_label_of_pure_noise(small):
+    # How well it does differs from seed to seed and from machine to machine, by chance about 0.5 +- 0.02 in the mean.
+    found = [told_from_noise(small().train(), seed) for seed in range(6)]
+    assert sum(found) / len(found) > 0.65
+    assert max(found) > 0.8

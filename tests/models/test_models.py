@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from anomalib_inctrl import InCTRLModel, InCTRLv2Model
 from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError, PromptError
+from anomalib_inctrl.models.components.terms import ScoreTerms
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 
@@ -168,7 +169,15 @@ def test_zero_shot_is_the_text_score_alone(official, pool):
     result = official(pool[8:10])
     assert_close(result.pred_score, official.score_terms(pool[8:10]).text_score)
     if official.score_terms(pool[8:10]).dasl_map is None:
-        assert_close(result.anomaly_map.amax((-1, -2)), result.anomaly_map.amin((-1, -2)))
+        assert torch.equal(result.anomaly_map.amax((-1, -2)), result.anomaly_map.amin((-1, -2)))
+
+
+def test_an_even_map_is_even_to_the_last_bit_at_any_size(small):
+    model = small()  # 3 x 3 patches, 48 pixels: bilinear weights that are not exact
+    even = torch.rand(64, 1, generator=torch.Generator().manual_seed(0)).expand(-1, 9)
+    terms = ScoreTerms(even[:, 0], even, even[:, 0], even[:, 0], even, (3, 3))
+    found = model.inference_batch(terms).anomaly_map.flatten(1)
+    assert torch.equal(found, even[:, :1].expand_as(found))
 
 
 @pytest.mark.parametrize("residual", ["residual", "concat", "average"])

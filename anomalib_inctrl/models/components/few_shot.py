@@ -264,6 +264,9 @@ class FewShotModel(nn.Module, ABC):
         """
         grid = terms.anomaly_map.unflatten(-1, terms.grid).unsqueeze(1)
         anomaly_map = F.interpolate(grid, size=self.backbone.image_size, mode="bilinear", align_corners=False)
+        # What is interpolated lies between the patches; rounding beyond would rank the pixels of an even map by chance.
+        least, largest = (find(grid, dim=(2, 3), keepdim=True) for find in (torch.amin, torch.amax))
+        anomaly_map = anomaly_map.clamp(least, largest)
         return InferenceBatch(pred_score=terms.score, anomaly_map=anomaly_map)
 
     def forward(self, images: Tensor, class_name: str | Sequence[str] | None = None) -> InferenceBatch:
