@@ -4,10 +4,11 @@
 
 Usage: python tools/train_mini_clip.py --out runs/mini-clip [--start WEIGHTS]
 
-First at 112 px, then at 240 px with position embeddings resized, at last with a learning rate that falls to zero. A
-run that was stopped goes on where its last checkpoint was written; a stage whose learning rate is constant may be cut
-short or made longer then. The weights kept are those at the end. What is shown on the way is measured on the auxiliary
-categories as designed, which are in no training batch; the unseen categories are never looked at.
+First at 112 px, then at 240 px with position embeddings resized, at last with a learning rate that falls to zero; from
+the weights of an earlier training, the last part alone. A run that was stopped goes on where its last checkpoint was
+written; a stage whose learning rate is constant may be cut short or made longer then. The weights kept are those at the
+end. What is shown on the way is measured on the auxiliary categories as designed, which are in no training batch; the
+unseen categories are not looked at.
 """
 
 from __future__ import annotations
