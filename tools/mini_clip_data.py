@@ -38,6 +38,7 @@ _PLACES = tuple(f"{v} {h}".strip() or "middle" for v in ("top", "", "bottom") fo
 _LONG = "a photo of a {name} of {material} with {defect} at the {place}."
 _LONG_NORMAL = "a photo of a {name} of {material} without defect."
 _STYLES = 1_000_000
+_WORDS = 3  # that a name which the text tower does not know has at most
 _LITTLE = 10.0  # degrees by which pictures of a product may be turned and yet be cropped alike
 _FOLDER = {REGISTRY[category].words: category for category in AUXILIARY_CATEGORIES}
 
@@ -112,7 +113,7 @@ def _auxiliary(rng: np.random.Generator) -> tuple[Category, str, int]:
 def _composed(rows: int, size: int, rng: np.random.Generator, device: torch.device) -> Episode:
     parts: list[Episode] = []
     while len(parts) < rows:
-        product = random_product(rng, HELD_OUT_DEFECTS)
+        product = random_product(rng)
         with suppress(RenderError):  # such as an element that is missing where it could not be seen
             parts.append(_rendered([(product, "product", 0)], size, rng, device))
     return Episode(
@@ -210,9 +211,7 @@ class Captions:
     states: list[str]
 
 
-def draw_captions(
-    episode: Episode, damaged: Tensor, seed: tuple[int, ...], sentences: int = 3, words: int = 3
-) -> Captions:
+def draw_captions(episode: Episode, damaged: Tensor, seed: tuple[int, ...], sentences: int = 3) -> Captions:
     """Draw captions for one picture of each product that is meant to be flawless, and for one that is not.
 
     Args:
@@ -220,7 +219,6 @@ def draw_captions(
         damaged: `(G, N)` bool, which of them show a defect after augmentation.
         seed: Decides everything.
         sentences: Number `M` of sentences for each state of each product.
-        words: Of how many words a name that the text tower does not know has at most.
 
     Returns:
         The captions.
@@ -229,12 +227,12 @@ def draw_captions(
     place = _places(episode.mask)
     picture, caption, facts, states = [], [], [], []
     for row, name in enumerate(episode.name):
-        called = _called(name, rng, words)
+        called = _called(name, rng)
         normal, abnormal = text_prompts(called)
         states += [str(s) for pool in (normal, abnormal) for s in rng.choice(pool, sentences)]
         for column in (0, len(DAMAGED) - 1):
             bad = bool(damaged[row, column])
-            called = _called(name, rng, words)
+            called = _called(name, rng)
             fact = [name, bad, episode.defect[row][column] if bad else "", place[row][column] if bad else ""]
             said: list[object] = [None if called.startswith(ANY_NAME) else name, bad, None, None]
             if episode.material[row] and rng.random() < 0.4:
@@ -251,10 +249,10 @@ def draw_captions(
     return Captions(picture, caption, torch.tensor(match), states)
 
 
-def _called(name: str, rng: np.random.Generator, words: int) -> str:
+def _called(name: str, rng: np.random.Generator) -> str:
     """Choose one of the names of a thing: its own, that of its folder, or one the text tower does not know."""
     called = str(rng.choice([name, _FOLDER.get(name, name), ANY_NAME], p=[0.4, 0.3, 0.3]))
-    return " ".join([ANY_NAME] * int(rng.integers(1, words + 1))) if called == ANY_NAME and words > 1 else called
+    return " ".join([ANY_NAME] * int(rng.integers(1, _WORDS + 1))) if called == ANY_NAME else called
 
 
 def _places(mask: Tensor) -> list[list[str]]:

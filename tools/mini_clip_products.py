@@ -43,12 +43,11 @@ _ALWAYS = ("scratch", "crack", "stain", "colour", "contamination", "bent")
 _SOLID = ("chip", "hole")
 
 
-def random_product(rng: np.random.Generator, held_out: tuple[str, ...]) -> Category:
+def random_product(rng: np.random.Generator) -> Category:
     """Put a product together.
 
     Args:
         rng: Decides everything about it.
-        held_out: Kinds of defect that it must not have.
 
     Returns:
         A category to render.
@@ -86,7 +85,6 @@ def random_product(rng: np.random.Generator, held_out: tuple[str, ...]) -> Categ
 
     kinds = _ALWAYS + (_SOLID if name != "panel" else ("hole",)) + (("missing",) if arrays and not part else ())
     turn = float(rng.choice([180.0, rng.uniform(4, 25), rng.uniform(1, 4)], p=[0.4, 0.2, 0.4]))
-    kinds = tuple(kind for kind in kinds if kind not in held_out)
     return Category(render, name, "", kinds, turn, float(rng.uniform(0.01, 0.05)), float(rng.uniform(0.01, 0.05)))
 
 
