@@ -66,6 +66,7 @@ class FrozenCLIP(nn.Module):
     """
 
     clip: Any  # OpenCLIP's modules carry no types
+    patch_size: int
 
     def __init__(
         self,
@@ -91,6 +92,7 @@ class FrozenCLIP(nn.Module):
         self.grid: tuple[int, int] = tuple(visual.grid_size)
         self.image_size: tuple[int, int] = tuple(visual.image_size)
         self.patch_width = int(visual.conv1.out_channels)
+        self.patch_size = int(visual.conv1.kernel_size[0])
         self.embed_dim = int(visual.proj.shape[1])
         self._text_prototypes: dict[str, Tensor] = {}
         self._fingerprint: str | None = None
@@ -107,6 +109,22 @@ class FrozenCLIP(nn.Module):
         super().train(mode)
         self.clip.eval()
         return self
+
+    def check_images(self, images: Tensor) -> None:
+        """Refuse pictures that the image tower cannot take.
+
+        Args:
+            images: Preprocessed images ``(B, 3, H, W)``.
+
+        Raises:
+            BackboneError: If they do not have three channels and the backbone's size.
+        """
+        if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.image_size):
+            msg = (
+                f"images: expected (B, 3, {self.image_size[0]}, {self.image_size[1]}) for {self.name}, "
+                f"found {tuple(images.shape)}. Preprocess them first (CLIPPreProcessor)."
+            )
+            raise BackboneError(msg)
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> ImageFeatures:
@@ -125,12 +143,7 @@ class FrozenCLIP(nn.Module):
         Raises:
             BackboneError: If the images do not have three channels and the backbone's size.
         """
-        if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.image_size):
-            msg = (
-                f"images: expected (B, 3, {self.image_size[0]}, {self.image_size[1]}) for {self.name}, "
-                f"found {tuple(images.shape)}. Preprocess them first (CLIPPreProcessor)."
-            )
-            raise BackboneError(msg)
+        self.check_images(images)
         visual = self.clip.visual
         x = visual.conv1(images).flatten(2).transpose(1, 2)
         x = torch.cat([visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)

@@ -30,6 +30,7 @@ from anomalib_inctrl.errors import CheckpointError, PromptError
 from anomalib_inctrl.models import InCTRL, InCTRLv2
 from anomalib_inctrl.pictures import NamedPicture, Picture, list_pictures
 from anomalib_inctrl.prompts.bank import PromptContext
+from anomalib_inctrl.prompts.shifts import check_prompt_shifts, encode_prompts
 from anomalib_inctrl.prompts.source import DEFAULT_CLASS_NAME
 from anomalib_inctrl.residuals import unit
 from anomalib_inctrl.visualization.heat_map import RESIDUAL_RANGE
@@ -54,6 +55,8 @@ class Detector:
         backbone: Name of an OpenCLIP vision transformer.
         pretrained: OpenCLIP pretrained tag or path of a weights file.
         resize_mode: ``"squash"`` sees the whole picture, ``"center_crop"`` is the authors' protocol.
+        prompt_shifts: Offsets along each axis at which the patches of prompts are seen; more than 1 help with things
+            that do not lie where they lie in the prompts. By default the checkpoint's, or 1.
         device: Where to compute, such as ``"cuda:1"``; by default on an accelerator if there is one.
         batch_size: Number of pictures that go through the model at once; of no influence on the results.
         threshold: Score above which a picture is labelled anomalous; may be set later. By default there are labels
@@ -74,6 +77,7 @@ class Detector:
         backbone: str = "ViT-B-16-plus-240",
         pretrained: str | None = "laion400m_e32",
         resize_mode: Literal["squash", "center_crop"] = "squash",
+        prompt_shifts: int | None = None,
         device: str | torch.device | None = None,
         batch_size: int = 16,
         threshold: float | None = None,
@@ -84,6 +88,8 @@ class Detector:
         if batch_size < 1:
             msg = f"batch_size={batch_size}: must be at least 1."
             raise ValueError(msg)
+        if prompt_shifts is not None:
+            check_prompt_shifts(prompt_shifts)
         self.batch_size = batch_size
         self.threshold = threshold
         self._device = _device(device)
@@ -93,6 +99,8 @@ class Detector:
             self.module = _from_checkpoint(Path(weights), model)
         else:
             self.module = MODELS[model or "InCTRLv2"](backbone=backbone, pretrained=pretrained, resize_mode=resize_mode)
+        if prompt_shifts is not None:
+            self.module.hparams["prompt_shifts"] = self.module.model.prompt_shifts = prompt_shifts
         self.module.eval().to(self._device)
         self.module.model.to(self._device)
         self._with_own_threshold = set(self.class_names)
@@ -209,14 +217,14 @@ class Detector:
             raise PromptError(msg)
         model = self.module.model
         prepared = torch.cat([self._prepare(picture)[0] for picture in pictures])
-        parts = [model.backbone.encode_image(part.to(self._device)) for part in prepared.split(self.batch_size)]
-        patches, image = torch.cat([part.patches for part in parts]), torch.cat([part.image for part in parts])
-        unit_patches, prototypes = unit(patches), model.backbone.text_prototypes(class_name)
+        features = encode_prompts(model.backbone, prepared, model.prompt_shifts, self.batch_size)
+        views = features.patches.unflatten(0, (len(pictures), -1))  # of each picture the first is it as it is
+        unit_views, prototypes = unit(views), model.backbone.text_prototypes(class_name)
         scores = []
         for row in range(len(pictures)):
             others = [other for other in range(len(pictures)) if other != row]
-            context = PromptContext(unit_patches[others], image[others], prototypes)
-            query = ImageFeatures(patches[row : row + 1], image[row : row + 1])
+            context = PromptContext(unit_views[others].flatten(0, 1), features.image[others], prototypes)
+            query = ImageFeatures(views[row, :1], features.image[row : row + 1])
             scores.append(float(model.score_features(query, context).score))
         return scores
 

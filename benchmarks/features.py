@@ -47,9 +47,9 @@ class Encoder:
         self.pre_processor = CLIPPreProcessor(size, "squash", mean, std)
         self._images = ImageEncoder(self.backbone, self.pre_processor)
 
-    def encode_files(self, paths: Sequence[Path]) -> ImageFeatures:
+    def encode_files(self, paths: Sequence[Path], shifts: int = 1) -> ImageFeatures:
         """Encode image files, as the models encode their prompts."""
-        return self._images.encode_files(paths)
+        return self._images.encode_files(paths, shifts)
 
     def encode_dataset(self, dataset: GeneralistDataset, title: str = "Encoding") -> EncodedDataset:
         """Encode all images of a dataset and keep their masks, as the datamodule would bring them.

@@ -56,7 +56,7 @@ class UnseenCategories:
         self.candidates = candidates
         self.k_shot = k_shot
         self.stride = pixel_stride
-        self._contexts: dict[tuple[str, int], PromptContext] = {}
+        self._contexts: dict[tuple[str, int, int], PromptContext] = {}
         self._truths: dict[str, PixelTruth] = {}
         self._pixel_metrics: dict[tuple[str, str], dict[str, float]] = {}
 
@@ -78,7 +78,8 @@ class UnseenCategories:
         """
         query = self.encoded.features.rows(self.encoded.rows_of(class_name))
         with torch.no_grad():
-            terms: ScoreTerms = model.eval().score_features(query, self._context(class_name, seed, query))
+            context = self._context(class_name, seed, model.prompt_shifts, query)
+            terms: ScoreTerms = model.eval().score_features(query, context)
         return terms
 
     def measure(self, class_name: str, score: Tensor, anomaly_map: Tensor) -> dict[str, float]:
@@ -110,14 +111,15 @@ class UnseenCategories:
             self._truths[class_name] = PixelTruth(masks[:, :: self.stride, :: self.stride])
         return self._truths[class_name]
 
-    def _context(self, class_name: str, seed: int, query: ImageFeatures) -> PromptContext:
-        if (class_name, seed) not in self._contexts:
+    def _context(self, class_name: str, seed: int, shifts: int, query: ImageFeatures) -> PromptContext:
+        key = class_name, seed, shifts
+        if key not in self._contexts:
             paths = create_selector("random", seed).select(
                 self.candidates[class_name], self.k_shot, lambda files: self.encoder.encode_files(files).image
             )
-            prompts = self.encoder.encode_files(paths)
+            prompts = self.encoder.encode_files(paths, shifts)
             cosines = nearest_prompt_similarity(unit(query.patches), unit(prompts.patches))
-            self._contexts[class_name, seed] = PromptContext(
+            self._contexts[key] = PromptContext(
                 prompts.patches, prompts.image, self.encoder.backbone.text_prototypes(class_name), cosines
             )
-        return self._contexts[class_name, seed]
+        return self._contexts[key]

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from anomalib_inctrl.backbone import FrozenCLIP, ImageFeatures
 from anomalib_inctrl.data.items import PromptedBatch
 from anomalib_inctrl.images import read_image
+from anomalib_inctrl.prompts.shifts import encode_prompts
 
 if TYPE_CHECKING:
     from anomalib_inctrl.data.dataset import GeneralistDataset
@@ -39,20 +40,25 @@ class ImageEncoder:
         self.batch_size = batch_size
         self.num_workers = num_workers
 
-    def encode_files(self, paths: Sequence[Path]) -> ImageFeatures:
+    def encode_files(self, paths: Sequence[Path], shifts: int = 1) -> ImageFeatures:
         """Encode image files, as the models encode their prompts.
 
         Args:
             paths: ``N`` image files.
+            shifts: Offsets along each axis at which their patches are seen, ``S``.
 
         Returns:
-            Features of all ``N``.
+            Features of all ``N``, with patch tokens ``(N * S * S, L, P, D_v)``.
         """
         transform = self.pre_processor.transform
-        batches = [paths[start : start + self.batch_size] for start in range(0, len(paths), self.batch_size)]
+        parts = [paths[start : start + self.batch_size] for start in range(0, len(paths), self.batch_size)] or [[]]
+        side = self.backbone.image_size
+        batches = ([transform(read_image(path).unsqueeze(0)).as_subclass(Tensor) for path in part] for part in parts)
         return concatenate(
-            [self._encode(torch.cat([transform(read_image(path).unsqueeze(0)) for path in part])) for part in batches]
-            or [self._nothing()],
+            [
+                encode_prompts(self.backbone, torch.cat(some or [torch.empty(0, 3, *side)]), shifts, self.batch_size)
+                for some in batches
+            ]
         )
 
     def encode_dataset(self, dataset: GeneralistDataset) -> Iterator[tuple[ImageFeatures, PromptedBatch]]:
@@ -75,13 +81,6 @@ class ImageEncoder:
         # Plain tensors: anomalib's image type would spread to all that is computed from them.
         device = next(self.backbone.clip.parameters()).device
         return self.backbone.encode_image(images.as_subclass(Tensor).to(device))
-
-    def _nothing(self) -> ImageFeatures:
-        device = next(self.backbone.clip.parameters()).device
-        sizes = len(self.backbone.layers), self.backbone.num_patches, self.backbone.patch_width
-        return ImageFeatures(
-            torch.empty(0, *sizes, device=device), torch.empty(0, self.backbone.embed_dim, device=device)
-        )
 
 
 def concatenate(parts: Sequence[ImageFeatures]) -> ImageFeatures:

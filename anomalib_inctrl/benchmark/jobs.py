@@ -36,6 +36,9 @@ Settings = Mapping[str, tuple[Setting, ...]]
 # Which of this machine's GPUs the process works on; set for each worker.
 WORKER_INDEX = "ANOMALIB_INCTRL_BENCHMARK_WORKER"
 
+# Models that have these in common share one pass.
+_SHARED = ("backbone", "pretrained", "layers", "resize_mode", "prompt_shifts")
+
 
 @dataclass(frozen=True)
 class CategoryJob(Job):
@@ -255,7 +258,7 @@ class JobPlanner(JobGenerator):
         )
 
     def _groups(self) -> dict[str, list[list[str]]]:
-        """By target the models that share a backbone and its preprocessing; every other model alone."""
+        """By target the models that share backbone, preprocessing and prompts; every other model alone."""
         groups: dict[str, list[list[str]]] = {}
         for target in self.config.targets:
             shared: dict[Any, list[str]] = {}
@@ -264,7 +267,7 @@ class JobPlanner(JobGenerator):
                 if model.ours:
                     # Without its PyTorch part, which is made when first used.
                     settings = build(model, self.weights.get((name, target))).hparams
-                    key = tuple(str(settings[item]) for item in ("backbone", "pretrained", "layers", "resize_mode"))
+                    key = tuple(str(settings[item]) for item in _SHARED)
                 shared.setdefault(key, []).append(name)
             groups[target] = list(shared.values())
         return groups

@@ -58,11 +58,15 @@ class _Prompts:
         encoder: Encodes them.
         lists: Paths by setting.
         prototypes: Text prototypes of the class ``(2, D)``.
+        shifts: Offsets along each axis at which their patches are seen.
     """
 
-    def __init__(self, encoder: ImageEncoder, lists: Mapping[Setting, Sequence[Path]], prototypes: Tensor) -> None:
+    def __init__(
+        self, encoder: ImageEncoder, lists: Mapping[Setting, Sequence[Path]], prototypes: Tensor, shifts: int
+    ) -> None:
+        self._views = shifts**2
         union = sorted({path for paths in lists.values() for path in paths})
-        features = encoder.encode_files(union)
+        features = encoder.encode_files(union, shifts)
         self._patches, self._image, self._prototypes = unit(features.patches), features.image, prototypes
         places = {path: place for place, path in enumerate(union)}
         device = features.image.device
@@ -80,7 +84,7 @@ class _Prompts:
         Yields:
             The setting, and its context with the cosines of these queries.
         """
-        each = [nearest_prompt_similarity(query.patches, prompt) for prompt in self._patches.split(1)]
+        each = [nearest_prompt_similarity(query.patches, prompt) for prompt in self._patches.split(self._views)]
         table = torch.stack(each) if each else None
         for setting, rows in self._rows.items():
             similarity = table[rows].amax(dim=0) if table is not None and len(rows) else None
@@ -99,7 +103,7 @@ def measure_category(
     examples: int = 0,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Outcome:
-    """Measure models that share a backbone and its preprocessing.
+    """Measure models that share a backbone, its preprocessing and the offsets of prompts.
 
     Args:
         modules: InCTRL or InCTRLv2 by name, in eval mode, on the device to work on.
@@ -131,7 +135,7 @@ def measure_category(
             for k, seed in wanted
         }
         prototypes = encoder.backbone.text_prototypes(category.class_name)
-        prompts = _Prompts(encoder, lists, prototypes)
+        prompts = _Prompts(encoder, lists, prototypes, first.model.prompt_shifts)
         parts: dict[tuple[str, Setting], list[ScoreTerms]] = defaultdict(list)
         masks: list[Tensor] = []
         known: list[Tensor] = []

@@ -18,7 +18,8 @@ class PromptContext:
     """What queries are compared with: one context for all of them, or one per query.
 
     Attributes:
-        patches: Unit patch tokens of the prompts, ``(K, L, P, D_v)`` or ``(B, K, L, P, D_v)``.
+        patches: Unit patch tokens of the prompts, ``(K, L, P, D_v)`` or ``(B, K, L, P, D_v)``; several times as many
+            where each prompt is seen at several offsets.
         image: Class embeddings of the prompts, ``(K, D)`` or ``(B, K, D)``.
         prototypes: Normal and abnormal text prototypes, ``(2, D)`` or ``(B, 2, D)``.
         similarity: Cosines of the queries at hand with their nearest prompt patches ``(B, L, P)``, where they are known

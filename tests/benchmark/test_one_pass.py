@@ -27,7 +27,7 @@ def results(data, checkpoints, tmp_path_factory):
     config = {
         "output": str(folder),
         "models": {name: {"class_path": name, "weights": path} for name, path in checkpoints.items()}
-        | {"floor": floor},
+        | {"floor": floor, "shifted": floor | {"init_args": floor["init_args"] | {"prompt_shifts": 2}}},
         "targets": {
             "Demo": {"datamodule": "InCTRLDemo", "root": str(data), "categories": ["washer"], "options": COUNTS}
         },
@@ -39,12 +39,12 @@ def results(data, checkpoints, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("k_shot", "seed"), [(0, 0), (1, 2), (3, 0), (3, 2)])
-@pytest.mark.parametrize("name", ["InCTRL", "InCTRLv2", "floor"])
+@pytest.mark.parametrize("name", ["InCTRL", "InCTRLv2", "floor", "shifted"])
 def test_every_setting_is_what_the_engine_gives(name, k_shot, seed, results, data, checkpoints, tmp_path):
     folder, table = results
     kind = InCTRL if name == "InCTRL" else InCTRLv2
     given = {"weights": checkpoints[name]} if name in checkpoints else {"backbone": BACKBONE, "pretrained": None}
-    model = kind(k_shot=k_shot, seed=seed, visualizer=False, **given)
+    model = kind(k_shot=k_shot, seed=seed, visualizer=False, prompt_shifts=2 if name == "shifted" else 1, **given)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
     engine = Engine(default_root_dir=tmp_path, **quiet)
     expected = engine.test(model, datamodule=InCTRLDemo(root=data, category="washer", **COUNTS), verbose=False)[0]
@@ -62,7 +62,7 @@ def test_every_setting_is_what_the_engine_gives(name, k_shot, seed, results, dat
 
 def test_metrics_are_those_of_the_saved_scores(results):
     folder, table = results
-    assert len(table) == 18
+    assert len(table) == 24
     for (model, k_shot, seed), row in table.set_index(["model", "k_shot", "seed"]).iterrows():
         scores = pd.read_csv(folder / "scores" / model / "Demo" / "washer.csv")
         scores = scores[(scores.k_shot == k_shot) & (scores.seed == seed)]

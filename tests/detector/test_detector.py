@@ -131,9 +131,10 @@ def test_labels_follow_the_threshold(make_detector, good, queries):
     assert {result.label for result in again} == {True, False}
 
 
+@pytest.mark.parametrize("prompt_shifts", [1, 2])
 @pytest.mark.parametrize("kind", [InCTRL, InCTRLv2])
-def test_held_out_scores_are_those_of_each_picture_by_the_others(kind, good):
-    detector = Detector(trained(kind), device="cpu", batch_size=2)
+def test_held_out_scores_are_those_of_each_picture_by_the_others(kind, prompt_shifts, good):
+    detector = Detector(trained(kind), device="cpu", batch_size=2, prompt_shifts=prompt_shifts)
     found = detector.held_out_scores(good[:3], class_name="washer")
     assert detector.class_names == []
     for row, score in enumerate(found):

@@ -146,13 +146,14 @@ def test_prompts_as_input_of_the_graph(kind, exports, tmp_path, monkeypatch):
     path = tmp_path / "weights/onnx/open.onnx"
     assert {node.name for node in onnx.load(str(path)).graph.input} == {"input", *PROMPT_INPUTS}
 
-    model = InCTRLv2.load_from_checkpoint(exports.checkpoint).eval()
+    model = InCTRLv2.load_from_checkpoint(exports.checkpoint, prompt_shifts=2).eval()
     model.model.set_prompts(model.pre_processor(images_of((1, 3, 100, 90))), "gear")
     model.save_prompt_inputs(tmp_path / "gear.npz", "gear")
     for name, file, k_shot in (("washer", path.with_name("open.prompts.npz"), 2), ("gear", tmp_path / "gear.npz", 1)):
         with np.load(file, allow_pickle=False) as arrays:
             prompts = dict(arrays)
         assert len(prompts["prompt_image"]) == k_shot
+        assert len(prompts["prompt_patches"]) == k_shot * (4 if name == "gear" else 1)
         for shape in ((1, 3, 64, 64), (3, 3, 130, 117)):
             images = images_of(shape)
             expected = eager(model, images, name)

@@ -246,6 +246,8 @@ WRONG = [
     ({"temperature_patch": -1.0}, "temperature_patch=-1.0"),
     ({"alpha": 1.1}, "alpha=1.1"),
     ({"score_map": "none"}, "score_map='none'"),
+    ({"prompt_shifts": 0}, "prompt_shifts=0: give a whole number"),
+    ({"prompt_shifts": 2.5}, "prompt_shifts=2.5: give a whole number"),
 ]
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -71,11 +72,17 @@ def check_values(state: Mapping[str, Any], backbone: FrozenCLIP, source: str) ->
         raise CheckpointError(msg)
     for entry in sorted(entries):
         found = {name: tuple(getattr(state.get(f"{entry}.{name}"), "shape", ())) for name in widths}
-        counts = [found[name][:1] for name in ("image", "patches")]
         if (
-            any(found[name][1:] != width for name, width in widths.items())
-            or counts[0] != counts[1]
+            not all(found.values())
+            or any(found[name][1:] != width for name, width in widths.items())
+            or not _belong_together(found["image"][0], found["patches"][0])
             or found["prototypes"][:1] != (2,)
         ):
             msg = f"{source}: damaged, prompts {entry!r} of shapes {found} do not fit the backbone."
             raise CheckpointError(msg)
+
+
+def _belong_together(k_shot: int, views: int) -> bool:
+    """Whether there are as many views of each prompt, a square number of them; see `anomalib_inctrl.prompts.shifts`."""
+    each, rest = divmod(views, k_shot) if k_shot else (1, views)
+    return rest == 0 and each > 0 and math.isqrt(each) ** 2 == each

@@ -170,8 +170,8 @@ class ExportMixin(PromptingMixin, RestoringMixin):
         """Write the prompts of a class as the arrays that a graph exported with ``prompts_as_input`` takes.
 
         Args:
-            path: An ``.npz`` file, written whole. It holds ``prompt_patches (K, L, P, D_v)``, ``prompt_image (K, D)``
-                and ``text_prototypes (2, D)``, float32.
+            path: An ``.npz`` file, written whole. It holds ``prompt_patches (K, L, P, D_v)`` (with ``prompt_shifts``
+                several times as many), ``prompt_image (K, D)`` and ``text_prototypes (2, D)``, float32.
             class_name: Class; may be left out if the model holds one.
 
         Returns:
@@ -218,10 +218,11 @@ class ExportMixin(PromptingMixin, RestoringMixin):
         backbone = self.model.backbone
         # Two of everything that is to stay open: the exporter takes a one for a constant.
         images = torch.zeros(2, 3, *(input_size or backbone.image_size), device=self.device)
-        patches = torch.zeros(2, len(backbone.layers), backbone.num_patches, backbone.patch_width, device=self.device)
+        patches = torch.zeros(4, len(backbone.layers), backbone.num_patches, backbone.patch_width, device=self.device)
         prompts = torch.zeros(2, backbone.embed_dim, device=self.device)
         prototypes = torch.zeros(2, backbone.embed_dim, device=self.device)
-        batch, k_shot = torch.export.Dim("batch_size"), torch.export.Dim("k_shot")
+        # Each prompt's patches may be there at several offsets.
+        batch, k_shot, views = (torch.export.Dim(name) for name in ("batch_size", "k_shot", "prompt_views"))
         sides = {} if input_size else {2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
         graph = _PromptedGraph(self).eval()
         example = (images, patches, prompts, prototypes)
@@ -231,7 +232,7 @@ class ExportMixin(PromptingMixin, RestoringMixin):
             str(path),
             input_names=["input", *PROMPT_INPUTS],
             output_names=[name for name, value in graph(*example)._asdict().items() if value is not None],
-            dynamic_shapes=({0: batch} | sides, {0: k_shot}, {0: k_shot}, None),
+            dynamic_shapes=({0: batch} | sides, {0: views}, {0: k_shot}, None),
             dynamo=True,
             **kwargs,
         )

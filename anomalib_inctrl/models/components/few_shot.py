@@ -18,6 +18,7 @@ from anomalib_inctrl.errors import PromptError
 from anomalib_inctrl.models.components.heads import ImageResidualScorer
 from anomalib_inctrl.models.components.terms import ScoreTerms
 from anomalib_inctrl.prompts.bank import PromptBank, PromptContext
+from anomalib_inctrl.prompts.shifts import check_prompt_shifts, encode_prompts
 from anomalib_inctrl.residuals import (
     ResidualOperation,
     ResidualScale,
@@ -26,8 +27,6 @@ from anomalib_inctrl.residuals import (
     text_score,
     unit,
 )
-
-_ENCODE_BATCH = 32
 
 
 class FewShotModel(nn.Module, ABC):
@@ -46,6 +45,7 @@ class FewShotModel(nn.Module, ABC):
         residual: Operation between the adapted class embeddings.
         residual_scale: ``"half"`` as in the authors' code, ``"full"`` as in the paper's equation.
         temperature_image: Divides the cosines of the text score.
+        prompt_shifts: Offsets along each axis at which prompts are seen; see :mod:`anomalib_inctrl.prompts.shifts`.
 
     Raises:
         ValueError: If all three parts are switched off, or an argument has a value that it cannot have.
@@ -66,6 +66,7 @@ class FewShotModel(nn.Module, ABC):
         residual: ResidualOperation,
         residual_scale: ResidualScale,
         temperature_image: float = 0.01,
+        prompt_shifts: int = 1,
     ) -> None:
         super().__init__()
         if not (use_text or use_patch or use_image):
@@ -77,12 +78,14 @@ class FewShotModel(nn.Module, ABC):
         if residual_scale not in get_args(ResidualScale):
             msg = f"residual_scale={residual_scale!r}: choose 'half' (as the authors' code) or 'full' (as the paper)."
             raise ValueError(msg)
+        check_prompt_shifts(prompt_shifts)
         self.backbone = FrozenCLIP(backbone, pretrained, layers)
         self.resize_mode = resize_mode
         self.use_text = use_text
         self.use_patch = use_patch
         self.residual_scale = residual_scale
         self.temperature_image = temperature_image
+        self.prompt_shifts = prompt_shifts
         self.bank = PromptBank()
         self.heads_trained = False
         self.image_scorer = ImageResidualScorer(self.backbone.embed_dim, residual) if use_image else None
@@ -105,18 +108,10 @@ class FewShotModel(nn.Module, ABC):
         if not images.isfinite().all():
             msg = f"images: the prompts of class_name={class_name!r} hold NaN or infinite values."
             raise PromptError(msg)
-        device = self._device
         with torch.inference_mode(mode=False), torch.no_grad():
-            parts = [self.backbone.encode_image(part.to(device)) for part in images.split(_ENCODE_BATCH) if len(part)]
-            if parts:
-                patches = unit(torch.cat([part.patches for part in parts]))
-                image = torch.cat([part.image for part in parts])
-            else:
-                patches = torch.empty(
-                    0, len(self.backbone.layers), self.backbone.num_patches, self.backbone.patch_width, device=device
-                )
-                image = torch.empty(0, self.backbone.embed_dim, device=device)
-            context = PromptContext(patches, image, self.backbone.text_prototypes(class_name))
+            prompts = encode_prompts(self.backbone, images, self.prompt_shifts)
+            prototypes = self.backbone.text_prototypes(class_name)
+            context = PromptContext(unit(prompts.patches), prompts.image, prototypes)
         self.bank.put(class_name, context, list(files))
 
     def score_terms(self, images: Tensor, class_name: str | Sequence[str] | None = None) -> ScoreTerms:
@@ -274,11 +269,6 @@ class FewShotModel(nn.Module, ABC):
         return self.inference_batch(self.score_terms(images, class_name))
 
     predict = forward
-
-    @property
-    def _device(self) -> torch.device:
-        device: torch.device = next(self.backbone.clip.parameters()).device
-        return device
 
     def head_tensors(self) -> dict[str, Tensor]:
         """What training changes, adapters and heads, by name; neither backbone nor prompts."""

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from anomalib_inctrl.errors import PromptError
 from anomalib_inctrl.images import read_image
 from anomalib_inctrl.prompts.selection import check_k_shot, create_selector, write_prompt_list
+from anomalib_inctrl.prompts.shifts import check_prompt_shifts
 from anomalib_inctrl.prompts.source import class_name_of, given_prompts, prompt_candidates
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class PromptingMixin(_Base):
         """Refuse now, not after training, what cannot be."""
         create_selector(self.hparams["prompt_selection"])
         check_k_shot(self.hparams["k_shot"])
+        check_prompt_shifts(self.hparams["prompt_shifts"])
         self._class_name: str | None = self.hparams["class_name"]
         # What the prompts of a class that this module put into the bank were chosen from, and how.
         self._collected: dict[str, tuple[Any, ...]] = {}

@@ -48,6 +48,8 @@ class InCTRL(FewShotMixin, AnomalibModule):
             written ``prompts.json``.
         prompt_selection: How prompts are chosen among the train split's normal images: ``"random"``, ``"first"`` or
             ``"representative"``.
+        prompt_shifts: *Ours*: offsets along each axis at which the patches of every prompt in use are seen, not those
+            of a training batch; 1 sees prompts as they are. More help where things do not lie as in the prompts.
         weights: Checkpoint whose trained heads are used.
         use_text: Whether the text score takes part.
         use_patch: Whether the patch residual takes part.
@@ -86,6 +88,7 @@ class InCTRL(FewShotMixin, AnomalibModule):
         class_name: str | None = None,
         prompts: str | list[str] | None = None,
         prompt_selection: str = "random",
+        prompt_shifts: int = 1,
         weights: str | None = None,
         use_text: bool = True,
         use_patch: bool = True,
@@ -107,7 +110,7 @@ class InCTRL(FewShotMixin, AnomalibModule):
 
     def build_model(self) -> InCTRLModel:
         """Create the PyTorch model from the arguments."""
-        return InCTRLModel(**{name: self.hparams[name] for name in self.architecture})
+        return InCTRLModel(**{name: self.hparams[name] for name in (*self.architecture, "prompt_shifts")})
 
     def training_losses(self, batch: Any) -> dict[str, Tensor]:
         """Focal losses of the image's score and of the image residual's score (InCTRL, eq. 8 and 10)."""

@@ -39,6 +39,8 @@ class InCTRLModel(FewShotModel):
         use_image: Whether the image residual takes part ("I").
         residual: Operation between the adapted embeddings; the paper compares ``"residual"`` with the other two.
         residual_scale: ``"half"`` as in the authors' code, ``"full"`` as in the paper's equation.
+        prompt_shifts: *Ours*: offsets along each axis at which the patches of prompts in the bank are seen; 1 sees
+            prompts as they are.
 
     Raises:
         ValueError: If all three parts are switched off, or an argument has a value that it cannot have.
@@ -60,9 +62,19 @@ class InCTRLModel(FewShotModel):
         use_image: bool = True,
         residual: ResidualOperation = "residual",
         residual_scale: ResidualScale = "half",
+        prompt_shifts: int = 1,
     ) -> None:
         super().__init__(
-            backbone, pretrained, layers, resize_mode, use_text, use_patch, use_image, residual, residual_scale
+            backbone,
+            pretrained,
+            layers,
+            resize_mode,
+            use_text,
+            use_patch,
+            use_image,
+            residual,
+            residual_scale,
+            prompt_shifts=prompt_shifts,
         )
         self.map_head = ScoreHead(self.backbone.num_patches)
         self.eval()

@@ -56,6 +56,8 @@ class InCTRLv2(FewShotMixin, AnomalibModule):
             written ``prompts.json``.
         prompt_selection: How prompts are chosen among the train split's normal images: ``"random"``, ``"first"`` or
             ``"representative"``.
+        prompt_shifts: *Ours*: offsets along each axis at which the patches of every prompt in use are seen, not those
+            of a training batch; 1 sees prompts as they are. More help where things do not lie as in the prompts.
         weights: Checkpoint whose trained heads are used.
         use_text: Whether the text score takes part.
         use_patch: Whether the patch residual takes part.
@@ -116,6 +118,7 @@ class InCTRLv2(FewShotMixin, AnomalibModule):
         class_name: str | None = None,
         prompts: str | list[str] | None = None,
         prompt_selection: str = "random",
+        prompt_shifts: int = 1,
         weights: str | None = None,
         use_text: bool = True,
         use_patch: bool = True,
@@ -151,7 +154,7 @@ class InCTRLv2(FewShotMixin, AnomalibModule):
 
     def build_model(self) -> InCTRLv2Model:
         """Create the PyTorch model from the arguments."""
-        options = {name: self.hparams[name] for name in self.architecture}
+        options = {name: self.hparams[name] for name in (*self.architecture, "prompt_shifts")}
         learned = options.pop("pixel_losses")
         # A branch that nothing trains would add noise to the map.
         options["use_dasl"] &= learned

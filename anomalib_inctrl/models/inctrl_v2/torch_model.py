@@ -51,6 +51,8 @@ class InCTRLv2Model(FewShotModel):
         temperature_image: Divides the cosines of the text score.
         temperature_patch: Divides the cosines of the branches; the paper leaves it open.
         adapter_per_block: One branch adapter for each block in place of one for all; the paper leaves it open.
+        prompt_shifts: *Ours*: offsets along each axis at which the patches of prompts in the bank are seen; 1 sees
+            prompts as they are.
 
     Raises:
         ValueError: If all three parts of the score are switched off, or an argument has a value that it cannot have.
@@ -75,6 +77,7 @@ class InCTRLv2Model(FewShotModel):
         temperature_image: float = 0.01,
         temperature_patch: float = 0.07,
         adapter_per_block: bool = False,
+        prompt_shifts: int = 1,
     ) -> None:
         for name, weight in (("alpha", alpha), ("beta", beta)):
             if not 0 <= weight <= 1:
@@ -98,6 +101,7 @@ class InCTRLv2Model(FewShotModel):
             residual,
             residual_scale,
             temperature_image,
+            prompt_shifts,
         )
         self.alpha = alpha
         self.beta = beta

@@ -1,0 +1,147 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts seen at several offsets."""
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from anomalib_inctrl import Detector, InCTRLv2
+from anomalib_inctrl.backbone import FrozenCLIP
+from anomalib_inctrl.errors import BackboneError, CheckpointError, PromptError
+from anomalib_inctrl.models.components.checkpoint_checks import check_values
+from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
+from anomalib_inctrl.prompts.shifts import encode_prompts, shift_images
+
+CLOSE = {"atol": 1e-5, "rtol": 0}
+SIZE, PATCH = 240, 16
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return FrozenCLIP("demo-vit-16-240", None)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Smooth noise: something of its own at every place."""
+    noise = torch.randn(6, 3, 60, 60, generator=torch.Generator().manual_seed(3))
+    return torch.nn.functional.interpolate(noise, size=SIZE, mode="bicubic")
+
+
+@pytest.fixture
+def model(backbone):
+    def make(**options):
+        torch.manual_seed(0)
+        return InCTRLv2Model(backbone.clip, **options)
+
+    return make
+
+
+def test_pictures_are_moved_by_fractions_of_a_patch(pictures):
+    moved = shift_images(pictures, 4, PATCH)
+    assert moved.shape == (6, 16, 3, SIZE, SIZE)
+    assert torch.equal(moved[:, 0], pictures)
+    padded = np.pad(pictures.numpy(), ((0, 0), (0, 0), (PATCH, PATCH), (PATCH, PATCH)), mode="reflect")
+    expected = {
+        (y, x): padded[:, :, PATCH + y :, PATCH + x :][..., :SIZE, :SIZE] for y in range(-8, 9) for x in range(-8, 9)
+    }
+    offsets = [next(place for place, p in expected.items() if np.array_equal(p, moved[:, i])) for i in range(16)]
+    assert sorted(offsets) == sorted((y, x) for y in (-4, 0, 4, 8) for x in (-4, 0, 4, 8))
+
+
+@pytest.mark.parametrize("shifts", [2, 3])
+def test_the_map_is_the_least_over_all_offsets(shifts, model, backbone, pictures):
+    prompts, queries = pictures[:3], pictures[3:]
+    shifted = model(prompt_shifts=shifts)
+    shifted.set_prompts(prompts, "washer")
+    found = shifted.score_terms(queries).patch_map
+    # View by view.
+    views = [view for prompt in prompts for view in shift_images(prompt[None], shifts, PATCH)[0]]
+    tokens = [torch.nn.functional.normalize(backbone.encode_image(view[None]).patches[0], dim=-1) for view in views]
+    for query, residual in zip(backbone.encode_image(queries).patches, found, strict=True):
+        unit_query = torch.nn.functional.normalize(query, dim=-1)
+        nearest = [torch.einsum("lpd,lqd->lpq", unit_query, view).amax(dim=2) for view in tokens]
+        assert_close(residual, (1 - torch.stack(nearest).amax(dim=0)).mean(dim=0) / 2, **CLOSE)
+
+
+def test_a_moved_prompt_has_no_residual(model, pictures):
+    moved = shift_images(pictures[:1], 4, PATCH)[0]
+    plain, shifted = model(), model(prompt_shifts=4)
+    for one in (plain, shifted):
+        one.set_prompts(pictures[:2], "washer")
+    assert shifted.score_terms(moved).patch_map.max() < 1e-5
+    assert plain.score_terms(moved[1:]).patch_score.min() > 1e-3
+
+
+def test_only_the_patches_are_moved(model, pictures):
+    plain, shifted = model(), model(prompt_shifts=3)
+    for one in (plain, shifted):
+        one.set_prompts(pictures[:2], "washer")
+    before, after = plain.bank.select(), shifted.bank.select()
+    assert (before.k_shot, after.k_shot) == (2, 2)
+    assert after.patches.shape == (18, *before.patches.shape[1:])
+    assert_close(after.image, before.image, **CLOSE)
+    assert_close(after.patches[::9], before.patches, **CLOSE)
+    for one in (plain, shifted):
+        one.heads_trained = True
+    query = pictures[2:]
+    assert_close(shifted.score_terms(query).image_score, plain.score_terms(query).image_score, **CLOSE)
+    assert (shifted.score_terms(query).patch_map <= plain.score_terms(query).patch_map + 1e-6).all()
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 100])
+def test_the_batch_changes_nothing(batch_size, backbone, pictures):
+    expected = encode_prompts(backbone, pictures[:3], 2)
+    found = encode_prompts(backbone, pictures[:3], 2, batch_size)
+    assert_close(found.patches, expected.patches, **CLOSE)
+    assert_close(found.image, expected.image, **CLOSE)
+
+
+def test_saved_and_loaded_the_prompts_are_the_same(model, pictures):
+    shifted, loaded = model(prompt_shifts=2), model()
+    shifted.set_prompts(pictures[:2], "washer")
+    loaded.load_state_dict(shifted.state_dict())
+    assert torch.equal(loaded.score_terms(pictures[2:]).score, shifted.score_terms(pictures[2:]).score)
+
+
+@pytest.mark.parametrize("views", [0, 1, 3, 4])
+def test_views_that_belong_to_no_number_of_prompts_are_refused(views, backbone, model, pictures):
+    one = model()
+    one.set_prompts(pictures[:2], "washer")
+    state = one.state_dict() | {"bank.entries.0.patches": torch.zeros(views, 3, 225, backbone.patch_width)}
+    with pytest.raises(CheckpointError, match=r"here\.ckpt: damaged, prompts 'bank.entries.0' of shapes"):
+        check_values(state, backbone, "here.ckpt")
+
+
+def test_text_prompts_alone_have_nothing_to_move(model, pictures):
+    plain, shifted = model(), model(prompt_shifts=4)
+    for one in (plain, shifted):
+        one.set_prompts(pictures[:0], "washer")
+    assert torch.equal(shifted.score_terms(pictures).score, plain.score_terms(pictures).score)
+
+
+def test_what_cannot_be_is_told(model, pictures):
+    with pytest.raises(ValueError, match="prompt_shifts=0: give a whole number"):
+        InCTRLv2(backbone="demo-vit-16-240", pretrained=None, prompt_shifts=0)
+    with pytest.raises(ValueError, match="prompt_shifts=-1: give a whole number"):
+        Detector(backbone="demo-vit-16-240", pretrained=None, prompt_shifts=-1)
+    with pytest.raises(PromptError, match=r"prompt_shifts=17: a patch of .* has 16 pixels a side"):
+        model(prompt_shifts=17).set_prompts(pictures[:1], "washer")
+    with pytest.raises(BackboneError, match=r"expected \(B, 3, 240, 240\)"):
+        model(prompt_shifts=2).set_prompts(pictures[:1, :, :8, :8], "washer")
+
+
+def test_a_detector_says_what_its_checkpoint_said(pictures, tmp_path):
+    images = (pictures.clamp(-1, 1) + 1) / 2
+    detector = Detector(backbone="demo-vit-16-240", pretrained=None, device="cpu", prompt_shifts=2)
+    detector.set_prompts(images[:2], class_name="washer")
+    again = Detector(detector.save(tmp_path / "washer.ckpt"), device="cpu")
+    expected = [result.score for result in detector.predict(images[2:])]
+    assert [result.score for result in again.predict(images[2:])] == expected
+    again.set_prompts(images[:2], class_name="washer")  # anew, at as many offsets
+    assert [result.score for result in again.predict(images[2:])] == pytest.approx(expected, abs=1e-6)
+    plain = Detector(tmp_path / "washer.ckpt", device="cpu", prompt_shifts=1)
+    plain.set_prompts(images[:2], class_name="washer")
+    assert all(a.score > b for a, b in zip(plain.predict(images[2:]), expected, strict=True))
