@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the choice of prompts does: number, strategy, defects among them, another product, and the class name.
+"""What the choice of prompts does: number, strategy, offsets, defects among them, another product, the class name.
 
     python benchmarks/prompt_choices.py --output docs/measured/prompts.md
 
@@ -31,7 +31,9 @@ from anomalib_inctrl.residuals import nearest_prompt_similarity, residual_of, te
 
 METRICS = ("score", "patches alone", "map")
 K_SHOTS = (1, 2, 4, 8)
+SHIFTS = (1, 2, 4)
 _STRIDE = 4
+_SHIFT_SEEDS = 3  # every offset is encoded anew
 
 
 class Category:
@@ -55,7 +57,7 @@ class Category:
         self.labels = tests.label_index.to_numpy(dtype=int)
         self.query = encoder.encode_files(self.paths)
         self.masks = torch.stack([self._mask(row) for row in tests.itertuples()])
-        self._cosines: dict[Path, Tensor] = {}
+        self._cosines: dict[tuple[Path, int], Tensor] = {}
         self.features = encoder.encode_files(self.candidates)
 
     def _mask(self, row: object) -> Tensor:
@@ -70,12 +72,12 @@ class Category:
         """Class embeddings of candidates, for strategies that look at them."""
         return self.features.image[[self.candidates.index(file) for file in files]]
 
-    def cosines(self, path: Path) -> Tensor:
-        """Cosine of every test patch with its nearest patch of one image ``(N, L, P)``."""
-        if path not in self._cosines:
-            found = self._encoded(path)
-            self._cosines[path] = nearest_prompt_similarity(unit(self.query.patches), unit(found.patches))
-        return self._cosines[path]
+    def cosines(self, path: Path, shifts: int = 1) -> Tensor:
+        """Cosine of every test patch with its nearest patch of one image, at all its offsets ``(N, L, P)``."""
+        if (path, shifts) not in self._cosines:
+            found = self._encoded(path) if shifts == 1 else self.encoder.encode_files([path], shifts)
+            self._cosines[path, shifts] = nearest_prompt_similarity(unit(self.query.patches), unit(found.patches))
+        return self._cosines[path, shifts]
 
     def _encoded(self, path: Path) -> ImageFeatures:
         for paths, features in ((self.candidates, self.features), (self.paths, self.query)):
@@ -85,7 +87,11 @@ class Category:
         return self.encoder.encode_files([path])
 
     def measure(
-        self, prompts: Sequence[Path], class_name: str | None = None, leave_out: Sequence[Path] = ()
+        self,
+        prompts: Sequence[Path],
+        class_name: str | None = None,
+        leave_out: Sequence[Path] = (),
+        shifts: int = 1,
     ) -> dict[str, float]:
         """Score the test images by the training-free floor and take metrics in percent.
 
@@ -93,11 +99,12 @@ class Category:
             prompts: Images that serve as prompts.
             class_name: What the text prompts say; the category by default.
             leave_out: Test images that are not judged.
+            shifts: Offsets along each axis at which prompts are seen.
 
         Returns:
             AUROC of the score, of the patch score alone, and of the map's pixels.
         """
-        maps = residual_of(torch.stack([self.cosines(path) for path in prompts]).amax(dim=0))
+        maps = residual_of(torch.stack([self.cosines(path, shifts) for path in prompts]).amax(dim=0))
         by_text = text_score(self.query.image, self.encoder.backbone.text_prototypes(class_name or self.name))
         patches = maps.amax(dim=-1)
         keep = np.array([path not in leave_out for path in self.paths])
@@ -136,6 +143,12 @@ def measure_all(categories: Sequence[Category], seeds: int) -> pd.DataFrame:
                 chosen = create_selector(strategy, seed).select(category.candidates, max(K_SHOTS), category.encode)
                 for k_shot in K_SHOTS:
                     note("strategy", strategy, k_shot, seed, category, category.measure(chosen[:k_shot]))
+        for seed in range(min(seeds, _SHIFT_SEEDS)):
+            chosen = create_selector("random", seed).select(category.candidates, 4, category.encode)
+            for k_shot in (1, 4):
+                for shifts in SHIFTS:
+                    found = category.measure(chosen[:k_shot], shifts=shifts)
+                    note(f"shifts, K = {k_shot}", f"{shifts} x {shifts}", k_shot, seed, category, found)
         defective = [path for path, label in zip(category.paths, category.labels, strict=True) if label]
         for seed in range(seeds):
             good = create_selector("random", seed).select(category.candidates, 4, category.encode)
@@ -218,6 +231,15 @@ How far apart the best and the worst of the {seeds} random draws are, *patches a
 | K | mean over categories | largest |
 | ---: | ---: | ---: |
 {chr(10).join(ranges)}
+
+### Prompts seen at several offsets
+
+`prompt_shifts`, {min(seeds, _SHIFT_SEEDS)} draws: 1 x 1 is each prompt as it is, 4 x 4 shows it at 16 offsets within a
+patch of {backbone.patch_size} pixels.
+
+{table("shifts, K = 1", "K = 1", [f"{n} x {n}" for n in SHIFTS])}
+
+{table("shifts, K = 4", "K = 4", [f"{n} x {n}" for n in SHIFTS])}
 
 ### Defects among the prompts
 

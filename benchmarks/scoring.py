@@ -120,6 +120,6 @@ class UnseenCategories:
             prompts = self.encoder.encode_files(paths, shifts)
             cosines = nearest_prompt_similarity(unit(query.patches), unit(prompts.patches))
             self._contexts[key] = PromptContext(
-                prompts.patches, prompts.image, self.encoder.backbone.text_prototypes(class_name), cosines
+                prompts.patches[:0], prompts.image, self.encoder.backbone.text_prototypes(class_name), cosines
             )
         return self._contexts[key]

@@ -27,7 +27,7 @@ MODELS: dict[str, type[InCTRL | InCTRLv2]] = {"InCTRL": InCTRL, "InCTRLv2": InCT
 _PARTS = {"image_scorer": "image", "dasl_branch": "pixel", "oasl_branch": "one_class"}
 _BRANCH_OPTIONS = {"temperature_patch", "adapter_per_block", "empty_mask", "pixel_weight", "one_class_weight"}
 _IMAGE_OPTIONS = {"use_text", "use_image", "residual", "residual_scale", "alpha", "temperature_image", "image_weight"}
-_SWITCHES = {"use_dasl", "use_oasl", "pixel_losses", "beta"}
+_SWITCHES = {"use_dasl", "use_oasl", "pixel_losses", "beta", "prompt_shifts"}
 _NO_SAY = {
     "image_scorer": _BRANCH_OPTIONS | _SWITCHES,
     "dasl_branch": _IMAGE_OPTIONS | _SWITCHES | {"one_class_weight"},

@@ -70,6 +70,7 @@ def shots(results: pd.DataFrame, targets: Sequence[str], extra: bool) -> str:
 def groups(results: pd.DataFrame) -> str:
     """Rendered categories and photographs apart, for the rows that stand for models."""
     shown = ["InCTRLv2", "InCTRL", "training-free floor", "patch residual alone"]
+    shown += ["prompt_shifts 4", "InCTRL, prompt_shifts 4", "floor, prompt_shifts 4"]
     results = results[results["row"].isin(shown)].assign(photograph=results["category"].isin(PHOTOGRAPHS))
     table = over_seeds(results, ["row", "photograph"])
     columns = [(name, photograph) for name in METRICS for photograph in (False, True)]

@@ -28,11 +28,12 @@ def results(tmp_path):
             enumerate(models), ["rendered", "photographs", "digits", "even digits"], "ab", (1, 4), (0, 1, 2)
         )
     ]
+    shifted = ["prompt_shifts 4", "InCTRL, prompt_shifts 4", "floor, prompt_shifts 4"]
     ablation = [
         {"row": row, "group": "models", "seed": seed, "category": category, "image_AUROC": value, "pixel_AUROC": value}
         | {"AUPRO": value}
         for (place, row), category, seed in itertools.product(
-            enumerate([*models, "patch residual alone"]), ["brick", "screw"], (0, 1, 2)
+            enumerate([*models, "patch residual alone", *shifted]), ["brick", "screw"], (0, 1, 2)
         )
         for value in [(10 * place + seed + 50 * (category == "brick")) / 100]
     ]
