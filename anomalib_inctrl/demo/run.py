@@ -70,8 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print(f"2. Training the heads on {len(AUXILIARY_CATEGORIES)} categories: {', '.join(AUXILIARY_CATEGORIES)}")
     weights = {model.__name__: _train(args, model) for model in (InCTRLv2, InCTRL)}
     console.print(
-        f"3. Testing InCTRLv2 on {len(UNSEEN_CATEGORIES)} categories never trained on, K={args.k_shot}, each prompt seen at "
-        f"{_PROMPT_SHIFTS} x {_PROMPT_SHIFTS} offsets"
+        f"3. Testing InCTRLv2 on {len(UNSEEN_CATEGORIES)} categories never trained on, K={args.k_shot}, "
+        f"prompts seen at {_PROMPT_SHIFTS} x {_PROMPT_SHIFTS} offsets"
     )
     rows = [
         _test(args, category, weights["InCTRLv2"])
