@@ -65,6 +65,10 @@ class Episode:
     defect: list[list[str]]
     turns: list[bool]
 
+    def to(self, device: torch.device) -> Episode:
+        """Bring pictures and masks to a device."""
+        return replace(self, image=self.image.to(device), mask=self.mask.to(device))
+
 
 def vocabulary_sentences() -> list[str]:
     """Sentences that hold every word of the captions."""

@@ -16,8 +16,9 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from mini_clip_data import DAMAGED, Episode, augment, draw_captions, draw_episode, vocabulary_sentences
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from torchmetrics.functional.classification import binary_auroc
 
 from anomalib_inctrl.backbone import CLIP_MEAN, CLIP_STD, create_clip, default_layers
@@ -372,11 +374,36 @@ class Judge:
         return {key: sum(values) / len(values) for key, values in found.items()}
 
 
+class Drawings(Dataset[Episode]):
+    """Pictures of a stage, drawn when asked for; each serves for some steps in a row.
+
+    Args:
+        stage: What to draw.
+        seed: Decides everything, together with the number of the drawing.
+        device: Where to draw.
+    """
+
+    def __init__(self, stage: Stage, seed: tuple[int, ...], device: torch.device) -> None:
+        self.stage, self.seed, self.device = stage, seed, device
+
+    def __len__(self) -> int:
+        """Number of drawings."""
+        return math.ceil(self.stage.steps / _VIEWS)
+
+    def __getitem__(self, number: int) -> Episode:
+        """Draw."""
+        return draw_episode(self.stage.rows, self.stage.size, (*self.seed, number), self.device)
+
+    def from_step(self, step: int, workers: int) -> Iterator[Episode]:
+        """The drawings from that of a step on, in order, with processes that draw ahead or without."""
+        return iter(DataLoader(self, None, sampler=range(step // _VIEWS, len(self)), num_workers=workers))
+
+
 class Run:
     """State of a training run: weights, optimiser, place in the stages."""
 
-    def __init__(self, out: Path, seed: int, device: torch.device, start: Path | None = None) -> None:
-        self.out, self.seed, self.device = out, seed, device
+    def __init__(self, out: Path, seed: int, device: torch.device, start: Path | None = None, workers: int = 0) -> None:
+        self.out, self.seed, self.device, self.workers = out, seed, device, workers
         torch.manual_seed(seed)
         self.encoder = Encoder().to(device).train()
         if start is not None:
@@ -384,7 +411,6 @@ class Run:
         self.optimisers = _optimisers(self.encoder)
         self.stage, self.step, self.seconds = 0, 0, 0.0
         self.judge: Judge | None = None
-        self._drawn: tuple[tuple[int, ...], Episode] | None = None
         out.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.is_file():
             state = torch.load(self.checkpoint, map_location=device, weights_only=True)
@@ -414,8 +440,14 @@ class Run:
             start = last = time.monotonic()
             totals: dict[str, float] = {}
             first = self.step
+            # Processes cannot draw on an accelerator that this one works with.
+            place = self.device if self.workers == 0 else torch.device("cpu")
+            episode: Episode | None = None
+            drawings = Drawings(stage, (self.seed, self.stage), place).from_step(self.step, self.workers)
             while self.step < stage.steps:
-                for key, value in self._one_step(stage).items():
+                if episode is None or self.step % _VIEWS == 0:
+                    episode = next(drawings).to(self.device)
+                for key, value in self._one_step(stage, episode).items():
                     totals[key] = totals.get(key, 0.0) + value
                 now = time.monotonic()
                 if now - last > every or self.step == stage.steps:
@@ -429,13 +461,13 @@ class Run:
             self._save()
         write_weights(self.weights, self.encoder.clip.state_dict(), self.encoder.vocabulary)
 
-    def _one_step(self, stage: Stage) -> dict[str, float]:
+    def _one_step(self, stage: Stage, episode: Episode) -> dict[str, float]:
         rate = stage.rate * min(1.0, (self.step + 1) / _WARM_UP)
         rate *= 1 - self.step / stage.steps if stage.falls else 1
         for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
             group["lr"] = rate * group["faster"]
         seed = (self.seed, self.stage, self.step)
-        terms = losses(self.encoder, self._draw(stage, seed), seed, stage.sharpness)
+        terms = losses(self.encoder, augment(episode, seed), seed, stage.sharpness)
         loss = sum(weight * terms[key] for key, weight in _WEIGHTS.items())
         self.encoder.zero_grad(set_to_none=True)
         loss.backward()
@@ -444,13 +476,6 @@ class Run:
             optimiser.step()
         self.step += 1
         return {key: float(value.detach()) for key, value in terms.items()}
-
-    def _draw(self, stage: Stage, seed: tuple[int, int, int]) -> Episode:
-        """Pictures of a step; some steps in a row have the same, each augmented anew."""
-        products = (*seed[:2], seed[2] // _VIEWS)
-        if self._drawn is None or self._drawn[0] != products:
-            self._drawn = products, draw_episode(stage.rows, stage.size, products, self.device)
-        return augment(self._drawn[1], seed)
 
     def _report(self, stage: Stage, means: dict[str, float]) -> None:
         self.judge = self.judge or Judge(self.device)
@@ -494,15 +519,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=48_000, help="pictures of 112 px to train on, without --start")
     parser.add_argument("--fine_images", type=int, default=140_400, help="those of 240 px at a steady rate, likewise")
     parser.add_argument("--last_images", type=int, default=100_800, help="pictures of 240 px at a falling rate")
+    parser.add_argument("--rows", type=int, default=4, help="products in a batch of 240 px; more suit a GPU")
+    parser.add_argument("--rate", type=float, default=3e-4, help="learning rate at the start of the last part")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw ahead; pictures are the same")
     parser.add_argument("--seed", type=int, default=0, help="decides weights, pictures and captions")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to train")
     parser.add_argument("--every", type=float, default=240, help="seconds between checkpoints")
     args = parser.parse_args(argv)
 
-    run = Run(args.out, args.seed, torch.device(args.device), args.start)
-    stages = [Stage(240, 4, 3e-4, True, args.last_images)]
+    run = Run(args.out, args.seed, torch.device(args.device), args.start, args.workers)
+    stages = [Stage(240, args.rows, args.rate, True, args.last_images)]
     if args.start is None:
-        stages = [Stage(112, 16, 1e-3, False, args.images, 100), Stage(240, 4, 4e-4, False, args.fine_images), *stages]
+        coarse = Stage(112, 16, 1e-3, False, args.images, 100)
+        stages = [coarse, Stage(240, args.rows, 4e-4, False, args.fine_images), *stages]
     run.train(stages, args.every)
     digest = hashlib.sha256(run.weights.read_bytes()).hexdigest()
     print(f"{run.weights}  {run.weights.stat().st_size / 1e6:.2f} MB  sha256 {digest}  {run.seconds:.0f} s")
