@@ -46,6 +46,7 @@ class Judge:
         pretrained: Its pretrained tag or weights file.
         device: Where to compute; an accelerator by default, if there is one.
         limits: What one request may ask for.
+        prompt_shifts: Offsets along each axis at which prompts are seen; a checkpoint's own, or 1, by default.
 
     Raises:
         CheckpointError: If a file is none of the models' checkpoints.
@@ -59,8 +60,10 @@ class Judge:
         pretrained: str | None = "demo",
         device: str | None = None,
         limits: Limits | None = None,
+        prompt_shifts: int | None = None,
     ) -> None:
         self.backbone, self.pretrained, self.device = backbone, pretrained, device
+        self.prompt_shifts = prompt_shifts
         self.limits = limits or Limits()
         self._weights: dict[str, dict[str, Path | None]] = {model: {UNTRAINED: None} for model in MODELS}
         for path in _checkpoints(weights):
@@ -105,6 +108,7 @@ class Judge:
                 backbone=self.backbone,
                 pretrained=self.pretrained,
                 device=self.device,
+                prompt_shifts=self.prompt_shifts,
             )
             self._detector = ((model, weights), made)
         return self._detector[1]

@@ -60,6 +60,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--weights", type=Path, nargs="+", default=[], metavar="CKPT", help="checkpoints to offer: files or folders"
     )
+    parser.add_argument(
+        "--prompt_shifts", type=int, metavar="S", help="offsets along each axis at which normal pictures are seen"
+    )
     parser.add_argument("--device", help="where to compute, such as cuda:1; an accelerator by default, if there is one")
     parser.add_argument(
         "--host", default=_LOOPBACK, help="address to listen on; the default can be reached from this machine only"
@@ -73,7 +76,7 @@ def _serve(args: argparse.Namespace, folder: Path) -> int:
     from anomalib_inctrl.app.judge import UNTRAINED, Judge
 
     try:
-        judge = Judge(args.weights, args.backbone, args.pretrained, args.device)
+        judge = Judge(args.weights, args.backbone, args.pretrained, args.device, prompt_shifts=args.prompt_shifts)
         judge.detector(judge.models[0], UNTRAINED)  # what is wrong with the backbone is told here, not in the browser
         _check_port(args.host, args.port)
     except (BackboneError, CheckpointError, PretrainedWeightsError, ValueError, OSError) as error:

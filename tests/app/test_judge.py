@@ -48,6 +48,16 @@ def test_it_says_what_the_detector_says(judge, checkpoints, good, queries, model
     assert judge.detector(model, weights).class_names == []
 
 
+def test_normal_pictures_are_seen_at_as_many_offsets_as_it_was_told(good, queries):
+    shifted = Judge(device="cpu", prompt_shifts=2).judge(good[:2], queries[:2], "washer", "InCTRLv2", UNTRAINED)
+    detector = Detector(backbone="mini-clip-16-240", pretrained="demo", device="cpu", prompt_shifts=2)
+    detector.set_prompts(good[:2], class_name="washer")
+    expected = sorted((result.score for result in detector.predict(queries[:2])), reverse=True)
+    assert [result.score for result in shifted.results] == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ValueError, match="prompt_shifts=0: give a whole number"):
+        Judge(prompt_shifts=0).detector("InCTRLv2", UNTRAINED)
+
+
 def test_one_normal_picture_gives_no_threshold_to_start_from(judge, good, queries):
     assert judge.judge(good[:1], queries[:1], "washer", "InCTRL", UNTRAINED).highest_normal is None
 
