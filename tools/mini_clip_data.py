@@ -39,7 +39,6 @@ _LONG = "a photo of a {name} of {material} with {defect} at the {place}."
 _LONG_NORMAL = "a photo of a {name} of {material} without defect."
 _STYLES = 1_000_000
 _WORDS = 3  # that a name which the text tower does not know has at most
-_HARD = ("bent", "missing")  # kinds of defect that are drawn twice as often, since they are learned last
 _LITTLE = 10.0  # degrees by which pictures of a product may be turned and yet be cropped alike
 _FOLDER = {REGISTRY[category].words: category for category in AUXILIARY_CATEGORIES}
 
@@ -135,7 +134,6 @@ def _rendered(
     samples = []
     for category, name, style in products:
         kinds = [kind for kind in category.defects if kind not in HELD_OUT_DEFECTS]
-        kinds += [kind for kind in kinds if kind in _HARD]
         index = int(rng.integers(2**31))
         samples += [
             Sample(name, index + i, str(rng.choice(kinds)) if damaged else None, style)

@@ -225,7 +225,7 @@ def _surface(rng: np.random.Generator) -> Callable[[View, float], tuple[Tensor, 
     first, second = _colour(rng), _colour(rng)
     grain, stretch, strong = rng.choice([FBM, FINE]), rng.choice([1.0, rng.uniform(3, 14)]), rng.uniform(0.01, 0.08)
     goes_round = rng.random() < 0.15
-    split = str(rng.choice(["none"] * 4 + ["line", "disc", "stripes", "cells", "soft"]))
+    split = str(rng.choice(["none", "none", "line", "disc", "stripes", "cells", "soft"]))
     at, pitch, share = rng.uniform(-0.3, 0.3), rng.uniform(3, 14), rng.uniform(0.25, 0.6)
     tilt = rng.choice([0.0, math.pi / 2, rng.uniform(0, math.pi)])
     cos, sin = math.cos(tilt), math.sin(tilt)

@@ -48,7 +48,7 @@ _LEAST = 0.01  # residuals below are as good as zero
 _TOUCHED = 0.03  # share of a patch that must be damaged for it to count; less is left out
 _SMOOTHING = 0.1  # an encoder this small should not be sure of what it sees
 _APART = 0.7  # cosine of the two states' prototypes above which they are pushed apart
-_VIEWS = 3  # batches, each augmented anew, that are made of the same pictures, since drawing them takes longest
+_VIEWS = 2  # batches, each augmented anew, that are made of the same pictures, since drawing them takes longest
 
 
 @dataclass(frozen=True)

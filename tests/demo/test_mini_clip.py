@@ -285,7 +285,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tool, tmp_path, monkeyp
     torch.set_num_threads(1)  # as in the process that draws: rounding is not the same for all numbers of threads
     # Stopped within the steps that share a drawing, and gone on with drawings of another process.
     try:
-        whole, parts = states(tmp_path / "whole", [96]), states(tmp_path / "parts", [48, 96], workers=1)
+        whole, parts = states(tmp_path / "whole", [96]), states(tmp_path / "parts", [72, 96], workers=1)
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
