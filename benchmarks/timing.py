@@ -110,7 +110,7 @@ def over(seconds: Mapping[str, Sequence[float]], name: str, reference: str) -> f
     return median(one / other for one, other in zip(seconds[name], seconds[reference], strict=True))
 
 
-def make_model(name: str, clip: Any, k_shot: int, heads_trained: bool = True) -> FewShotModel:
+def make_model(name: str, clip: Any, k_shot: int, heads_trained: bool = True, prompt_shifts: int = 1) -> FewShotModel:
     """A model on a shared backbone that takes all its parts into account, with random heads and prompts.
 
     Args:
@@ -118,6 +118,7 @@ def make_model(name: str, clip: Any, k_shot: int, heads_trained: bool = True) ->
         clip: The OpenCLIP module.
         k_shot: Number of prompts.
         heads_trained: Whether the heads score.
+        prompt_shifts: Offsets along each axis at which prompts are seen.
 
     Returns:
         The model, its prompts set without encoding any sentence.
@@ -128,7 +129,7 @@ def make_model(name: str, clip: Any, k_shot: int, heads_trained: bool = True) ->
         model = model.to(device)
     model.heads_trained = heads_trained
     backbone = model.backbone
-    shape = k_shot, len(backbone.layers), backbone.num_patches, backbone.patch_width
+    shape = k_shot * prompt_shifts**2, len(backbone.layers), backbone.num_patches, backbone.patch_width
     context = PromptContext(
         unit(torch.randn(shape, device=device)),
         torch.randn(k_shot, backbone.embed_dim, device=device),

@@ -42,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = parser_of(__doc__, rounds=9)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="batch sizes")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of prompts")
+    parser.add_argument(
+        "--prompt_shifts", type=int, default=1, help="offsets along each axis at which prompts are seen"
+    )
     parser.add_argument("--precision", choices=tuple(_PRECISIONS), default="float32")
     parser.add_argument("--compile", action="store_true", help="torch.compile the tower and the models")
     args = parser.parse_args(argv)
@@ -50,7 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         report(args, "Scoring over the bare tower", [{"device": args.device, "result": NOT_RUN}])
         return 0
     clip = random_clip(args.backbone, args.device)
-    models = {(name, k_shot): make_model(name, clip, k_shot) for name in MODELS for k_shot in args.shots}
+    models = {
+        (name, k_shot): make_model(name, clip, k_shot, prompt_shifts=args.prompt_shifts)
+        for name in MODELS
+        for k_shot in args.shots
+    }
     rows = []
     for batch in args.batches:
         images = torch.randn(batch, 3, *clip.visual.image_size, device=args.device)
