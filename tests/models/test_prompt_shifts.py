@@ -133,6 +133,22 @@ def test_what_cannot_be_is_told(model, pictures):
         model(prompt_shifts=2).set_prompts(pictures[:1, :, :8, :8], "washer")
 
 
+def test_prompts_of_a_checkpoint_stay_as_they_were_seen(pictures, tmp_path, caplog):
+    saved = InCTRLv2(backbone="demo-vit-16-240", pretrained=None, prompt_shifts=2)
+    saved.model.set_prompts(pictures[:1], "washer")
+    for given, told in ((1, False), (2, False), (4, True)):
+        caplog.clear()
+        model = InCTRLv2(backbone="demo-vit-16-240", pretrained=None, prompt_shifts=given)
+        model.on_load_checkpoint(saved.checkpoint_content())
+        assert ("prompt_shifts=4 has no say" in caplog.text) == told
+        assert model.hparams["prompt_shifts"] == model.model.prompt_shifts == 2
+    heads = saved.checkpoint_content()
+    heads["state_dict"] = {key: value for key, value in heads["state_dict"].items() if ".bank." not in key}
+    model = InCTRLv2(backbone="demo-vit-16-240", pretrained=None, prompt_shifts=4)
+    model.on_load_checkpoint(heads)
+    assert model.model.prompt_shifts == 4
+
+
 def test_a_detector_says_what_its_checkpoint_said(pictures, tmp_path):
     images = (pictures.clamp(-1, 1) + 1) / 2
     detector = Detector(backbone="demo-vit-16-240", pretrained=None, device="cpu", prompt_shifts=2)

@@ -19,6 +19,7 @@ from anomalib_inctrl.errors import CheckpointError
 from anomalib_inctrl.hub import read_heads
 from anomalib_inctrl.models.components.checkpoint_checks import check_values, naming
 from anomalib_inctrl.preprocessing import CHECKPOINT_KEY, CLIPPreProcessor
+from anomalib_inctrl.prompts.shifts import check_prompt_shifts
 from anomalib_inctrl.weights import check_keys, find_weights_file, read_checkpoint
 
 if TYPE_CHECKING:
@@ -169,6 +170,22 @@ class RestoringMixin(_Base):
             )
             extra = state.get(f"{bank}_extra_state", {"class_names": []})
             self._restored_prompts = set(extra["class_names"])
+            if self._restored_prompts:
+                self._keep_offsets(checkpoint.get("hyper_parameters", {}).get("prompt_shifts", 1), source)
+
+    def _keep_offsets(self, saved: int, source: str) -> None:
+        """See new prompts as those of the checkpoint, which stay as they are, were seen."""
+        check_prompt_shifts(saved)
+        given = self.hparams["prompt_shifts"]
+        if given not in {1, saved}:
+            logger.warning(
+                "prompt_shifts=%d has no say: the prompts of %s stay as they were seen, prompt_shifts=%d. To set prompts "
+                "anew, give the checkpoint as --model.weights.",
+                given,
+                source,
+                saved,
+            )
+        self.hparams["prompt_shifts"] = self.model.prompt_shifts = saved
 
 
 def _load_heads(model: FewShotModel, checkpoint: Mapping[str, Any], source: str) -> None:
