@@ -179,8 +179,8 @@ class RestoringMixin(_Base):
         given = self.hparams["prompt_shifts"]
         if given not in {1, saved}:
             logger.warning(
-                "prompt_shifts=%d has no say: the prompts of %s stay as they were seen, prompt_shifts=%d. To set prompts "
-                "anew, give the checkpoint as --model.weights.",
+                "prompt_shifts=%d has no say: the prompts of %s stay as they were seen, prompt_shifts=%d. To set "
+                "prompts anew, give the checkpoint as --model.weights.",
                 given,
                 source,
                 saved,
