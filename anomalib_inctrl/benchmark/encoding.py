@@ -51,15 +51,14 @@ class ImageEncoder:
             Features of all ``N``, with patch tokens ``(N * S * S, L, P, D_v)``.
         """
         transform = self.pre_processor.transform
-        parts = [paths[start : start + self.batch_size] for start in range(0, len(paths), self.batch_size)] or [[]]
-        side = self.backbone.image_size
-        batches = ([transform(read_image(path).unsqueeze(0)).as_subclass(Tensor) for path in part] for part in parts)
-        return concatenate(
-            [
-                encode_prompts(self.backbone, torch.cat(some or [torch.empty(0, 3, *side)]), shifts, self.batch_size)
-                for some in batches
-            ]
-        )
+        nothing = torch.empty(0, 3, *self.backbone.image_size)
+        features = []
+        for start in range(0, max(1, len(paths)), self.batch_size):
+            images = [transform(read_image(path).unsqueeze(0)) for path in paths[start : start + self.batch_size]]
+            # Plain tensors: anomalib's image type would spread to all that is computed from them.
+            batch = torch.cat([nothing, *images]).as_subclass(Tensor)
+            features.append(encode_prompts(self.backbone, batch, shifts, self.batch_size))
+        return concatenate(features)
 
     def encode_dataset(self, dataset: GeneralistDataset) -> Iterator[tuple[ImageFeatures, PromptedBatch]]:
         """Encode the images of a dataset, batch by batch, in its order.
