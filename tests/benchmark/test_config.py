@@ -12,6 +12,7 @@ from anomalib.cli.cli import AnomalibCLI
 from anomalib_inctrl.benchmark.config import changes, read_config
 from anomalib_inctrl.benchmark.jobs import file_name
 from anomalib_inctrl.benchmark.pipeline import main
+from anomalib_inctrl.benchmark.store import ResultsFolder
 from anomalib_inctrl.errors import BenchmarkError, PretrainedWeightsError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -155,6 +156,21 @@ def test_weights_of_another_kind_are_other_weights(make_config, tmp_path):
     both["targets"]["Other"] = both["targets"]["Demo"]
     both["models"]["InCTRL"]["weights"] = {"Demo": str(checkpoint), "Other": str(short)}
     assert changes(kinds[1], identity(both)) == changes(identity(both), kinds[1]) == []
+
+
+def test_the_order_of_keys_tells_nothing_in_lists_either(make_config, tmp_path):
+    config = make_config(output=str(tmp_path / "out"))
+    config["models"]["InCTRL"]["weights"] = str(tmp_path / "train.yaml")
+    (tmp_path / "train.yaml").write_text("auxiliary: [{root: a, categories: [y, x]}]")
+    folder = ResultsFolder(read_config(config))
+    folder.open()
+    folder.close()
+    for same in ("[{root: a, categories: [y, x]}]", "[{categories: [y, x], root: a}]"):
+        (tmp_path / "train.yaml").write_text(f"auxiliary: {same}")
+        ResultsFolder(read_config(config)).check()
+    (tmp_path / "train.yaml").write_text("auxiliary: [{categories: [x, y], root: a}]")
+    with pytest.raises(BenchmarkError, match=r"auxiliary: was \[\{'categories': \['y', 'x'\], 'root': 'a'\}\], is"):
+        ResultsFolder(read_config(config)).check()
 
 
 def test_packaged_weights_are_known_by_their_content(make_config, monkeypatch, tmp_path):
