@@ -54,10 +54,13 @@ class Pictures(NamedTuple):
 
 @dataclass
 class _Random:
-    """Random numbers on the CPU, so that a seed means the same on every device."""
+    """Random numbers of the CPU, the same on every device, but for noise, of which there is much."""
 
     generator: torch.Generator
     device: torch.device
+
+    def __post_init__(self) -> None:
+        self.noise = generator_on(self.device, self.generator)
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
         return (torch.rand(*shape, generator=self.generator) * (high - low) + low).to(self.device)
@@ -66,13 +69,20 @@ class _Random:
         return self.uniform(math.log(low), math.log(high), *shape).exp()
 
     def normal(self, *shape: int) -> Tensor:
-        return torch.randn(*shape, generator=self.generator).to(self.device)
+        return torch.randn(*shape, generator=self.noise, device=self.device)
 
     def integers(self, high: int, *shape: int) -> Tensor:
         return torch.randint(high, shape, generator=self.generator).to(self.device)
 
     def chance(self, probability: float, *shape: int) -> Tensor:
         return self.uniform(0, 1, *shape) < probability
+
+
+def generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """One that draws on a device, its seed drawn from another; that other itself on the CPU."""
+    if device.type == "cpu":
+        return generator
+    return torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
 
 
 def random_pictures(

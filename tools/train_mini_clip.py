@@ -19,14 +19,25 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from mini_clip_data import DAMAGED, Episode, augment, draw_captions, draw_episode, vocabulary_sentences
+from mini_clip_data import (
+    DAMAGED,
+    Captions,
+    Episode,
+    augment,
+    draw_captions,
+    draw_products,
+    draw_textures,
+    vocabulary_sentences,
+)
+from mini_clip_muon import Muon
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics.functional.classification import binary_auroc
@@ -40,7 +51,7 @@ from anomalib_inctrl.residuals import patch_residual, text_score
 
 NAME = "mini-clip-16-240"
 _TEXT_LENGTH = 32  # tokens seen in training; attention is causal, so what follows the end of a sentence has no effect
-_WARM_UP = 100
+_WARM_UP = 300
 _FASTER = 2.0  # by what the learning rate of the blocks' matrices is larger
 _DECAY = 0.05
 _SHARPNESS, _MIDDLE = 20.0, 0.2  # what residual against another product counts as large
@@ -48,7 +59,8 @@ _LEAST = 0.01  # residuals below are as good as zero
 _TOUCHED = 0.03  # share of a patch that must be damaged for it to count; less is left out
 _SMOOTHING = 0.1  # an encoder this small should not be sure of what it sees
 _APART = 0.7  # cosine of the two states' prototypes above which they are pushed apart
-_VIEWS = 2  # batches, each augmented anew, that are made of the same pictures, since drawing them takes longest
+_TEXTURES = 4  # one product of so many is a texture or part drawn from noise
+_WATCH = 25  # steps between those whose figures to watch are computed
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,7 @@ class Stage:
         images: Pictures to train on.
         sharpness: What differences of cosines are multiplied by to tell the state. The models take 100; learned at
             more, their text scores stay cautious, which they should be on things never seen.
+        views: Batches, each augmented anew, that are made of the same pictures, since drawing them takes longest.
     """
 
     size: int
@@ -71,6 +84,7 @@ class Stage:
     falls: bool
     images: int
     sharpness: float = 300
+    views: int = 2
 
     @property
     def steps(self) -> int:
@@ -87,11 +101,11 @@ class Encoder(nn.Module):
         self.tokenizer = open_clip.get_tokenizer(NAME)
         tokens = self.tokenizer(vocabulary_sentences())
         self.vocabulary = sorted({int(token) for token in tokens.unique()} - {0})  # 0 fills up
-        row = torch.full((self.clip.vocab_size,), len(self.vocabulary))
-        row[self.vocabulary] = torch.arange(len(self.vocabulary))
-        self.register_buffer("row", row, persistent=False)
+        self._row = torch.full((self.clip.vocab_size,), len(self.vocabulary))
+        self._row[self.vocabulary] = torch.arange(len(self.vocabulary))
+        self._tokens: dict[str, list[int]] = {}
         width = self.clip.visual.conv1.out_channels
-        self.clip.token_embedding = nn.Embedding(len(self.vocabulary) + 1, width)
+        self.clip.token_embedding = nn.Embedding(len(self.vocabulary) + 1, self.clip.transformer.width)
         nn.init.normal_(self.clip.token_embedding.weight, std=0.02)
         self.layers = default_layers(len(self.clip.visual.transformer.resblocks))
         _start_near_identity(self.clip.visual.transformer, width)
@@ -101,7 +115,7 @@ class Encoder(nn.Module):
             self.clip.visual.positional_embedding[1:] += _waves(grid, width)
         self.dense = nn.ModuleList(nn.Linear(width, 1) for _ in self.layers)
         joint = self.clip.visual.proj.shape[1]
-        self.change = nn.Linear(joint, 1)
+        self.change = nn.Sequential(nn.Linear(joint, joint), nn.GELU(), nn.Linear(joint, 1))
         # Of the residual read as a logit; of differences of the largest ones of two pictures.
         self.slope, self.level, self.steep = (nn.Parameter(torch.tensor(value)) for value in (2.0, -2.5, 2.0))
         self.register_buffer("mean", torch.tensor(CLIP_MEAN)[:, None, None], persistent=False)
@@ -110,7 +124,7 @@ class Encoder(nn.Module):
     @torch.no_grad()
     def start_from(self, weights: Path) -> None:
         """Take over the weights of an earlier training; what only training needs starts anew."""
-        stored = read_weights(weights, len(self.row))
+        stored = read_weights(weights, self.clip.vocab_size)
         words = stored.pop("token_embedding.weight")
         self.clip.load_state_dict(stored, strict=False)
         self.clip.token_embedding.weight.copy_(torch.cat([words[self.vocabulary], words[:1]]))
@@ -129,15 +143,23 @@ class Encoder(nn.Module):
         x = self._run(visual.transformer, x, None, taps)
         return torch.stack([tap[:, 1:].float() for tap in taps], dim=1), visual.ln_post(x[:, 0].float()) @ visual.proj
 
-    def encode_text(self, sentences: Sequence[str]) -> Tensor:
-        """Unit-length embeddings `(B, D)`."""
-        tokens = self.tokenizer(list(sentences))[:, :_TEXT_LENGTH].to(self.row.device)
-        length = int((tokens != 0).sum(dim=1).max())
-        tokens = tokens[:, :length]
-        x = self.clip.token_embedding(self.row[tokens]) + self.clip.positional_embedding[:length]
+    def tokenise(self, sentences: Sequence[str]) -> Tensor:
+        """Rows of the small vocabulary `(B, T)`, on the CPU; kept, since many sentences come again and again."""
+        for sentence in set(sentences) - self._tokens.keys():
+            tokens = self.tokenizer([sentence])[0, :_TEXT_LENGTH]
+            self._tokens[sentence] = self._row[tokens[tokens != 0]].tolist()
+        found = [self._tokens[sentence] for sentence in sentences]
+        length, rest = max(map(len, found)), len(self.vocabulary)
+        return torch.tensor([row + [rest] * (length - len(row)) for row in found])
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Unit-length embeddings `(B, D)` of what :meth:`tokenise` gives."""
+        length = tokens.shape[1]
+        x = self.clip.token_embedding(tokens) + self.clip.positional_embedding[:length]
         x = self._run(self.clip.transformer, x, self.clip.attn_mask[:length, :length], [])
         x = self.clip.ln_final(x.float())
-        end = x[torch.arange(len(x), device=x.device), tokens.argmax(dim=1)]
+        # A sentence ends with the last token of the vocabulary.
+        end = x[torch.arange(len(x), device=x.device), (tokens == len(self.vocabulary) - 1).int().argmax(dim=1)]
         return F.normalize(end @ self.clip.text_projection, dim=-1)
 
     def _run(self, transformer: Any, x: Tensor, mask: Tensor | None, taps: list[Tensor]) -> Tensor:
@@ -160,9 +182,12 @@ def _block(block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
     attention = block.attn
     y = linear(block.ln_1(x).bfloat16(), attention.in_proj_weight, attention.in_proj_bias)
     q, k, v = y.unflatten(2, (3, attention.num_heads, attention.head_dim)).permute(2, 0, 3, 1, 4)
-    weight = q @ k.transpose(-1, -2) * attention.head_dim**-0.5
-    weight = (weight if mask is None else weight + mask).softmax(dim=-1).bfloat16()
-    y = (weight @ v).transpose(1, 2).flatten(2)
+    if x.is_cuda:
+        y = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask.bfloat16())
+    else:
+        weight = q @ k.transpose(-1, -2) * attention.head_dim**-0.5
+        y = (weight if mask is None else weight + mask).softmax(dim=-1).bfloat16() @ v
+    y = y.transpose(1, 2).flatten(2)
     x = x + linear(y, attention.out_proj.weight, attention.out_proj.bias)
     y = F.gelu(linear(block.ln_2(x).bfloat16(), block.mlp.c_fc.weight, block.mlp.c_fc.bias))
     return x + linear(y, block.mlp.c_proj.weight, block.mlp.c_proj.bias)
@@ -190,14 +215,44 @@ def _waves(grid: int, width: int) -> Tensor:
     return both.flatten(0, 1) * 0.1
 
 
-def losses(encoder: Encoder, episode: Episode, seed: tuple[int, ...], sharpness: float = 300) -> dict[str, Tensor]:
+@dataclass
+class Batch:
+    """What a step of the training takes.
+
+    Attributes:
+        image: `(G, N, 3, S, S)` in `[0, 1]`.
+        share: `(G, N, P)`, how much of each patch is damaged.
+        text: Captions of some pictures.
+        tokens: Their rows of the vocabulary, and those of the sentences for the states, `(C + G * 2 * M, T)`.
+        seed: Decides at which offset prompts are seen a second time.
+    """
+
+    image: Tensor
+    share: Tensor
+    text: Captions
+    tokens: Tensor
+    seed: tuple[int, ...]
+
+
+def prepare(encoder: Encoder, episode: Episode, seed: tuple[int, ...]) -> Batch:
+    """Augment pictures and draw their captions."""
+    episode = augment(episode, seed)
+    patch = encoder.clip.visual.conv1.kernel_size[0]
+    share = F.avg_pool2d(episode.mask.float(), patch).flatten(2)
+    text = draw_captions(episode, (share > _TOUCHED).any(dim=2), seed)
+    device = share.device
+    tokens = encoder.tokenise(text.caption + text.states).to(device)
+    return Batch(episode.image, share, replace(text, match=text.match.to(device)), tokens, seed)
+
+
+def losses(encoder: Encoder, batch: Batch, sharpness: float = 300, watch: bool = True) -> dict[str, Tensor]:
     """Compute the terms of the loss.
 
     Args:
         encoder: The encoder.
-        episode: Pictures of `G` products, `N` each.
-        seed: Decides the captions.
+        batch: Pictures of `G` products, `N` each, and captions.
         sharpness: See `Stage`.
+        watch: Whether to compute the figures to watch.
 
     Returns:
         `caption`: pictures and captions find each other; `state`: the picture lies nearer to the sentences that call
@@ -207,21 +262,21 @@ def losses(encoder: Encoder, episode: Episode, seed: tuple[int, ...], sharpness:
         residual of a damaged picture is above that of a flawless one of the product; `foreign`: no patch has anything
         like it among those of another product; `dense`: damaged patches are told from others by a linear map. No terms
         but figures to watch: `order`, AUROC of the residuals in damaged pictures; `seen`, share of the pairs of `worst`
-        in the right order; `said`, AUROC of the state.
+        in the right order; `said` and `changed`, AUROC of the state and of the change.
     """
-    rows, count = episode.image.shape[:2]
-    patches, image = encoder.encode_image(episode.image.flatten(0, 1))
-    share = F.adaptive_avg_pool2d(episode.mask.float(), int(patches.shape[2] ** 0.5)).flatten(2)
+    rows, count = batch.image.shape[:2]
+    patches, image = encoder.encode_image(batch.image.flatten(0, 1))
+    patches = patches.unflatten(0, (rows, count))
+    share, text = batch.share, batch.text
     label, known = (share > _TOUCHED).float(), (share == 0) | (share > _TOUCHED)
     damaged = label.amax(dim=2)
     target = damaged * (1 - 2 * _SMOOTHING) + _SMOOTHING
 
-    text = draw_captions(episode, damaged > 0, seed)
-    embedding = encoder.encode_text(text.caption + text.states)
+    embedding = encoder.encode_text(batch.tokens)
     image = F.normalize(image, dim=-1)
     scale = encoder.clip.logit_scale.exp().clamp(max=100)
     logit = image[text.picture] @ embedding[: len(text.caption)].T * scale
-    match = text.match.to(logit.device)
+    match = text.match
     caption = (
         -(_share(match) * logit.log_softmax(1)).sum(1).mean() - (_share(match.T) * logit.T.log_softmax(1)).sum(1).mean()
     )
@@ -235,7 +290,10 @@ def losses(encoder: Encoder, episode: Episode, seed: tuple[int, ...], sharpness:
     flawless = image[:, : prompts.shape[1]]
     change = encoder.change(10 * ((prompts / prompts.sum(1, keepdim=True)) @ flawless - image)).squeeze(-1)
 
-    own, others = _residuals(patches.unflatten(0, (rows, count)), prompts)
+    moved = _moved(batch.image[:, : prompts.shape[1]], batch.seed).flatten(0, 1)
+    with torch.no_grad():  # to be like, not to become alike
+        again = encoder.encode_image(moved)[0].unflatten(0, (rows, -1))
+    own, others = _residuals(patches, again, prompts)
     # In the logarithm with free slope and level, only the order of the residuals matters.
     surprise = (own + _LEAST).log()
     logit = encoder.slope * (surprise - encoder.level)
@@ -245,14 +303,9 @@ def losses(encoder: Encoder, episode: Episode, seed: tuple[int, ...], sharpness:
     ranked = F.binary_cross_entropy_with_logits(ahead, torch.full_like(ahead, 1 - _SMOOTHING), reduction="none")
     foreign = _SHARPNESS * (others - _MIDDLE)
     found = sum(
-        head(F.layer_norm(patches[:, n], patches.shape[-1:])).squeeze(-1) for n, head in enumerate(encoder.dense)
-    ).view_as(label)
-    defective = known & (damaged[:, :, None] > 0)
-    with torch.no_grad():
-        order = binary_auroc(own[defective], label[defective].long())
-        seen = ((ahead > 0) * pairs).sum() / pairs.sum().clamp(min=1)
-        said = binary_auroc(told.flatten(), damaged.flatten().long())
-    return {
+        head(F.layer_norm(patches[:, :, n], patches.shape[-1:])).squeeze(-1) for n, head in enumerate(encoder.dense)
+    )
+    terms = {
         "caption": caption / 2,
         "state": F.binary_cross_entropy_with_logits(told, target),
         "apart": apart,
@@ -261,17 +314,31 @@ def losses(encoder: Encoder, episode: Episode, seed: tuple[int, ...], sharpness:
         "worst": (ranked * pairs).sum() / pairs.sum().clamp(min=1),
         "foreign": F.softplus(-foreign).mean(),
         "dense": _balanced(found, label, known),
-        "order": order,
-        "seen": seen,
-        "said": said,
     }
+    if watch:
+        with torch.no_grad():
+            defective, whether = known & (damaged[:, :, None] > 0), damaged.flatten().long()
+            terms["order"] = binary_auroc(own[defective], label[defective].long())
+            terms["seen"] = ((ahead > 0) * pairs).sum() / pairs.sum().clamp(min=1)
+            terms["said"] = binary_auroc(told.flatten(), whether)
+            terms["changed"] = binary_auroc(change.flatten(), whether)
+    return terms
+
+
+def _moved(image: Tensor, seed: tuple[int, ...]) -> Tensor:
+    """Pictures `(..., 3, S, S)` moved by up to half a patch; what comes in at the sides is reflected."""
+    reach = 8
+    down, right = np.random.default_rng((*seed, 4)).integers(0, 2 * reach + 1, 2).tolist()
+    *_, height, width = image.shape
+    padded = F.pad(image.flatten(0, -4), (reach,) * 4, mode="reflect")
+    return padded[..., down : down + height, right : right + width].unflatten(0, image.shape[:-3])
 
 
 _WEIGHTS = {
     "caption": 0.1,
     "state": 0.3,
     "apart": 1.0,
-    "change": 0.2,
+    "change": 0.4,
     "residual": 1.0,
     "worst": 1.0,
     "foreign": 0.1,
@@ -294,11 +361,15 @@ def _prompts(device: torch.device) -> Tensor:
     return 1 - F.one_hot(left_out, flawless).float()
 
 
-def _residuals(patches: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
-    """Residuals `(G, N, P)` of `(G, N, L, P, D)` against prompts of the same product, and `(G, 1, P)` of the next."""
+def _residuals(patches: Tensor, again: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+    """Residuals `(G, N, P)` of `(G, N, L, P, D)` against prompts of the same product, and `(G, 1, P)` of the next.
+
+    Each prompt counts twice, as it is and as `again` `(G, F, L, P, D)` has it.
+    """
     tokens = F.normalize(patches, dim=-1).transpose(1, 2)  # (G, L, N, P, D)
-    pool = tokens[:, :, : prompts.shape[1]].flatten(2, 3)
-    allowed = prompts.repeat_interleave(patches.shape[3], dim=1)
+    again = F.normalize(again, dim=-1).transpose(1, 2)
+    pool = torch.cat([tokens[:, :, : prompts.shape[1]], again], dim=2).flatten(2, 3)
+    allowed = prompts.repeat(1, 2).repeat_interleave(patches.shape[3], dim=1)
 
     def residual(query: Tensor, pool: Tensor, allowed: Tensor) -> Tensor:
         # Which patch is nearest has no gradient: it is looked up roughly, and compared exactly.
@@ -331,9 +402,7 @@ def _optimisers(encoder: Encoder) -> list[torch.optim.Optimizer]:
         {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0, "faster": 1.0},
     ]
     return [
-        torch.optim.Muon(
-            [{"params": matrices, "faster": _FASTER}], weight_decay=_DECAY, adjust_lr_fn="match_rms_adamw"
-        ),
+        Muon([{"params": matrices, "faster": _FASTER}], weight_decay=_DECAY),
         torch.optim.AdamW(groups, betas=(0.9, 0.98)),
     ]
 
@@ -360,7 +429,10 @@ class Judge:
             parts = [encoder.encode_image(chunk.float() / 255) for chunk in image.split(10)]
             patches, embedding = torch.cat([p for p, _ in parts]), torch.cat([e for _, e in parts])
             prototypes = torch.stack(
-                [F.normalize(encoder.encode_text(s[::5]).mean(dim=0), dim=-1) for s in text_prompts(words)]
+                [
+                    F.normalize(encoder.encode_text(encoder.tokenise(s[::5]).to(image.device)).mean(dim=0), dim=-1)
+                    for s in text_prompts(words)
+                ]
             )
             residual = patch_residual(patches[self.prompts :], patches[: self.prompts])
             said = text_score(embedding[self.prompts :], prototypes)
@@ -375,28 +447,28 @@ class Judge:
 
 
 class Drawings(Dataset[Episode]):
-    """Pictures of a stage, drawn when asked for; each serves for some steps in a row.
+    """Products of a stage, drawn when asked for, on the CPU; each drawing serves for some steps in a row.
 
     Args:
         stage: What to draw.
         seed: Decides everything, together with the number of the drawing.
-        device: Where to draw.
     """
 
-    def __init__(self, stage: Stage, seed: tuple[int, ...], device: torch.device) -> None:
-        self.stage, self.seed, self.device = stage, seed, device
+    def __init__(self, stage: Stage, seed: tuple[int, ...]) -> None:
+        self.stage, self.seed = stage, seed
 
     def __len__(self) -> int:
         """Number of drawings."""
-        return math.ceil(self.stage.steps / _VIEWS)
+        return math.ceil(self.stage.steps / self.stage.views)
 
     def __getitem__(self, number: int) -> Episode:
         """Draw."""
-        return draw_episode(self.stage.rows, self.stage.size, (*self.seed, number), self.device)
+        rows = self.stage.rows - self.stage.rows // _TEXTURES
+        return draw_products(rows, self.stage.size, (*self.seed, number), torch.device("cpu"))
 
     def from_step(self, step: int, workers: int) -> Iterator[Episode]:
         """The drawings from that of a step on, in order, with processes that draw ahead or without."""
-        return iter(DataLoader(self, None, sampler=range(step // _VIEWS, len(self)), num_workers=workers))
+        return iter(DataLoader(self, None, sampler=range(step // self.stage.views, len(self)), num_workers=workers))
 
 
 class Run:
@@ -438,36 +510,49 @@ class Run:
         while self.stage < len(stages):
             stage = stages[self.stage]
             start = last = time.monotonic()
-            totals: dict[str, float] = {}
-            first = self.step
-            # Processes cannot draw on an accelerator that this one works with.
-            place = self.device if self.workers == 0 else torch.device("cpu")
-            episode: Episode | None = None
-            drawings = Drawings(stage, (self.seed, self.stage), place).from_step(self.step, self.workers)
-            while self.step < stage.steps:
-                if episode is None or self.step % _VIEWS == 0:
-                    episode = next(drawings).to(self.device)
-                for key, value in self._one_step(stage, episode).items():
-                    totals[key] = totals.get(key, 0.0) + value
+            totals: dict[str, tuple[Tensor, int]] = {}
+            for batch in self._batches(stage):
+                for key, value in self._one_step(stage, batch).items():
+                    total, number = totals.get(key, (torch.zeros_like(value), 0))
+                    totals[key] = total + value, number + 1
                 now = time.monotonic()
                 if now - last > every or self.step == stage.steps:
                     last = now
                     self.seconds += now - start
                     start = now
-                    means = {key: value / (self.step - first) for key, value in totals.items()}
-                    totals, first = {}, self.step
+                    means = {key: float(total) / number for key, (total, number) in totals.items()}
+                    totals = {}
                     self._report(stage, means)
             self.stage, self.step = self.stage + 1, 0
             self._save()
         write_weights(self.weights, self.encoder.clip.state_dict(), self.encoder.vocabulary)
 
-    def _one_step(self, stage: Stage, episode: Episode) -> dict[str, float]:
+    def _batches(self, stage: Stage) -> Iterator[Batch]:
+        """Prepare the batches from the present step on; on a GPU beside the step before."""
+        drawings = Drawings(stage, (self.seed, self.stage)).from_step(self.step, self.workers)
+        episode: Episode | None = None
+        beside = torch.cuda.Stream() if self.device.type == "cuda" else None
+        for step in range(self.step, stage.steps):
+            seed = (self.seed, self.stage, step)
+            with torch.cuda.stream(beside):
+                if episode is None or step % stage.views == 0:
+                    source = (self.seed, self.stage, step // stage.views)
+                    textures = draw_textures(stage.rows // _TEXTURES, stage.size, source, self.device)
+                    episode = next(drawings).to(self.device) + textures
+                batch = prepare(self.encoder, episode, seed)
+            if beside is not None:
+                present = torch.cuda.current_stream()
+                present.wait_stream(beside)
+                for tensor in (batch.image, batch.share, batch.tokens, batch.text.match):
+                    tensor.record_stream(present)
+            yield batch
+
+    def _one_step(self, stage: Stage, batch: Batch) -> dict[str, Tensor]:
         rate = stage.rate * min(1.0, (self.step + 1) / _WARM_UP)
         rate *= 1 - self.step / stage.steps if stage.falls else 1
         for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
             group["lr"] = rate * group["faster"]
-        seed = (self.seed, self.stage, self.step)
-        terms = losses(self.encoder, augment(episode, seed), seed, stage.sharpness)
+        terms = losses(self.encoder, batch, stage.sharpness, watch=self.step % _WATCH == 0)
         loss = sum(weight * terms[key] for key, weight in _WEIGHTS.items())
         self.encoder.zero_grad(set_to_none=True)
         loss.backward()
@@ -475,12 +560,12 @@ class Run:
         for optimiser in self.optimisers:
             optimiser.step()
         self.step += 1
-        return {key: float(value.detach()) for key, value in terms.items()}
+        return {key: value.detach() for key, value in terms.items()}
 
     def _report(self, stage: Stage, means: dict[str, float]) -> None:
+        self._save()
         self.judge = self.judge or Judge(self.device)
         verdict = self.judge(self.encoder)
-        self._save()
         images = self.step * stage.rows * len(DAMAGED)
         row = {"stage": self.stage, "images": images, "seconds": self.seconds, **means, **verdict}
         log = self.out / "log.csv"
@@ -517,22 +602,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; one that exists is resumed")
     parser.add_argument("--start", type=Path, help="weights to start from, at 240 px and a falling rate at once")
     parser.add_argument("--images", type=int, default=48_000, help="pictures of 112 px to train on, without --start")
-    parser.add_argument("--fine_images", type=int, default=140_400, help="those of 240 px at a steady rate, likewise")
+    parser.add_argument("--coarse_rows", type=int, default=16, help="products in a batch of 112 px")
+    parser.add_argument(
+        "--fine_images", type=int, default=140_400, help="pictures of 240 px at a steady rate, likewise"
+    )
     parser.add_argument("--last_images", type=int, default=100_800, help="pictures of 240 px at a falling rate")
     parser.add_argument("--rows", type=int, default=4, help="products in a batch of 240 px; more suit a GPU")
     parser.add_argument("--rate", type=float, default=3e-4, help="learning rate at the start of the last part")
-    parser.add_argument("--workers", type=int, default=0, help="processes that draw ahead; pictures are the same")
+    parser.add_argument("--views", type=int, default=2, help="batches made of the same pictures, each augmented anew")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes that draw ahead, through shared memory; pictures are the same"
+    )
     parser.add_argument("--seed", type=int, default=0, help="decides weights, pictures and captions")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to train")
     parser.add_argument("--every", type=float, default=240, help="seconds between checkpoints")
     args = parser.parse_args(argv)
 
     run = Run(args.out, args.seed, torch.device(args.device), args.start, args.workers)
-    stages = [Stage(240, args.rows, args.rate, True, args.last_images)]
+    stages = [Stage(240, args.rows, args.rate, True, args.last_images, views=args.views)]
     if args.start is None:
-        coarse = Stage(112, 16, 1e-3, False, args.images, 100)
-        stages = [coarse, Stage(240, args.rows, 4e-4, False, args.fine_images), *stages]
-    run.train(stages, args.every)
+        coarse = Stage(112, args.coarse_rows, 1e-3, False, args.images, 100, args.views)
+        stages = [coarse, Stage(240, args.rows, 4e-4, False, args.fine_images, views=args.views), *stages]
+    run.train([stage for stage in stages if stage.steps], args.every)
     digest = hashlib.sha256(run.weights.read_bytes()).hexdigest()
     print(f"{run.weights}  {run.weights.stat().st_size / 1e6:.2f} MB  sha256 {digest}  {run.seconds:.0f} s")
     return 0
