@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("weights", nargs="?", default="demo", help="weights file; the packaged one if not given")
     args = parser.parse_args(argv)
     trained = FrozenCLIP("mini-clip-16-240", args.weights)
-    chance = FrozenCLIP("demo-vit-16-240", None)
+    chance = FrozenCLIP("mini-clip-16-240", None)
     for gate in GATES:
         found, at_random = ([means(model, gate, seed) for seed in (*SEEDS, GATE_SEED)] for model in (trained, chance))
         for key in found[0]:

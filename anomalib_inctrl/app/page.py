@@ -318,7 +318,7 @@ def _note_on_backbone(judge: Judge) -> str:
     if judge.pretrained != "demo":
         return f" Backbone: {judge.backbone}, {judge.pretrained}."
     return (
-        "\n\n*This runs on the package's demonstration encoder, a small CLIP trained for two and a half hours on "
+        "\n\n*This runs on the package's demonstration encoder, a small CLIP trained on "
         "rendered pictures: it shows how things work, not how well they can. For real use start the app with an "
         "OpenCLIP backbone, see `anomalib-inctrl app --help`.*"
     )

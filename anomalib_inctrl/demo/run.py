@@ -35,7 +35,6 @@ _SEEDS = range(3)
 _EPOCHS = 3
 _TRAIN_K_SHOT = 2
 _STEPS_PER_EPOCH = 100
-_PROMPT_SHIFTS = 4
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,18 +60,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     start = time.monotonic()
     console.rule("InCTRLv2 and InCTRL on rendered categories")
     console.print(
-        "The backbone is the package's demonstration encoder, a small CLIP trained for two and a half hours on\n"
-        "rendered pictures, so that nothing is downloaded: this shows how things work, not how well they can."
+        "The backbone is the package's demonstration encoder, a small CLIP trained on rendered pictures, so that\n"
+        "nothing is downloaded: this shows how things work, not how well they can."
     )
     console.print(f"1. Rendering {len(AUXILIARY_CATEGORIES) + len(UNSEEN_CATEGORIES)} categories to {args.data}")
     for category in track((*AUXILIARY_CATEGORIES, *UNSEEN_CATEGORIES), "   rendering", console=console):
         InCTRLDemo(root=args.data, category=category).prepare_data()
     console.print(f"2. Training the heads on {len(AUXILIARY_CATEGORIES)} categories: {', '.join(AUXILIARY_CATEGORIES)}")
     weights = {model.__name__: _train(args, model) for model in (InCTRLv2, InCTRL)}
-    console.print(
-        f"3. Testing InCTRLv2 on {len(UNSEEN_CATEGORIES)} categories never trained on, K={args.k_shot}, "
-        f"prompts seen at {_PROMPT_SHIFTS} x {_PROMPT_SHIFTS} offsets"
-    )
+    console.print(f"3. Testing InCTRLv2 on {len(UNSEEN_CATEGORIES)} categories never trained on, K={args.k_shot}")
     rows = [
         _test(args, category, weights["InCTRLv2"])
         for category in track(UNSEEN_CATEGORIES, "   testing", console=console)
@@ -106,9 +102,7 @@ def _train(args: argparse.Namespace, model_class: type[InCTRL | InCTRLv2]) -> Pa
         num_workers=0,
         seed=args.seed,
     )
-    model = model_class(
-        backbone=BACKBONE, pretrained=PRETRAINED, k_shot=args.k_shot, prompt_shifts=_PROMPT_SHIFTS, seed=args.seed
-    )
+    model = model_class(backbone=BACKBONE, pretrained=PRETRAINED, k_shot=args.k_shot, seed=args.seed)
     engine = Engine(
         max_epochs=_EPOCHS, default_root_dir=args.results, accelerator="cpu", logger=False, enable_model_summary=False
     )
@@ -125,7 +119,7 @@ def _test(args: argparse.Namespace, category: str, weights: Path) -> dict[str, A
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    model = InCTRLv2(weights=str(weights), k_shot=args.k_shot, prompt_shifts=_PROMPT_SHIFTS, seed=args.seed)
+    model = InCTRLv2(weights=str(weights), k_shot=args.k_shot, seed=args.seed)
     found = engine.test(model, datamodule=InCTRLDemo(root=args.data, category=category), verbose=False)[0]
     scores = pd.read_csv(Path(engine.trainer.default_root_dir) / "scores.csv")
     training_free = torch.tensor((scores.text_score + scores.patch_score).to_numpy() / 2)
@@ -149,12 +143,11 @@ def _render(table: pd.DataFrame, k_shot: int) -> Table:
 def _measure(args: argparse.Namespace, weights: dict[str, Path], output: Path) -> pd.DataFrame:
     """Measure both models and the training-free floor for every K and draw of prompts; writes a report on the way."""
     models: dict[str, Any] = {
-        name: {"class_path": name, "weights": str(checkpoint), "init_args": {"prompt_shifts": _PROMPT_SHIFTS}}
-        for name, checkpoint in weights.items()
+        name: {"class_path": name, "weights": str(checkpoint)} for name, checkpoint in weights.items()
     }
     models["training-free floor"] = {
         "class_path": "InCTRLv2",
-        "init_args": {"backbone": BACKBONE, "pretrained": PRETRAINED, "prompt_shifts": _PROMPT_SHIFTS},
+        "init_args": {"backbone": BACKBONE, "pretrained": PRETRAINED},
     }
     unseen, photographs = set(UNSEEN_CATEGORIES), set(_PHOTOGRAPHS)
     parts = {"rendered": unseen - photographs, "photographs": unseen & photographs}

@@ -12,10 +12,10 @@ from anomalib_inctrl.backbone import FrozenCLIP
 
 # What `python benchmarks/quality.py` prints; a little more where random weights would reach that.
 LIMITS = {
-    "rendered": {"image": 0.75, "pixel": 0.94},
-    "unseen defects": {"image": 0.77, "pixel": 0.94},
-    "photographs": {"image": 0.84, "pixel": 0.95},
-    "digits": {"image": 0.63},
+    "rendered": {"image": 0.77, "pixel": 0.94},
+    "unseen defects": {"image": 0.78, "pixel": 0.94},
+    "photographs": {"image": 0.88, "pixel": 0.96},
+    "digits": {"image": 0.65},
 }
 
 
@@ -26,7 +26,7 @@ def test_held_out_kinds_are_those_of_the_training(monkeypatch):
 
 @pytest.fixture(scope="module")
 def backbones():
-    return FrozenCLIP("mini-clip-16-240", "demo"), FrozenCLIP("demo-vit-16-240", None)
+    return FrozenCLIP("mini-clip-16-240", "demo"), FrozenCLIP("mini-clip-16-240", None)
 
 
 @pytest.mark.parametrize("gate", quality.GATES)

@@ -4,14 +4,17 @@
 
 import hashlib
 import importlib
+import itertools
 import re
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_auroc
 
@@ -50,7 +53,7 @@ def test_weights_are_those_of_their_card(weights, trained):
     assert hashlib.sha256(weights.read_bytes()).hexdigest() in card
     assert f"`{trained.fingerprint}`" in card
     assert "Apache-2.0" in card
-    assert weights.stat().st_size < 8e6
+    assert weights.stat().st_size < 13e6
 
 
 def test_one_fingerprint_and_not_that_of_random_weights(trained):
@@ -112,7 +115,7 @@ def _found(backbone: FrozenCLIP, category: str, shots: int = 4, each: int = 16) 
 def test_finds_defects_of_an_unseen_category_that_random_weights_miss(trained):
     # On other seeds the margins are at least 0.13 and 0.06.
     image, pixel = _found(trained, "brick")
-    image_by_chance, pixel_by_chance = _found(FrozenCLIP("demo-vit-16-240", None), "brick")
+    image_by_chance, pixel_by_chance = _found(FrozenCLIP("mini-clip-16-240", None), "brick")
     assert image > image_by_chance + 0.1
     assert pixel > pixel_by_chance + 0.05
 
@@ -160,7 +163,7 @@ def test_training_never_draws_unseen_categories_nor_products_as_designed(tool, m
 
     monkeypatch.setattr(data, "render_batch", render)
     for number in range(6):
-        data.draw_episode(8, 32, (0, 0, number), torch.device("cpu"))
+        data.draw_products(6, 32, (0, 0, number), torch.device("cpu"))
     auxiliary = [(sample, category) for sample, category in drawn if sample.category in REGISTRY]
     composed = [(sample, category) for sample, category in drawn if sample.category not in REGISTRY]
     assert len(auxiliary) == 6 * 2 * len(data.DAMAGED)
@@ -199,11 +202,16 @@ def test_an_element_that_is_missing_is_seen_missing(tool):
     assert seen > 5
 
 
+def _episode(rows: int, size: int, seed: tuple[int, ...]):
+    data, device = importlib.import_module("mini_clip_data"), torch.device("cpu")
+    return data.draw_products(rows - 1, size, seed, device) + data.draw_textures(1, size, seed, device)
+
+
 def test_captions_are_true_of_their_pictures_and_of_no_other_state(tool):
     data = importlib.import_module("mini_clip_data")
     named, lengths = set(), set()
     for number in range(20):
-        episode = data.draw_episode(4, 32, (0, 0, number), torch.device("cpu"))
+        episode = _episode(4, 32, (0, 0, number))
         damaged = episode.mask.flatten(2).any(dim=2)
         text = data.draw_captions(episode, damaged, (0, 0, number))
         assert text.match.diagonal().all()
@@ -229,7 +237,7 @@ def test_training_starts_from_weights_and_computes_what_the_models_compute(tool,
     with torch.no_grad():
         patches, embedding = encoder.encode_image(image)
         sentences = text_prompts("gear wheel")[1][:5]
-        text = encoder.encode_text(sentences)
+        text = encoder.encode_text(encoder.tokenise(sentences))
         wanted_text = F.normalize(trained.clip.encode_text(encoder.tokenizer(sentences)), dim=-1)
     # The training's blocks run in bfloat16.
     for found, expected in ((patches, wanted.patches), (embedding, wanted.image), (text, wanted_text)):
@@ -247,24 +255,117 @@ def test_a_picture_has_as_many_prompts_damaged_or_not_and_never_itself(tool):
     assert prompts.diagonal().eq(0).all()
 
 
+def test_a_caption_matches_the_pictures_of_which_it_says_nothing_wrong(tool):
+    data = importlib.import_module("mini_clip_data")
+    episode = replace(
+        _episode(4, 32, (0,)),
+        name=["gear wheel", "gear wheel", "panel", "panel"],
+        material=["brass", "brass", "", ""],
+        defect=[["a crack"] * 6, ["a dent"] * 6, ["a crack"] * 6, ["a stain"] * 6],
+    )
+    damaged = torch.tensor([data.DAMAGED] * 4)
+    seen = set()
+    for number in range(30):
+        text = data.draw_captions(episode, damaged, (0, 0, number))
+        for column, caption in enumerate(text.caption):
+            for row, picture in enumerate(text.picture):
+                name, bad = episode.name[picture // 6], picture % 6 == 5
+                same = bad == (text.picture[column] % 6 == 5)
+                if "of brass" in caption:
+                    fits = name == "gear wheel" and (not bad or f"with {episode.defect[picture // 6][5]}" in caption)
+                    if bad and fits and row != column:
+                        continue  # the place may differ
+                else:
+                    fits = data.ANY_NAME in caption or name in caption or (name == "gear wheel" and "gear" in caption)
+                assert bool(text.match[row, column]) == (same and fits), (caption, name, bad)
+                seen.add((same, fits))
+    assert seen == {(True, True), (True, False), (False, True), (False, False)}
+
+
 def test_residuals_of_training_are_those_of_the_models(tool):
-    tokens = torch.randn(2, 6, 3, 9, 16, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(2, 6, 3, 9, 16, generator=generator)
+    again = torch.randn(2, 4, 3, 9, 16, generator=generator)
     prompts = tool._prompts(torch.device("cpu"))
-    own, foreign = tool._residuals(tokens, prompts)
+    own, foreign = tool._residuals(tokens, again, prompts)
     for row in range(2):
         for n in range(6):
-            chosen = tokens[row, :4][prompts[n].bool()]
+            chosen = torch.cat([pool[row, :4][prompts[n].bool()] for pool in (tokens, again)])
             torch.testing.assert_close(
                 own[row, n], patch_residual(tokens[row, n : n + 1], chosen)[0], atol=4e-3, rtol=0
             )
-        other = patch_residual(tokens[row, :1], tokens[1 - row, :4])
-        torch.testing.assert_close(foreign[row], other, atol=4e-3, rtol=0)
+        others = torch.cat([tokens[1 - row, :4], again[1 - row]])
+        torch.testing.assert_close(foreign[row], patch_residual(tokens[row, :1], others), atol=4e-3, rtol=0)
+
+
+def test_prompts_are_seen_again_at_an_offset_within_a_patch(tool):
+    image = torch.rand(2, 4, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    seen = set()
+    for number in range(60):
+        moved = tool._moved(image, (0, 0, number))
+        assert moved.shape == image.shape
+        for down, right in itertools.product(range(-8, 9), repeat=2):
+            inner = image[..., 8 + down : 40 + down, 8 + right : 40 + right]
+            if torch.equal(moved[..., 8:40, 8:40], inner):
+                seen.add((down, right))
+                break
+        else:
+            pytest.fail("moved by more than half a patch")
+    assert len(seen) > 30
+    assert {axis for offset in seen for axis in offset} >= {-8, 8}
+
+
+def test_augmented_pictures_of_a_product_keep_their_defects_where_the_mask_is(tool):
+    data = importlib.import_module("mini_clip_data")
+    grey = torch.full((3, 6, 3, 64, 64), 100, dtype=torch.uint8)
+    mask = torch.zeros(3, 6, 64, 64, dtype=torch.bool)
+    mask[:, 4:, 20:36, 10:30] = True
+    grey[:, :, 0][mask] = 250
+    names = [""] * 3
+    episode = data.Episode(grey, mask, names, names, [[""] * 6] * 3, [True, False, False])
+    apart = 0
+    for number in range(10):
+        found = data.augment(episode, (0, number))
+        assert not found.mask[:, :4].any()
+        assert found.image.min() >= 0
+        assert found.image.max() <= 1
+        for row in range(3):
+            for column in (4, 5):
+                inside, outside = found.mask[row, column], ~found.mask[row, column]
+                if inside.sum() > 60:  # not cropped away
+                    red = found.image[row, column, 0]
+                    apart += 1
+                    assert red[inside].mean() > red[outside].mean() + 0.05 or found.image[row, column].std() < 0.06
+        assert not torch.equal(found.mask[0, 4], found.mask[0, 5])  # each is moved on its own
+    assert apart > 20
+    assert torch.equal(data.augment(episode, (0, 1)).image, data.augment(episode, (0, 1)).image)
+
+
+def test_matrices_taken_together_move_as_one_by_one(tool):
+    muon = importlib.import_module("mini_clip_muon")
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(24, 8), (8, 32), (24, 8), (16, 16), (8, 32)]
+    start = [torch.randn(shape, generator=generator) for shape in shapes]
+    together, alone = ([nn.Parameter(matrix.clone()) for matrix in start] for _ in range(2))
+    ours = muon.Muon([{"params": together}], lr=0.01, weight_decay=0.05)
+    theirs = torch.optim.Muon(alone, lr=0.01, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        for a, b in zip(together, alone, strict=True):
+            a.grad = torch.randn(a.shape, generator=generator)
+            b.grad = a.grad.clone()
+        ours.step()
+        theirs.step()
+    for a, b, before in zip(together, alone, start, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+        assert (a - before).abs().mean() > 0.004
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(tool, tmp_path, monkeypatch):
     monkeypatch.setattr(
         tool, "Judge", lambda device: lambda encoder: dict.fromkeys(("text", "patch", "floor", "pixel"), 0.5)
     )
+    # Tested above; it takes a second a step where the processor has no instructions for bfloat16.
+    monkeypatch.setattr(importlib.import_module("mini_clip_muon"), "orthogonalised", lambda x: x / x.norm())
 
     def states(out: Path, lengths: list[int], workers: int = 0) -> dict[str, torch.Tensor]:
         for length in lengths:

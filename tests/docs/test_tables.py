@@ -18,7 +18,7 @@ def tool(monkeypatch):
 
 
 @pytest.fixture
-def results(tmp_path):
+def results(tool, tmp_path):
     """Results in which a model's AUROC is its place in the list, plus the seed, in percent."""
     models = ["InCTRLv2", "InCTRL", "training-free floor"]
     benchmark = [
@@ -28,16 +28,17 @@ def results(tmp_path):
             enumerate(models), ["rendered", "photographs", "digits", "even digits"], "ab", (1, 4), (0, 1, 2)
         )
     ]
-    shifted = ["prompt_shifts 4", "InCTRL, prompt_shifts 4", "floor, prompt_shifts 4"]
     ablation = [
         {"row": row, "group": "models", "seed": seed, "category": category, "image_AUROC": value, "pixel_AUROC": value}
         | {"AUPRO": value}
-        for (place, row), category, seed in itertools.product(
-            enumerate([*models, "patch residual alone", *shifted]), ["brick", "screw"], (0, 1, 2)
-        )
+        for (place, row), category, seed in itertools.product(enumerate(tool.SHOWN), ["brick", "screw"], (0, 1, 2))
         for value in [(10 * place + seed + 50 * (category == "brick")) / 100]
     ]
-    for name, rows in (("benchmark/embedded", benchmark), ("ablation_mini_clip", ablation), ("ablation", ablation)):
+    for name, rows in (
+        ("benchmark/embedded", benchmark),
+        ("ablation_mini_clip", ablation),
+        ("ablation_random", ablation),
+    ):
         (tmp_path / name).mkdir(parents=True)
         pd.DataFrame(rows).to_csv(tmp_path / name / "results.csv", index=False)
     (tmp_path / "ablation_mini_clip" / "table.md").write_text("| whole |\n| --- |\n")

@@ -50,7 +50,7 @@ def checkpoint(project):
 
 
 def test_train_by_yaml(project, checkpoint):
-    assert checkpoint.stat().st_size < 5e6  # heads and the prompts of two classes, but no backbone
+    assert checkpoint.stat().st_size < 6e6  # heads and the prompts of two classes, but no backbone, which has 22e6
     scores = pd.read_csv(project / "results/InCTRL/GeneralistDataModule/latest/scores.csv")
     assert set(scores.class_name) == {"washer", "brick"}
 
