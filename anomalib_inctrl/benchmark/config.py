@@ -285,7 +285,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
             before, after = _leaves(before), _leaves(after)
             for key in sorted(before.keys() | after.keys()):
                 # What is None and what is left to its default are two things.
-                was, now = (_told(leaves[key]) if key in leaves else "not given" for leaves in (before, after))
+                was, now = (repr(leaves[key]) if key in leaves else "not given" for leaves in (before, after))
                 if was != now:
                     path = ".".join(filter(None, (part, name, key)))
                     lines.append(f"{path}: was {was}, is {now}")
@@ -300,15 +300,6 @@ def _leaves(value: Any, path: str = "") -> dict[str, Any]:
             for key, leaf in _leaves(inner, f"{path}.{name}" if path else str(name)).items()
         }
     return {path: value}
-
-
-def _told(value: Any) -> str:
-    """A value as text, whatever the order of the keys in it: what is read from ``identity.json`` has them sorted."""
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key!r}: {_told(inner)}' for key, inner in sorted(value.items()))}}}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_told, value))}]"
-    return repr(value)
 
 
 def _with_digest(init_args: dict[str, Any]) -> dict[str, Any]:

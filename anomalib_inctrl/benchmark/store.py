@@ -84,7 +84,8 @@ class ResultsFolder:
             BenchmarkError: If another config gave the rows, or the file that says which one did is damaged.
             PretrainedWeightsError: If weights that the config names are not there.
         """
-        new = json.loads(json.dumps(self.config.identity()))
+        # In the order in which the file has them: lists of mappings are compared as text.
+        new = json.loads(json.dumps(self.config.identity(), sort_keys=True))
         old = {}
         if self._identity.is_file():
             try:
