@@ -71,7 +71,13 @@ class Episode:
 
     def to(self, device: torch.device) -> Episode:
         """Bring pictures and masks to a device."""
-        return replace(self, image=self.image.to(device), mask=self.mask.to(device))
+        return replace(
+            self, image=self.image.to(device, non_blocking=True), mask=self.mask.to(device, non_blocking=True)
+        )
+
+    def pin_memory(self) -> Episode:
+        """Lay pictures and masks where a GPU fetches them from fastest."""
+        return replace(self, image=self.image.pin_memory(), mask=self.mask.pin_memory())
 
     def __add__(self, other: Episode) -> Episode:
         """Put the products of both, which lie on one device, into one."""

@@ -22,13 +22,17 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         params: Groups of matrices.
-        lr: Learning rate.
+        lr: Learning rate; a tensor may be changed under way.
         weight_decay: Share of the weights, times the learning rate, that decays in a step.
         momentum: Share of the earlier gradients, of Nesterov's kind.
     """
 
     def __init__(
-        self, params: Iterable[dict[str, Any]], lr: float = 1e-3, weight_decay: float = 0.1, momentum: float = 0.95
+        self,
+        params: Iterable[dict[str, Any]],
+        lr: float | Tensor = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
@@ -43,12 +47,14 @@ class Muon(torch.optim.Optimizer):
             for shape, matrices in shapes.items():
                 gradient = torch.stack([matrix.grad for matrix in matrices])  # type: ignore[misc]
                 state = self.state[matrices[0]]  # of all of the shape
-                buffer = state.setdefault("momentum", torch.zeros_like(gradient))
+                if not state:
+                    state["momentum"] = torch.zeros_like(gradient)
+                buffer = state["momentum"]
                 buffer.lerp_(gradient, 1 - group["momentum"])
                 update = orthogonalised(gradient.lerp(buffer, group["momentum"]))
                 torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
                 size = group["lr"] * 0.2 * max(shape) ** 0.5
-                torch._foreach_add_(matrices, list(update.to(gradient.dtype).unbind()), alpha=-size)
+                torch._foreach_sub_(matrices, list((update.to(gradient.dtype) * size).unbind()))
 
 
 def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:

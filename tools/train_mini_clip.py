@@ -18,8 +18,10 @@ import csv
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,6 @@ import torch
 import torch.nn.functional as F
 from mini_clip_data import (
     DAMAGED,
-    Captions,
     Episode,
     augment,
     draw_captions,
@@ -60,6 +61,8 @@ _TOUCHED = 0.03  # share of a patch that must be damaged for it to count; less i
 _SMOOTHING = 0.1  # an encoder this small should not be sure of what it sees
 _APART = 0.7  # cosine of the two states' prototypes above which they are pushed apart
 _TEXTURES = 4  # one product of so many is a texture or part drawn from noise
+_BEFORE_RECORDING = 12  # steps before a step is recorded
+_ROUND = 16  # drawings that are held and gone through in turn
 _WATCH = 25  # steps between those whose figures to watch are computed
 
 
@@ -90,6 +93,16 @@ class Stage:
     def steps(self) -> int:
         """Number of batches."""
         return self.images // (self.rows * len(DAMAGED))
+
+    def order(self) -> list[int]:
+        """Give the number of the drawing that each batch is made of.
+
+        Some are gone through in turn, as often as there are views, before the next come: the same one again at once
+        would teach less.
+        """
+        rounds = range(0, math.ceil(self.steps / self.views), _ROUND)
+        numbers = [n for first in rounds for _ in range(self.views) for n in range(first, first + _ROUND)]
+        return numbers[: self.steps]
 
 
 class Encoder(nn.Module):
@@ -143,13 +156,16 @@ class Encoder(nn.Module):
         x = self._run(visual.transformer, x, None, taps)
         return torch.stack([tap[:, 1:].float() for tap in taps], dim=1), visual.ln_post(x[:, 0].float()) @ visual.proj
 
-    def tokenise(self, sentences: Sequence[str]) -> Tensor:
-        """Rows of the small vocabulary `(B, T)`, on the CPU; kept, since many sentences come again and again."""
-        for sentence in set(sentences) - self._tokens.keys():
+    def tokenise(self, sentences: Sequence[str], length: int = 0) -> Tensor:
+        """Rows of the small vocabulary `(B, T)`, on the CPU; kept, since many sentences come again and again.
+
+        They are as long as the longest, or longer if `length` is.
+        """
+        for sentence in {s for s in sentences if s not in self._tokens}:
             tokens = self.tokenizer([sentence])[0, :_TEXT_LENGTH]
             self._tokens[sentence] = self._row[tokens[tokens != 0]].tolist()
         found = [self._tokens[sentence] for sentence in sentences]
-        length, rest = max(map(len, found)), len(self.vocabulary)
+        length, rest = max(length, *map(len, found)), len(self.vocabulary)
         return torch.tensor([row + [rest] * (length - len(row)) for row in found])
 
     def encode_text(self, tokens: Tensor) -> Tensor:
@@ -163,8 +179,9 @@ class Encoder(nn.Module):
         return F.normalize(end @ self.clip.text_projection, dim=-1)
 
     def _run(self, transformer: Any, x: Tensor, mask: Tensor | None, taps: list[Tensor]) -> Tensor:
+        block_of = _fast_block if self.training and x.is_cuda and mask is None else _block
         for number, block in enumerate(transformer.resblocks, start=1):
-            x = _block(block, x, mask)
+            x = block_of(block, x, mask)
             if number in self.layers:
                 taps.append(x)
         return x
@@ -193,6 +210,10 @@ def _block(block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
     return x + linear(y, block.mlp.c_proj.weight, block.mlp.c_proj.bias)
 
 
+# On a GPU reading and writing takes longer than the products of matrices so narrow; compiled, there is less of it.
+_fast_block = torch.compile(_block, dynamic=False)
+
+
 @torch.no_grad()
 def _start_near_identity(transformer: Any, width: int) -> None:
     """Initialise blocks as OpenCLIP does those of its text tower: patch tokens stay about their own patch at first."""
@@ -217,21 +238,27 @@ def _waves(grid: int, width: int) -> Tensor:
 
 @dataclass
 class Batch:
-    """What a step of the training takes.
+    """What a step of the training takes; the sizes are the same for all batches of a stage on a GPU.
 
     Attributes:
         image: `(G, N, 3, S, S)` in `[0, 1]`.
+        moved: `(G, F, 3, S, S)`, the flawless ones as they are seen as prompts a second time.
         share: `(G, N, P)`, how much of each patch is damaged.
-        text: Captions of some pictures.
-        tokens: Their rows of the vocabulary, and those of the sentences for the states, `(C + G * 2 * M, T)`.
-        seed: Decides at which offset prompts are seen a second time.
+        tokens: Rows of the vocabulary of `C` captions and of the sentences for the states, `(C + G * 2 * M, T)`.
+        picture: `(C,)`, which pictures have the captions.
+        match: `(C, C)` bool, as in `Captions`.
     """
 
     image: Tensor
+    moved: Tensor
     share: Tensor
-    text: Captions
     tokens: Tensor
-    seed: tuple[int, ...]
+    picture: Tensor
+    match: Tensor
+
+    def tensors(self) -> list[Tensor]:
+        """All of them."""
+        return [getattr(self, field.name) for field in fields(self)]
 
 
 def prepare(encoder: Encoder, episode: Episode, seed: tuple[int, ...]) -> Batch:
@@ -240,19 +267,62 @@ def prepare(encoder: Encoder, episode: Episode, seed: tuple[int, ...]) -> Batch:
     patch = encoder.clip.visual.conv1.kernel_size[0]
     share = F.avg_pool2d(episode.mask.float(), patch).flatten(2)
     text = draw_captions(episode, (share > _TOUCHED).any(dim=2), seed)
-    device = share.device
-    tokens = encoder.tokenise(text.caption + text.states).to(device)
-    return Batch(episode.image, share, replace(text, match=text.match.to(device)), tokens, seed)
+    tokens = encoder.tokenise(text.caption + text.states, _TEXT_LENGTH if share.is_cuda else 0)
+    few = [tensor.to(share.device) for tensor in (tokens, torch.tensor(text.picture), text.match)]
+    return Batch(episode.image, _moved(episode.image[:, : DAMAGED.index(True)], seed), share, *few)
 
 
-def losses(encoder: Encoder, batch: Batch, sharpness: float = 300, watch: bool = True) -> dict[str, Tensor]:
+@dataclass
+class Signals:
+    """What the terms of a loss are computed from, for the figures to watch.
+
+    Attributes:
+        residual: `(G, N, P)`, against the prompts of the product.
+        ahead: `(G, N, N)`, positive where the largest residual of one picture (row) is above that of another (column).
+        said: `(G, N)`, what the text prompts tell of the state.
+        changed: `(G, N)`, what the change of the class embedding tells of it.
+        share: `(G, N, P)`, how much of each patch is damaged.
+    """
+
+    residual: Tensor
+    ahead: Tensor
+    said: Tensor
+    changed: Tensor
+    share: Tensor
+
+    @torch.no_grad()
+    def figures(self) -> dict[str, Tensor]:
+        """Compute the figures.
+
+        Returns:
+            `order`: AUROC of the residuals in damaged pictures; `seen`: share of the pairs of a damaged and a flawless
+            picture of a product of which the damaged one's largest residual is above the other's; `said` and
+            `changed`: AUROC of the state and of the change.
+        """
+        label, known, damaged = _labels(self.share)
+        defective, whether = known & (damaged[:, :, None] > 0), damaged.flatten().long()
+        pairs = damaged[:, :, None] > damaged[:, None]
+        return {
+            "order": binary_auroc(self.residual[defective], label[defective].long()),
+            "seen": ((self.ahead > 0) & pairs).sum() / pairs.sum().clamp(min=1),
+            "said": binary_auroc(self.said.flatten(), whether),
+            "changed": binary_auroc(self.changed.flatten(), whether),
+        }
+
+
+def _labels(share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Whether patches `(G, N, P)` are damaged, whether that is clear, and whether pictures `(G, N)` are."""
+    label = (share > _TOUCHED).float()
+    return label, (share == 0) | (share > _TOUCHED), label.amax(dim=2)
+
+
+def losses(encoder: Encoder, batch: Batch, sharpness: float = 300) -> tuple[dict[str, Tensor], Signals]:
     """Compute the terms of the loss.
 
     Args:
         encoder: The encoder.
         batch: Pictures of `G` products, `N` each, and captions.
         sharpness: See `Stage`.
-        watch: Whether to compute the figures to watch.
 
     Returns:
         `caption`: pictures and captions find each other; `state`: the picture lies nearer to the sentences that call
@@ -260,27 +330,24 @@ def losses(encoder: Encoder, batch: Batch, sharpness: float = 300, watch: bool =
         picture and of flawless pictures of the product tells whether it is damaged; `residual`: patches that are
         damaged, and no others, have nothing like them among the patches of the flawless pictures; `worst`: the largest
         residual of a damaged picture is above that of a flawless one of the product; `foreign`: no patch has anything
-        like it among those of another product; `dense`: damaged patches are told from others by a linear map. No terms
-        but figures to watch: `order`, AUROC of the residuals in damaged pictures; `seen`, share of the pairs of `worst`
-        in the right order; `said` and `changed`, AUROC of the state and of the change.
+        like it among those of another product; `dense`: damaged patches are told from others by a linear map. And what
+        they were computed from.
     """
     rows, count = batch.image.shape[:2]
     patches, image = encoder.encode_image(batch.image.flatten(0, 1))
     patches = patches.unflatten(0, (rows, count))
-    share, text = batch.share, batch.text
-    label, known = (share > _TOUCHED).float(), (share == 0) | (share > _TOUCHED)
-    damaged = label.amax(dim=2)
+    label, known, damaged = _labels(batch.share)
     target = damaged * (1 - 2 * _SMOOTHING) + _SMOOTHING
 
     embedding = encoder.encode_text(batch.tokens)
     image = F.normalize(image, dim=-1)
     scale = encoder.clip.logit_scale.exp().clamp(max=100)
-    logit = image[text.picture] @ embedding[: len(text.caption)].T * scale
-    match = text.match
+    match = batch.match
+    logit = image[batch.picture] @ embedding[: len(match)].T * scale
     caption = (
         -(_share(match) * logit.log_softmax(1)).sum(1).mean() - (_share(match.T) * logit.T.log_softmax(1)).sum(1).mean()
     )
-    states = embedding[len(text.caption) :].view(rows, 2, -1, image.shape[1]).mean(dim=2)
+    states = embedding[len(match) :].view(rows, 2, -1, image.shape[1]).mean(dim=2)
     normal, abnormal = F.normalize(states, dim=-1).unbind(dim=1)
     image = image.view(rows, count, -1)
     told = sharpness * (image * (abnormal - normal)[:, None]).sum(-1)
@@ -290,10 +357,9 @@ def losses(encoder: Encoder, batch: Batch, sharpness: float = 300, watch: bool =
     flawless = image[:, : prompts.shape[1]]
     change = encoder.change(10 * ((prompts / prompts.sum(1, keepdim=True)) @ flawless - image)).squeeze(-1)
 
-    moved = _moved(batch.image[:, : prompts.shape[1]], batch.seed).flatten(0, 1)
     with torch.no_grad():  # to be like, not to become alike
-        again = encoder.encode_image(moved)[0].unflatten(0, (rows, -1))
-    own, others = _residuals(patches, again, prompts)
+        again = encoder.encode_image(batch.moved.flatten(0, 1))[0].unflatten(0, (rows, -1))
+    own, others = (_fast_residuals if patches.is_cuda else _residuals)(patches, again, prompts)
     # In the logarithm with free slope and level, only the order of the residuals matters.
     surprise = (own + _LEAST).log()
     logit = encoder.slope * (surprise - encoder.level)
@@ -315,14 +381,7 @@ def losses(encoder: Encoder, batch: Batch, sharpness: float = 300, watch: bool =
         "foreign": F.softplus(-foreign).mean(),
         "dense": _balanced(found, label, known),
     }
-    if watch:
-        with torch.no_grad():
-            defective, whether = known & (damaged[:, :, None] > 0), damaged.flatten().long()
-            terms["order"] = binary_auroc(own[defective], label[defective].long())
-            terms["seen"] = ((ahead > 0) * pairs).sum() / pairs.sum().clamp(min=1)
-            terms["said"] = binary_auroc(told.flatten(), whether)
-            terms["changed"] = binary_auroc(change.flatten(), whether)
-    return terms
+    return terms, Signals(*(x.detach() for x in (own, ahead, told, change, batch.share)))
 
 
 def _moved(image: Tensor, seed: tuple[int, ...]) -> Tensor:
@@ -336,9 +395,9 @@ def _moved(image: Tensor, seed: tuple[int, ...]) -> Tensor:
 
 _WEIGHTS = {
     "caption": 0.1,
-    "state": 0.3,
+    "state": 0.5,
     "apart": 1.0,
-    "change": 0.4,
+    "change": 1.0,
     "residual": 1.0,
     "worst": 1.0,
     "foreign": 0.1,
@@ -384,6 +443,9 @@ def _residuals(patches: Tensor, again: Tensor, prompts: Tensor) -> tuple[Tensor,
     return own, residual(tokens[:, :, :1], pool.roll(1, dims=0), torch.ones_like(allowed[:1]))
 
 
+_fast_residuals = torch.compile(_residuals, dynamic=False)
+
+
 def _balanced(logit: Tensor, label: Tensor, known: Tensor) -> Tensor:
     """Cross entropy where the label is known; the damaged patches, few as they are, make a third of it."""
     loss = F.binary_cross_entropy_with_logits(logit, label, reduction="none")
@@ -401,9 +463,13 @@ def _optimisers(encoder: Encoder) -> list[torch.optim.Optimizer]:
         {"params": [p for p in rest if p.ndim > 1], "weight_decay": _DECAY, "faster": 1.0},
         {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0, "faster": 1.0},
     ]
+    rate = torch.zeros((), device=rest[0].device)  # a tensor, so that a recorded step finds it changed
+    for group in groups:
+        group["lr"] = rate.clone()
+    fused = {"fused": True, "capturable": True} if rate.is_cuda else {}
     return [
-        Muon([{"params": matrices, "faster": _FASTER}], weight_decay=_DECAY),
-        torch.optim.AdamW(groups, betas=(0.9, 0.98)),
+        Muon([{"params": matrices, "faster": _FASTER}], lr=rate, weight_decay=_DECAY),
+        torch.optim.AdamW(groups, betas=(0.9, 0.98), **fused),
     ]
 
 
@@ -447,7 +513,7 @@ class Judge:
 
 
 class Drawings(Dataset[Episode]):
-    """Products of a stage, drawn when asked for, on the CPU; each drawing serves for some steps in a row.
+    """Products of a stage, drawn when asked for, on the CPU; each drawing serves for some steps.
 
     Args:
         stage: What to draw.
@@ -457,18 +523,46 @@ class Drawings(Dataset[Episode]):
     def __init__(self, stage: Stage, seed: tuple[int, ...]) -> None:
         self.stage, self.seed = stage, seed
 
-    def __len__(self) -> int:
-        """Number of drawings."""
-        return math.ceil(self.stage.steps / self.stage.views)
-
     def __getitem__(self, number: int) -> Episode:
         """Draw."""
         rows = self.stage.rows - self.stage.rows // _TEXTURES
         return draw_products(rows, self.stage.size, (*self.seed, number), torch.device("cpu"))
 
-    def from_step(self, step: int, workers: int) -> Iterator[Episode]:
-        """The drawings from that of a step on, in order, with processes that draw ahead or without."""
-        return iter(DataLoader(self, None, sampler=range(step // self.stage.views, len(self)), num_workers=workers))
+    def in_order(self, numbers: Sequence[int], workers: int) -> Iterator[Episode]:
+        """The drawings, each once and as soon as it comes up, with processes that draw ahead or without."""
+        first = list(dict.fromkeys(numbers))
+        return iter(DataLoader(self, None, sampler=first, num_workers=workers, pin_memory=torch.cuda.is_available()))
+
+
+class Repeated:
+    """What is done in each step of a stage; on a GPU it is recorded, and played again from then on.
+
+    Starting its kernels, some thousand a step, one by one takes longer than they do.
+
+    Args:
+        act: What is done with a batch.
+    """
+
+    def __init__(self, act: Callable[[Batch], tuple[dict[str, Tensor], Signals]]) -> None:
+        self.act, self.number = act, 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, batch: Batch) -> tuple[dict[str, Tensor], Signals]:
+        """Do it; what is returned is overwritten the next time."""
+        self.number += 1
+        if not batch.image.is_cuda or self.number <= _BEFORE_RECORDING:
+            return self.act(batch)
+        if self.graph is None:
+            self.batch = Batch(*(tensor.clone() for tensor in batch.tensors()))
+            self.graph = torch.cuda.CUDAGraph()
+            # The thread that prepares batches goes on meanwhile.
+            stream = torch.cuda.current_stream()
+            with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
+                self.found = self.act(self.batch)
+        for held, given in zip(self.batch.tensors(), batch.tensors(), strict=True):
+            held.copy_(given)
+        self.graph.replay()
+        return self.found
 
 
 class Run:
@@ -507,12 +601,17 @@ class Run:
 
     def train(self, stages: Sequence[Stage], every: float) -> None:
         """Go through the stages, from where the run stands, with a checkpoint and a verdict every `every` seconds."""
+        if self.device.type == "cuda":
+            stream = torch.cuda.Stream()  # on the usual one nothing can be recorded
+            stream.wait_stream(torch.cuda.current_stream())
+            torch.cuda.set_stream(stream)
         while self.stage < len(stages):
             stage = stages[self.stage]
             start = last = time.monotonic()
             totals: dict[str, tuple[Tensor, int]] = {}
+            step = Repeated(partial(self._advance, stage))
             for batch in self._batches(stage):
-                for key, value in self._one_step(stage, batch).items():
+                for key, value in self._one_step(stage, batch, step).items():
                     total, number = totals.get(key, (torch.zeros_like(value), 0))
                     totals[key] = total + value, number + 1
                 now = time.monotonic()
@@ -528,39 +627,62 @@ class Run:
         write_weights(self.weights, self.encoder.clip.state_dict(), self.encoder.vocabulary)
 
     def _batches(self, stage: Stage) -> Iterator[Batch]:
-        """Prepare the batches from the present step on; on a GPU beside the step before."""
-        drawings = Drawings(stage, (self.seed, self.stage)).from_step(self.step, self.workers)
-        episode: Episode | None = None
-        beside = torch.cuda.Stream() if self.device.type == "cuda" else None
-        for step in range(self.step, stage.steps):
-            seed = (self.seed, self.stage, step)
-            with torch.cuda.stream(beside):
-                if episode is None or step % stage.views == 0:
-                    source = (self.seed, self.stage, step // stage.views)
-                    textures = draw_textures(stage.rows // _TEXTURES, stage.size, source, self.device)
-                    episode = next(drawings).to(self.device) + textures
-                batch = prepare(self.encoder, episode, seed)
-            if beside is not None:
-                present = torch.cuda.current_stream()
-                present.wait_stream(beside)
-                for tensor in (batch.image, batch.share, batch.tokens, batch.text.match):
-                    tensor.record_stream(present)
-            yield batch
+        """Prepare the batches from the present step on; on a GPU beside the step before, in a thread of its own."""
+        if self.device.type != "cuda":
+            yield from self._prepared(stage)
+            return
+        beside = torch.cuda.Stream()
+        source = self._prepared(stage)
 
-    def _one_step(self, stage: Stage, batch: Batch) -> dict[str, Tensor]:
+        def following() -> tuple[Batch | None, torch.cuda.Event]:
+            with torch.cuda.stream(beside):
+                batch = next(source, None)
+                return batch, beside.record_event()
+
+        with ThreadPoolExecutor(1) as thread:
+            coming = thread.submit(following)
+            while True:
+                batch, ready = coming.result()
+                if batch is None:
+                    return
+                coming = thread.submit(following)
+                present = torch.cuda.current_stream()
+                present.wait_event(ready)
+                for tensor in batch.tensors():
+                    tensor.record_stream(present)
+                yield batch
+
+    def _prepared(self, stage: Stage) -> Iterator[Batch]:
+        order = stage.order()
+        drawings = Drawings(stage, (self.seed, self.stage)).in_order(order[self.step :], self.workers)
+        number, held = self.stage, dict[int, Episode]()
+        for step in range(self.step, stage.steps):
+            drawing = order[step]
+            if drawing not in held:
+                held = {kept: episode for kept, episode in held.items() if kept // _ROUND == drawing // _ROUND}
+                textures = draw_textures(stage.rows // _TEXTURES, stage.size, (self.seed, number, drawing), self.device)
+                held[drawing] = next(drawings).to(self.device) + textures
+            yield prepare(self.encoder, held[drawing], (self.seed, number, step))
+
+    def _one_step(self, stage: Stage, batch: Batch, step: Repeated) -> dict[str, Tensor]:
         rate = stage.rate * min(1.0, (self.step + 1) / _WARM_UP)
         rate *= 1 - self.step / stage.steps if stage.falls else 1
         for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
-            group["lr"] = rate * group["faster"]
-        terms = losses(self.encoder, batch, stage.sharpness, watch=self.step % _WATCH == 0)
+            group["lr"].fill_(rate * group["faster"])
+        terms, signals = step(batch)
+        watched = signals.figures() if self.step % _WATCH == 0 else {}
+        self.step += 1
+        return terms | watched
+
+    def _advance(self, stage: Stage, batch: Batch) -> tuple[dict[str, Tensor], Signals]:
+        terms, signals = losses(self.encoder, batch, stage.sharpness)
         loss = sum(weight * terms[key] for key, weight in _WEIGHTS.items())
         self.encoder.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
         for optimiser in self.optimisers:
             optimiser.step()
-        self.step += 1
-        return {key: value.detach() for key, value in terms.items()}
+        return {key: value.detach() for key, value in terms.items()}, signals
 
     def _report(self, stage: Stage, means: dict[str, float]) -> None:
         self._save()

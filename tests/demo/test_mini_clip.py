@@ -360,12 +360,42 @@ def test_matrices_taken_together_move_as_one_by_one(tool):
         assert (a - before).abs().mean() > 0.004
 
 
+def test_drawings_come_again_after_others_and_the_order_does_not_depend_on_the_length(tool):
+    stage = tool.Stage(32, 4, 1e-3, falls=False, images=24 * 200, views=3)
+    order = stage.order()
+    assert len(order) == stage.steps == 200
+    whole = order[: 192 // (3 * tool._ROUND) * 3 * tool._ROUND]
+    assert {order.count(number) for number in whole} == {3}
+    for number in set(whole):
+        places = [step for step, drawn in enumerate(order) if drawn == number]
+        assert min(b - a for a, b in itertools.pairwise(places)) == tool._ROUND
+    assert replace(stage, images=24 * 70).order() == order[:70]
+
+
+def test_figures_to_watch(tool):
+    share = torch.zeros(2, 3, 4)
+    share[0, 2, 1], share[1, 2, 0], share[1, 2, 3] = 0.5, 1.0, 0.01  # the last: not clear what it is
+    residual = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0)) / 10
+    residual[0, 2] = torch.tensor([0.3, 0.4, 0.1, 0.2])
+    residual[1, 2] = torch.tensor([0.05, 0.2, 0.1, 0.9])
+    most = torch.tensor([[1.0, 3.0, 2.0], [1.0, 2.0, 3.0]])
+    ahead = most[:, :, None] - most[:, None]
+    said, changed = torch.tensor([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3]]), torch.tensor([[1.0, 3.0, 2.0], [1.0, 2.0, 0.0]])
+    figures = tool.Signals(residual, ahead, said, changed, share).figures()
+    # Damaged: 0.4 and 0.05; others in their pictures: 0.3, 0.1, 0.2 and 0.2, 0.1.
+    assert figures["order"] == pytest.approx(5 / 10)
+    assert figures["seen"] == pytest.approx(3 / 4)  # 2 is above 1 but not above 3; 3 is above 1 and 2
+    assert figures["said"] == 1
+    assert figures["changed"] == pytest.approx(2.5 / 8)  # 2 is level with one of the flawless ones
+
+
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(tool, tmp_path, monkeypatch):
     monkeypatch.setattr(
         tool, "Judge", lambda device: lambda encoder: dict.fromkeys(("text", "patch", "floor", "pixel"), 0.5)
     )
     # Tested above; it takes a second a step where the processor has no instructions for bfloat16.
     monkeypatch.setattr(importlib.import_module("mini_clip_muon"), "orthogonalised", lambda x: x / x.norm())
+    monkeypatch.setattr(tool, "_ROUND", 2)
 
     def states(out: Path, lengths: list[int], workers: int = 0) -> dict[str, torch.Tensor]:
         for length in lengths:
@@ -384,7 +414,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tool, tmp_path, monkeyp
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the process that draws: rounding is not the same for all numbers of threads
-    # Stopped within the steps that share a drawing, and gone on with drawings of another process.
+    # Stopped within a round, when drawings come the second time, and gone on with drawings of another process.
     try:
         whole, parts = states(tmp_path / "whole", [96]), states(tmp_path / "parts", [72, 96], workers=1)
     finally:
