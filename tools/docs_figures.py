@@ -244,7 +244,7 @@ def temperature_figure(model: InCTRLv2Model, path: Path) -> None:
     axis.axvline(0.07, color="black", linewidth=1, linestyle=":")
     axis.text(0.072, 0.02, "default", fontsize=8)
     axis.set(xscale="log", xlabel=r"temperature_patch $\tau$", ylabel="reachable $S_a$", ylim=(0, 1))
-    axis.legend(fontsize=8, loc="upper right", framealpha=0.9)
+    axis.legend(fontsize=8, loc="center left", framealpha=0.9)
     _write(figure, path)
 
 
