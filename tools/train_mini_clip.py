@@ -739,13 +739,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to train")
     parser.add_argument("--every", type=float, default=240, help="seconds between checkpoints")
     args = parser.parse_args(argv)
+    for name in ("coarse_rows", "rows", "views"):
+        if getattr(args, name) < 1:
+            parser.error(f"argument --{name}: must be 1 or more, not {getattr(args, name)}.")
 
-    run = Run(args.out, args.seed, torch.device(args.device), args.start, args.workers)
     stages = [Stage(240, args.rows, args.rate, True, args.last_images, views=args.views)]
     if args.start is None:
         coarse = Stage(112, args.coarse_rows, 1e-3, False, args.images, 100, args.views)
         stages = [coarse, Stage(240, args.rows, 4e-4, False, args.fine_images, views=args.views), *stages]
-    run.train([stage for stage in stages if stage.steps], args.every)
+    stages = [stage for stage in stages if stage.steps]
+    if not stages:
+        parser.error("nothing to train: no part has as many pictures as a batch; give more, or fewer rows.")
+    run = Run(args.out, args.seed, torch.device(args.device), args.start, args.workers)
+    run.train(stages, args.every)
     digest = hashlib.sha256(run.weights.read_bytes()).hexdigest()
     print(f"{run.weights}  {run.weights.stat().st_size / 1e6:.2f} MB  sha256 {digest}  {run.seconds:.0f} s")
     return 0

@@ -360,6 +360,21 @@ def test_matrices_taken_together_move_as_one_by_one(tool):
         assert (a - before).abs().mean() > 0.004
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--views", "0"], "--views: must be 1 or more, not 0"),
+        (["--rows", "-1"], "--rows: must be 1 or more, not -1"),
+        (["--images", "0", "--fine_images", "0", "--last_images", "23"], "nothing to train"),
+    ],
+)
+def test_arguments_that_train_nothing_are_refused(tool, tmp_path, capsys, given, told):
+    with pytest.raises(SystemExit):
+        tool.main(["--out", str(tmp_path / "run"), *given])
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_drawings_come_again_after_others_and_the_order_does_not_depend_on_the_length(tool):
     stage = tool.Stage(32, 4, 1e-3, falls=False, images=24 * 200, views=3)
     order = stage.order()
