@@ -393,6 +393,7 @@ def _moved(image: Tensor, seed: tuple[int, ...]) -> Tensor:
     return padded[..., down : down + height, right : right + width].unflatten(0, image.shape[:-3])
 
 
+_FIGURES = ("order", "seen", "said", "changed")  # to watch
 _WEIGHTS = {
     "caption": 0.1,
     "state": 0.5,
@@ -693,10 +694,12 @@ class Run:
         log = self.out / "log.csv"
         new = not log.is_file()
         with log.open("a", newline="") as file:
-            writer = csv.writer(file)
+            # Not every line has figures to watch.
+            columns = ["stage", "images", "seconds", *_WEIGHTS, *_FIGURES, *verdict]
+            writer = csv.DictWriter(file, columns, restval="")
             if new:
-                writer.writerow(row)
-            writer.writerow([f"{value:.4f}" if isinstance(value, float) else value for value in row.values()])
+                writer.writeheader()
+            writer.writerow({key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()})
         told = "  ".join(f"{key} {value:.3f}" for key, value in {**means, **verdict}.items())
         print(f"{stage.size} px  {images}/{stage.images} images  {self.seconds:.0f} s  {told}", flush=True)
 

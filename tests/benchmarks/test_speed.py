@@ -54,6 +54,13 @@ def test_scoring_takes_hardly_more_operations_than_the_bare_tower(tmp_path, k_sh
     assert all(0.9 < row["over the tower"] <= reach for row in rows)
 
 
+def test_half_precision(tmp_path):
+    rows = run("half_precision", tmp_path, "--backbone", BACKBONE, "--categories", "brick", "--each", "1")
+    assert [row["precision"] for row in rows] == ["bf16", "fp16"]
+    for term in ("score", "text score", "patch residual map"):
+        assert rows[0][term] > rows[1][term] > 0  # three bits less
+
+
 def test_peers(tmp_path):
     rows = run("peers", tmp_path, "--backbone", "ViT-S-32-alt", "--images", "2", "--batch", "2", "--shots", "1")
     assert [row["model"] for row in rows if row["how"] == "engine"] == ["InCTRL", "InCTRLv2", "WinCLIP", "AnomalyDINO"]

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demonstration encoder: its weights, what they are worth, and the training that made them."""
 
+import csv
 import hashlib
 import importlib
 import itertools
@@ -379,7 +380,7 @@ def test_drawings_come_again_after_others_and_the_order_does_not_depend_on_the_l
     stage = tool.Stage(32, 4, 1e-3, falls=False, images=24 * 200, views=3)
     order = stage.order()
     assert len(order) == stage.steps == 200
-    whole = order[: 192 // (3 * tool._ROUND) * 3 * tool._ROUND]
+    whole = order[: 200 // (3 * tool._ROUND) * 3 * tool._ROUND]  # whole rounds
     assert {order.count(number) for number in whole} == {3}
     for number in set(whole):
         places = [step for step, drawn in enumerate(order) if drawn == number]
@@ -435,6 +436,14 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tool, tmp_path, monkeyp
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    with (tmp_path / "parts" / "log.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["images"] for line in lines] == ["96", "48"]
+    assert all(line["text"] == line["pixel"] == "0.5000" for line in lines)
+    assert [bool(line["order"]) for line in lines] == [
+        False,
+        True,
+    ]  # watched at the first step of a stage, before it was stopped
     restored = mini_clip.read_weights(tmp_path / "parts" / f"{NAME}-{TAG}.safetensors", 49408)
     FrozenCLIP(NAME, None).load_weights(restored, "trained weights")
     by_path = FrozenCLIP(NAME, str(tmp_path / "parts" / f"{NAME}-{TAG}.safetensors"))
