@@ -440,10 +440,8 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tool, tmp_path, monkeyp
         lines = list(csv.DictReader(file))
     assert [line["images"] for line in lines] == ["96", "48"]
     assert all(line["text"] == line["pixel"] == "0.5000" for line in lines)
-    assert [bool(line["order"]) for line in lines] == [
-        False,
-        True,
-    ]  # watched at the first step of a stage, before it was stopped
+    # Figures are watched at the first step of a stage; in the first, before it was stopped.
+    assert [bool(line["order"]) for line in lines] == [False, True]
     restored = mini_clip.read_weights(tmp_path / "parts" / f"{NAME}-{TAG}.safetensors", 49408)
     FrozenCLIP(NAME, None).load_weights(restored, "trained weights")
     by_path = FrozenCLIP(NAME, str(tmp_path / "parts" / f"{NAME}-{TAG}.safetensors"))
