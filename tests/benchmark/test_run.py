@@ -26,7 +26,7 @@ from anomalib_inctrl.benchmark.jobs import load_modules
 from anomalib_inctrl.benchmark.outcome import Outcome
 from anomalib_inctrl.benchmark.pipeline import main
 from anomalib_inctrl.benchmark.run import write_report
-from anomalib_inctrl.benchmark.store import KEY, TIMING, ResultsFolder
+from anomalib_inctrl.benchmark.store import KEY, TIMING, ResultsFolder, read_table
 from anomalib_inctrl.errors import BenchmarkError, PretrainedWeightsError
 from tests.benchmark.conftest import BACKBONE, COUNTS
 
@@ -53,15 +53,18 @@ def test_two_runs_give_the_same_table_and_the_second_into_one_folder_does_nothin
     pd.testing.assert_frame_equal(seconds, pd.read_csv(tmp_path / "one" / "results.csv")[list(TIMING)])
 
 
-def test_what_is_added_is_measured_and_what_is_there_is_kept(make_config):
+def test_what_is_added_is_measured_and_what_is_there_is_kept(make_config, monkeypatch):
+    commit = "81647e4"  # reads as a number
+    monkeypatch.setattr("anomalib_inctrl.benchmark.jobs._commit", lambda: commit)
     config = small(make_config)
     first = {**config, "models": {"InCTRLv2": config["models"]["InCTRLv2"]}, "k_shots": [1]}
     first["targets"] = {"Demo": config["targets"]["Demo"] | {"categories": ["washer"]}}
     run_benchmark(first)
-    kept = pd.read_csv(Path(config["output"]) / "results.csv")
+    kept = read_table(Path(config["output"]) / "results.csv")
     run_benchmark(config)
-    everything = pd.read_csv(Path(config["output"]) / "results.csv")
+    everything = read_table(Path(config["output"]) / "results.csv")
     assert len(everything) == 2 * 2 * 2
+    assert set(everything["commit"]) == {commit}
     key = list(KEY)
     again = everything.merge(kept[key], on=key)
     pd.testing.assert_frame_equal(again, kept)  # its times as well: not measured anew
