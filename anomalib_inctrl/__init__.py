@@ -7,15 +7,14 @@ Importing the package makes its models and datamodules known to anomalib. After 
 
 from anomalib_inctrl.data import GeneralistDataModule
 from anomalib_inctrl.demo import InCTRLDemo
-from anomalib_inctrl.detection import Detection
-from anomalib_inctrl.detector import Detector
 from anomalib_inctrl.models import InCTRL, InCTRLModel, InCTRLv2, InCTRLv2Model
-from anomalib_inctrl.plugin import register
+from anomalib_inctrl.prediction import Prediction
+from anomalib_inctrl.predictor import Detector
+from anomalib_inctrl.registration import register
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Detection",
     "Detector",
     "GeneralistDataModule",
     "InCTRL",
@@ -23,6 +22,7 @@ __all__ = [
     "InCTRLModel",
     "InCTRLv2",
     "InCTRLv2Model",
+    "Prediction",
     "__version__",
     "register",
 ]

@@ -29,7 +29,7 @@ _COMMANDS = {
     ),
     "generalist": _Command("anomalib_inctrl.benchmark.pipeline", "Measure models on many datasets and write a report."),
     "demo": _Command("anomalib_inctrl.demo.run", "Render the demo data, train on half of it, test on the other half."),
-    "app": _Command("anomalib_inctrl.app.run", "Judge pictures in a browser, offline (needs the extra app)."),
+    "app": _Command("anomalib_inctrl.app.run", "Predict in a browser, offline (needs the extra app)."),
     "convert": _Command(
         "anomalib_inctrl.data.convert", "Convert a dataset to MVTec AD's layout, or check a converted one."
     ),

@@ -11,7 +11,7 @@ class ImageFileError(ValueError):
     """An image file cannot be read; the message names it."""
 
 
-class PictureError(ValueError):
+class ImageDataError(ValueError):
     """A picture given in memory cannot be used; the message says which one and what it is."""
 
 

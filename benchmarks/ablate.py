@@ -37,11 +37,11 @@ from torch.nn import functional as F
 from training import MODELS, Schedule, Trainer
 
 from anomalib_inctrl import __version__
+from anomalib_inctrl.backbones.openclip import weights_file
 from anomalib_inctrl.data import DataSource, GeneralistDataModule
 from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, UNSEEN_CATEGORIES
-from anomalib_inctrl.io import write_whole
-from anomalib_inctrl.models.components.terms import ScoreTerms
-from anomalib_inctrl.openclip import weights_file
+from anomalib_inctrl.io.files import write_text_atomic
+from anomalib_inctrl.models.components.score_components import ScoreComponents
 
 _LOSS_WINDOW = 25
 _KINDS = ("trained", "floor", "residual", "text", "constant", "position")
@@ -171,28 +171,28 @@ def _check_keys(found: Mapping[str, Any], known: Sequence[str], where: str) -> N
         raise ValueError(msg)
 
 
-def score_and_map(kind: str, terms: ScoreTerms, masks: Tensor) -> tuple[Tensor, Tensor]:
+def score_and_map(kind: str, components: ScoreComponents, masks: Tensor) -> tuple[Tensor, Tensor]:
     """What a kind of row says of the images of a category.
 
     Args:
         kind: See :class:`Row`.
-        terms: What the row's model says of ``B`` images.
+        components: What the row's model says of ``B`` images.
         masks: Masks of the training images ``(N, H, W)``.
 
     Returns:
         Scores ``(B,)`` and maps ``(B, P)``.
     """
-    level = torch.full_like(terms.score, 0.5)
+    level = torch.full_like(components.score, 0.5)
     if kind == "residual":
-        return terms.patch_score, terms.anomaly_map
+        return components.patch_score, components.anomaly_map
     if kind == "text":
-        return terms.text_score, terms.text_score.unsqueeze(-1).expand_as(terms.anomaly_map)
+        return components.text_score, components.text_score.unsqueeze(-1).expand_as(components.anomaly_map)
     if kind == "constant":
-        return level, torch.full_like(terms.anomaly_map, 0.5)
+        return level, torch.full_like(components.anomaly_map, 0.5)
     if kind == "position":
-        prior = F.adaptive_avg_pool2d(masks.float().mean(dim=0)[None, None], terms.grid).flatten()
-        return level, prior.expand_as(terms.anomaly_map).contiguous()
-    return terms.score, terms.anomaly_map
+        prior = F.adaptive_avg_pool2d(masks.float().mean(dim=0)[None, None], components.grid).flatten()
+        return level, prior.expand_as(components.anomaly_map).contiguous()
+    return components.score, components.anomaly_map
 
 
 @dataclass
@@ -247,8 +247,8 @@ class World:
         trained = time.monotonic()
         lines = []
         for category in self.unseen.class_names:
-            terms = self.unseen.score(module.model, category, seed)
-            score, anomaly_map = score_and_map(row.kind, terms, self.auxiliary.masks)
+            components = self.unseen.score(module.model, category, seed)
+            score, anomaly_map = score_and_map(row.kind, components, self.auxiliary.masks)
             lines.append({"category": category, **self.unseen.measure(category, score, anomaly_map)})
         metrics = pd.DataFrame(lines)
         metrics["training_seconds"] = round(trained - start, 2)
@@ -286,7 +286,7 @@ def run(ablation: Ablation, output: Path, console: Console) -> pd.DataFrame:
     # Seed by seed: the whole table is there early, and gains in certainty.
     todo = [(row, seed) for seed in setup.seeds for row in ablation.rows if tasks[row.name, seed] not in done]
     console.print(f"{len(tasks) - len(todo)} of {len(tasks)} repetitions are there already.")
-    write_whole(output / "config.yaml", OmegaConf.to_yaml(asdict(ablation)))
+    write_text_atomic(output / "config.yaml", OmegaConf.to_yaml(asdict(ablation)))
     if todo:
         world = World.prepare(setup)
         columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -299,8 +299,8 @@ def run(ablation: Ablation, output: Path, console: Console) -> pd.DataFrame:
                     pd.concat([old, new.assign(**label)[[*label, *new.columns]]], ignore_index=True)
                     for old, new in ((results, found), (losses, course))
                 )
-                write_whole(output / "losses.csv", losses.to_csv(index=False, float_format="%.6f"))
-                write_whole(output / "results.csv", results.to_csv(index=False, float_format="%.6f"))
+                write_text_atomic(output / "losses.csv", losses.to_csv(index=False, float_format="%.6f"))
+                write_text_atomic(output / "results.csv", results.to_csv(index=False, float_format="%.6f"))
                 means = ", ".join(f"{name} {found[name].mean():.3f}" for name in METRICS)
                 progress.console.print(f"{row.name}, seed {seed}: {means}", highlight=False)
     return results
@@ -351,7 +351,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     start = time.monotonic()
     results = run(ablation, args.output, console)
     summary = summarize(results, [row.name for row in ablation.rows], ablation.reference)
-    write_whole(args.output / "table.md", to_markdown(summary))
+    write_text_atomic(args.output / "table.md", to_markdown(summary))
     console.print(
         to_rich(summary, "Unseen categories: mean over categories, mean ± standard deviation over seeds, in %")
     )

@@ -20,16 +20,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from anomalib_inctrl.backbone import FrozenCLIP, ImageFeatures, preprocessing_of
+from anomalib_inctrl.backbones import ImageFeatures, OpenCLIPBackbone, openclip_preprocessing
+from anomalib_inctrl.backbones.preprocessing import BackbonePreProcessor
 from anomalib_inctrl.benchmark.encoding import ImageEncoder, concatenate
-from anomalib_inctrl.preprocessing import CLIPPreProcessor
-from anomalib_inctrl.prompts.bank import PromptContext
-from anomalib_inctrl.residuals import nearest_prompt_similarity, unit
+from anomalib_inctrl.models.components.prompt_bank import PromptContext
+from anomalib_inctrl.models.components.residuals import nearest_prompt_similarity, unit
 
 if TYPE_CHECKING:
     from anomalib_inctrl.data.dataset import GeneralistDataset
     from anomalib_inctrl.data.sampler import TrainingDraw
-    from anomalib_inctrl.models.components.few_shot import FewShotModel
+    from anomalib_inctrl.models.components.few_shot_model import FewShotModel
 
 
 class Encoder:
@@ -42,9 +42,9 @@ class Encoder:
     """
 
     def __init__(self, backbone: str, pretrained: str | None, layers: Sequence[int] | None = None) -> None:
-        self.backbone = FrozenCLIP(backbone, pretrained, layers)
-        size, mean, std = preprocessing_of(backbone, pretrained)
-        self.pre_processor = CLIPPreProcessor(size, "squash", mean, std)
+        self.backbone = OpenCLIPBackbone(backbone, pretrained, layers)
+        size, mean, std = openclip_preprocessing(backbone, pretrained)
+        self.pre_processor = BackbonePreProcessor(size, "squash", mean, std)
         self._images = ImageEncoder(self.backbone, self.pre_processor)
 
     def encode_files(self, paths: Sequence[Path], shifts: int = 1) -> ImageFeatures:
@@ -66,7 +66,7 @@ class Encoder:
         bar = tqdm(self._images.encode_dataset(dataset), desc=title, unit="batch", disable=None)
         for features, batch in bar:
             parts.append(features)
-            empty = torch.zeros(len(features.image), *self.backbone.image_size)
+            empty = torch.zeros(len(features.embedding), *self.backbone.image_size)
             masks.append((empty if batch.gt_mask is None else torch.as_tensor(batch.gt_mask)).bool())
         samples = dataset.samples
         return EncodedDataset(
@@ -167,7 +167,7 @@ class TrainingTable:
             places = zip(class_name, self._place[0, rows], self._place[1, prompts], strict=True)
             context = PromptContext(
                 patches=torch.empty(len(rows), 0),
-                image=self.encoded.features.image[prompts],
+                image=self.encoded.features.embedding[prompts],
                 prototypes=torch.stack([model.backbone.text_prototypes(name) for name in class_name]),
                 similarity=torch.stack(
                     [self._cosines[name][query, shots].amax(dim=0) for name, query, shots in places]

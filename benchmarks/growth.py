@@ -22,9 +22,9 @@ import pandas as pd
 import torch
 from timing import FULL_SIZE, parser_of, prepare, report
 
-from anomalib_inctrl.backbone import ImageFeatures, default_layers
+from anomalib_inctrl.backbones import ImageFeatures, default_blocks
 from anomalib_inctrl.data import BalancedSampler
-from anomalib_inctrl.data.feature_store import ImageKeys, MemoryStore
+from anomalib_inctrl.models.components.feature_store import ImageKeys, MemoryStore
 
 _BATCH = 216  # of 48 + 24 queries and two prompts each
 
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     prepare(args)
     tokens, width, embedding = 225, 896, 640
-    size = 2 * (len(default_layers(12)) * tokens * width + embedding)
+    size = 2 * (len(default_blocks(12)) * tokens * width + embedding)
     rows = [_measure(args, count, size) for count in args.counts]
     report(args, f"Growth over images; sizes for {FULL_SIZE}", rows)
     return 0

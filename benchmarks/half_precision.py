@@ -16,10 +16,10 @@ import torch
 from timing import MODELS, parser_of, prepare, report
 from torch import Tensor
 
-from anomalib_inctrl.backbone import preprocessing_of
+from anomalib_inctrl.backbones import openclip_preprocessing
+from anomalib_inctrl.backbones.openclip import create_openclip_model
 from anomalib_inctrl.demo import UNSEEN_CATEGORIES, Sample, render_batch
 from anomalib_inctrl.demo.categories import REGISTRY
-from anomalib_inctrl.openclip import create_clip
 
 SHOTS = 4
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--each", type=int, default=12, help="normal pictures of a category, and defective ones")
     args = parser.parse_args(argv)
     prepare(args)
-    clip = create_clip(args.backbone, args.pretrained)
-    size, mean, std = preprocessing_of(args.backbone, args.pretrained)
+    clip = create_openclip_model(args.backbone, args.pretrained)
+    size, mean, std = openclip_preprocessing(args.backbone, args.pretrained)
     mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))
     largest = {name: dict.fromkeys(TERMS, 0.0) for name in TYPES}
     for category in args.categories:
@@ -63,10 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             for heads_trained in (False, True):
                 model.heads_trained = heads_trained
                 with torch.no_grad():
-                    exact = model.score_terms(image[SHOTS:], category)
+                    exact = model.score_components(image[SHOTS:], category)
                 for name, dtype in TYPES.items():
                     with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
-                        rough = model.score_terms(image[SHOTS:], category)
+                        rough = model.score_components(image[SHOTS:], category)
                     for term, most in largest[name].items():
                         change = (getattr(rough, term).float() - getattr(exact, term)).abs().max()
                         largest[name][term] = max(most, float(change))

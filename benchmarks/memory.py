@@ -19,7 +19,7 @@ from tensor_memory import peak_bytes
 from timing import CLASS_NAME, MODELS, make_model, parser_of, prepare, report
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from anomalib_inctrl.backbone import preprocessing_of
+from anomalib_inctrl.backbones import openclip_preprocessing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 4, 8, 64], help="numbers of prompts")
     args = parser.parse_args(argv)
     prepare(args)
-    preprocessing_of(args.backbone, None)  # makes the package's own backbones known, refuses unknown ones
+    openclip_preprocessing(args.backbone, None)  # makes the package's own backbones known, refuses unknown ones
     rows: list[dict[str, Any]] = []
     with FakeTensorMode(), torch.no_grad():
         clip = open_clip.model.CLIP(**open_clip.get_model_config(args.backbone)).eval()

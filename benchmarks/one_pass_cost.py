@@ -29,7 +29,7 @@ from anomalib_inctrl.benchmark.config import ModelConfig
 from anomalib_inctrl.benchmark.jobs import build
 from anomalib_inctrl.benchmark.one_pass import Category, measure_category
 from anomalib_inctrl.data.dataset import GeneralistDataset
-from anomalib_inctrl.data.source import read_parts
+from anomalib_inctrl.data.sources import read_parts
 from anomalib_inctrl.prompts.selection import create_selector
 
 

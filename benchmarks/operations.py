@@ -20,8 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from anomalib_inctrl.backbone import preprocessing_of
-from anomalib_inctrl.prompts.sentences import text_prompts
+from anomalib_inctrl.backbones import openclip_preprocessing
+from anomalib_inctrl.backbones.text_prompts import text_prompts
 
 
 def count(call: Callable[[], Any]) -> int:
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of prompts")
     args = parser.parse_args(argv)
     prepare(args)
-    preprocessing_of(args.backbone, None)  # makes the package's own backbones known, refuses unknown ones
+    openclip_preprocessing(args.backbone, None)  # makes the package's own backbones known, refuses unknown ones
     sentences = sum(map(len, text_prompts(CLASS_NAME)))
     rows: list[dict[str, Any]] = []
     with FakeTensorMode(), torch.no_grad():

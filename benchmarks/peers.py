@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader
 from torchvision.utils import save_image
 
 from anomalib_inctrl import InCTRL, InCTRLDemo, InCTRLv2
-from anomalib_inctrl.images import list_images, read_image
+from anomalib_inctrl.io.images import list_images, read_image
 
 _OFF: dict[str, Any] = {"evaluator": False, "visualizer": False}
 
@@ -42,11 +42,11 @@ _OFF: dict[str, Any] = {"evaluator": False, "visualizer": False}
 @contextmanager
 def random_weights(backbone: str) -> Iterator[None]:
     """Within, what would download weights makes random ones, and WinCLIP's tower is the given one."""
-    create_clip, create_timm = open_clip.create_model_and_transforms, timm.create_model
+    create_openclip_model, create_timm = open_clip.create_model_and_transforms, timm.create_model
 
     def same_tower(*args: Any, **kwargs: Any) -> Any:
         del args, kwargs
-        return create_clip(backbone)
+        return create_openclip_model(backbone)
 
     def without_download(*args: Any, **kwargs: Any) -> Any:
         return create_timm(*args, **kwargs | {"pretrained": False})

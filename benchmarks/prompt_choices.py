@@ -22,12 +22,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from anomalib_inctrl.backbone import ImageFeatures
+from anomalib_inctrl.backbones import ImageFeatures
 from anomalib_inctrl.demo import UNSEEN_CATEGORIES, InCTRLDemo
-from anomalib_inctrl.images import read_image
-from anomalib_inctrl.io import write_whole
+from anomalib_inctrl.io.files import write_text_atomic
+from anomalib_inctrl.io.images import read_image
+from anomalib_inctrl.models.components.residuals import nearest_prompt_similarity, residual_of, text_score, unit
 from anomalib_inctrl.prompts import create_selector
-from anomalib_inctrl.residuals import nearest_prompt_similarity, residual_of, text_score, unit
 
 METRICS = ("score", "patches alone", "map")
 K_SHOTS = (1, 2, 4, 8)
@@ -70,7 +70,7 @@ class Category:
 
     def encode(self, files: Sequence[Path]) -> Tensor:
         """Class embeddings of candidates, for strategies that look at them."""
-        return self.features.image[[self.candidates.index(file) for file in files]]
+        return self.features.embedding[[self.candidates.index(file) for file in files]]
 
     def cosines(self, path: Path, shifts: int = 1) -> Tensor:
         """Cosine of every test patch with its nearest patch of one image, at all its offsets ``(N, L, P)``."""
@@ -105,7 +105,7 @@ class Category:
             AUROC of the score, of the patch score alone, and of the map's pixels.
         """
         maps = residual_of(torch.stack([self.cosines(path, shifts) for path in prompts]).amax(dim=0))
-        by_text = text_score(self.query.image, self.encoder.backbone.text_prototypes(class_name or self.name))
+        by_text = text_score(self.query.embedding, self.encoder.backbone.text_prototypes(class_name or self.name))
         patches = maps.amax(dim=-1)
         keep = np.array([path not in leave_out for path in self.paths])
         grid = maps.unflatten(-1, self.encoder.backbone.grid).unsqueeze(1)
@@ -280,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         categories = [Category(args.data, name, encoder, options) for name in encoded]
         results = measure_all(categories, args.seeds)
     command = f"python benchmarks/prompt_choices.py --output {args.output}"
-    write_whole(args.output, report(results, encoder, command))
+    write_text_atomic(args.output, report(results, encoder, command))
     print(f"Written: {args.output}")
 
 

@@ -21,10 +21,10 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
-from anomalib_inctrl.backbone import CLIP_MEAN, CLIP_STD, FrozenCLIP
+from anomalib_inctrl.backbones.openclip import CLIP_MEAN, CLIP_STD, OpenCLIPBackbone
 from anomalib_inctrl.demo import UNSEEN_CATEGORIES, Sample, render_batch
 from anomalib_inctrl.demo.categories import REGISTRY
-from anomalib_inctrl.residuals import patch_residual
+from anomalib_inctrl.models.components.residuals import patch_residual
 
 SHOTS, EACH = 4, 12
 PHOTOGRAPHS = ("brick", "grass", "gravel")
@@ -65,7 +65,7 @@ def digits(digit: int, seed: int) -> Case:
     return Case(image, np.repeat([0, 1], EACH))
 
 
-def measure(backbone: FrozenCLIP, case: Case) -> dict[str, float]:
+def measure(backbone: OpenCLIPBackbone, case: Case) -> dict[str, float]:
     """AUROC of the largest patch residual over pictures, and of the residual over pixels."""
     with torch.no_grad():
         chunks = ((case.image - MEAN) / STD).split(12)
@@ -92,7 +92,7 @@ def cases(gate: str, seed: int) -> list[Case]:
     return found
 
 
-def means(backbone: FrozenCLIP, gate: str, seed: int) -> dict[str, float]:
+def means(backbone: OpenCLIPBackbone, gate: str, seed: int) -> dict[str, float]:
     """Means over the categories of a gate."""
     found = [measure(backbone, case) for case in cases(gate, seed)]
     return {key: float(np.mean([one[key] for one in found])) for key in found[0]}
@@ -110,8 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", nargs="?", default="demo", help="weights file; the packaged one if not given")
     args = parser.parse_args(argv)
-    trained = FrozenCLIP("mini-clip-16-240", args.weights)
-    chance = FrozenCLIP("mini-clip-16-240", None)
+    trained = OpenCLIPBackbone("mini-clip-16-240", args.weights)
+    chance = OpenCLIPBackbone("mini-clip-16-240", None)
     for gate in GATES:
         found, at_random = ([means(model, gate, seed) for seed in (*SEEDS, GATE_SEED)] for model in (trained, chance))
         for key in found[0]:

@@ -14,12 +14,12 @@ from features import EncodedDataset, Encoder
 from torch import Tensor
 from torch.nn import functional as F
 
-from anomalib_inctrl.backbone import ImageFeatures
+from anomalib_inctrl.backbones import ImageFeatures
 from anomalib_inctrl.benchmark.metrics import PixelTruth, image_metrics
-from anomalib_inctrl.models.components.terms import ScoreTerms
-from anomalib_inctrl.prompts.bank import PromptContext
+from anomalib_inctrl.models.components.prompt_bank import PromptContext
+from anomalib_inctrl.models.components.residuals import nearest_prompt_similarity, unit
+from anomalib_inctrl.models.components.score_components import ScoreComponents
 from anomalib_inctrl.prompts.selection import create_selector
-from anomalib_inctrl.residuals import nearest_prompt_similarity, unit
 
 # By the names of this table those of the benchmark.
 _SOURCES = {
@@ -65,7 +65,7 @@ class UnseenCategories:
         """The categories, sorted."""
         return sorted(self.candidates)
 
-    def score(self, model: Any, class_name: str, seed: int) -> ScoreTerms:
+    def score(self, model: Any, class_name: str, seed: int) -> ScoreComponents:
         """Score the test images of a category by a model in evaluation mode.
 
         Args:
@@ -74,13 +74,13 @@ class UnseenCategories:
             seed: Decides the prompts, as it does in the Lightning model.
 
         Returns:
-            Scores and their terms.
+            Scores and their components.
         """
         query = self.encoded.features.rows(self.encoded.rows_of(class_name))
         with torch.no_grad():
             context = self._context(class_name, seed, model.prompt_shifts, query)
-            terms: ScoreTerms = model.eval().score_features(query, context)
-        return terms
+            components: ScoreComponents = model.eval().score_features(query, context)
+        return components
 
     def measure(self, class_name: str, score: Tensor, anomaly_map: Tensor) -> dict[str, float]:
         """Take the metrics of a category.
@@ -120,6 +120,6 @@ class UnseenCategories:
             prompts = self.encoder.encode_files(paths, shifts)
             cosines = nearest_prompt_similarity(unit(query.patches), unit(prompts.patches))
             self._contexts[key] = PromptContext(
-                prompts.patches[:0], prompts.image, self.encoder.backbone.text_prototypes(class_name), cosines
+                prompts.patches[:0], prompts.embedding, self.encoder.backbone.text_prototypes(class_name), cosines
             )
         return self._contexts[key]

@@ -27,11 +27,11 @@ from rich.console import Console
 from rich.table import Table
 
 from anomalib_inctrl import InCTRLModel, InCTRLv2Model, __version__
-from anomalib_inctrl.io import write_whole
-from anomalib_inctrl.models.components.few_shot import FewShotModel
-from anomalib_inctrl.openclip import create_clip
-from anomalib_inctrl.prompts.bank import PromptContext
-from anomalib_inctrl.residuals import unit
+from anomalib_inctrl.backbones.openclip import create_openclip_model
+from anomalib_inctrl.io.files import write_text_atomic
+from anomalib_inctrl.models.components.few_shot_model import FewShotModel
+from anomalib_inctrl.models.components.prompt_bank import PromptContext
+from anomalib_inctrl.models.components.residuals import unit
 
 FULL_SIZE, MINIATURE = "ViT-B-16-plus-240", "mini-clip-16-240"
 MODELS: dict[str, type[FewShotModel]] = {"InCTRL": InCTRLModel, "InCTRLv2": InCTRLv2Model}
@@ -129,7 +129,7 @@ def make_model(name: str, clip: Any, k_shot: int, heads_trained: bool = True, pr
         model = model.to(device)
     model.heads_trained = heads_trained
     backbone = model.backbone
-    shape = k_shot * prompt_shifts**2, len(backbone.layers), backbone.num_patches, backbone.patch_width
+    shape = k_shot * prompt_shifts**2, len(backbone.blocks), backbone.num_patches, backbone.patch_width
     context = PromptContext(
         unit(torch.randn(shape, device=device)),
         torch.randn(k_shot, backbone.embed_dim, device=device),
@@ -141,7 +141,7 @@ def make_model(name: str, clip: Any, k_shot: int, heads_trained: bool = True, pr
 
 def random_clip(name: str, device: str = "cpu") -> Any:
     """An OpenCLIP model with random weights, in evaluation mode."""
-    return create_clip(name, None).eval().requires_grad_(requires_grad=False).to(device)
+    return create_openclip_model(name, None).eval().requires_grad_(requires_grad=False).to(device)
 
 
 def machine(args: argparse.Namespace) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def report(args: argparse.Namespace, title: str, rows: Sequence[Mapping[str, Any
         What was written.
     """
     content = {"title": title, "machine": machine(args), "rows": list(rows), **more}
-    write_whole(args.output, json.dumps(content, indent=2) + "\n")
+    write_text_atomic(args.output, json.dumps(content, indent=2) + "\n")
     about = content["machine"]
     place = about["accelerator"] if args.device.startswith("cuda") else about["processor"]
     caption = f"{place}, {args.threads} CPU thread(s), {args.clock} clock, load {about['load_at_start']:.1f}"

@@ -80,8 +80,8 @@ class Trainer:
         """
         stages = dict.fromkeys(("pre_processor", "post_processor", "evaluator", "visualizer"), False)
         module = MODELS[name](pretrained=None, seed=seed, **stages, **options)
-        module.hparams["backbone"] = self.encoder.backbone.clip
-        module.hparams["layers"] = list(self.encoder.backbone.layers)
+        module.hparams["backbone"] = self.encoder.backbone.network
+        module.hparams["layers"] = list(self.encoder.backbone.blocks)
         # One backbone for all of them keeps the text prototypes it has encoded.
         module.model.backbone = self.encoder.backbone
         return module

@@ -35,7 +35,7 @@ shutil.copytree(
 
 # Files of the repository that pages link to, so that the links work there as well, and the pages that show them.
 SHOWN_ELSEWHERE = {
-    "../anomalib_inctrl/demo/weights/mini-clip-16-240-demo.md": "encoder.md",
+    "../anomalib_inctrl/backbones/weights/mini-clip-16-240-demo.md": "encoder.md",
     "../CHANGELOG.md": "changelog.md",
     "../CONTRIBUTING.md": "contributing.md",
 }

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from anomalib_inctrl.errors import ImageFileError
-from anomalib_inctrl.images import list_images, read_image
+from anomalib_inctrl.io.images import list_images, read_image
 
 RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 

@@ -11,9 +11,9 @@ from PIL import Image
 from torch.testing import assert_close
 from torchvision import tv_tensors
 
-from anomalib_inctrl.backbone import CLIP_MEAN, CLIP_STD
-from anomalib_inctrl.images import read_image
-from anomalib_inctrl.preprocessing import CLIPPreProcessor, CLIPResize, ExportableResize
+from anomalib_inctrl.backbones.openclip import CLIP_MEAN, CLIP_STD
+from anomalib_inctrl.backbones.preprocessing import BackbonePreProcessor, BicubicResize, ExportableResize
+from anomalib_inctrl.io.images import read_image
 
 GOLDEN = Path(__file__).parent / "models" / "golden" / "transform.npz"
 NAMES = ["rgb_517x260", "rgb_150x100_upscale", "gray_L_256x256"]
@@ -35,13 +35,13 @@ def levels(processed):
 
 def test_center_crop_is_the_authors_to_two_levels(case):
     image, expected = case
-    processed = CLIPPreProcessor(resize_mode="center_crop").transform(image.unsqueeze(0))[0]
+    processed = BackbonePreProcessor(resize_mode="center_crop").transform(image.unsqueeze(0))[0]
     assert (levels(processed) - expected).abs().max() <= 2
 
 
 def test_export_transform_is_the_authors_to_two_levels(case):
     image, expected = case
-    processed = CLIPPreProcessor(resize_mode="center_crop")(image.unsqueeze(0))[0]
+    processed = BackbonePreProcessor(resize_mode="center_crop")(image.unsqueeze(0))[0]
     assert (levels(processed) - expected).abs().mean() <= 0.01
     assert (levels(processed) - expected).abs().max() <= 2
 
@@ -54,7 +54,7 @@ def test_export_resize_is_the_resize_of_the_engine(mode, size):
     torch.manual_seed(0)
     image = torch.rand(2, 3, *size)
     before = image.clone()
-    difference = (ExportableResize(240, mode)(image) - CLIPResize(240, mode)(image)).abs() * 255
+    difference = (ExportableResize(240, mode)(image) - BicubicResize(240, mode)(image)).abs() * 255
     assert difference.max() <= 1 + 1e-3
     assert (difference > 0.5).float().mean() < 2e-3
     assert torch.equal(image, before)
@@ -63,40 +63,40 @@ def test_export_resize_is_the_resize_of_the_engine(mode, size):
 def test_squash_sees_the_whole_image():
     image = torch.zeros(3, 100, 300)
     image[:, :, :30] = 1
-    small = CLIPResize(240)(tv_tensors.Image(image))
+    small = BicubicResize(240)(tv_tensors.Image(image))
     assert small.shape == (3, 240, 240)
     assert small[:, :, :20].mean() > 0.9
-    assert CLIPResize(240, "center_crop")(tv_tensors.Image(image)).max() == 0
+    assert BicubicResize(240, "center_crop")(tv_tensors.Image(image)).max() == 0
 
 
 def test_resize_twice_is_resize_once():
     image = tv_tensors.Image(torch.rand(3, 61, 47))
-    once = CLIPResize(240)(image)
-    assert torch.equal(CLIPResize(240)(once), once)
+    once = BicubicResize(240)(image)
+    assert torch.equal(BicubicResize(240)(once), once)
 
 
 @pytest.mark.parametrize("mode", ["squash", "center_crop"])
 def test_mask_follows_its_image(mode):
     mask = torch.zeros(90, 150, dtype=torch.uint8)
     mask[30:60, 60:90] = 1
-    image, small = CLIPResize(240, mode)(tv_tensors.Image(mask.float().expand(3, -1, -1)), tv_tensors.Mask(mask))
+    image, small = BicubicResize(240, mode)(tv_tensors.Image(mask.float().expand(3, -1, -1)), tv_tensors.Mask(mask))
     assert set(small.unique().tolist()) == {0, 1}
     assert ((image[0] > 0.5) != small.bool()).float().mean() < 0.02
 
 
 def test_a_mask_of_another_size_is_told():
     with pytest.raises(ValueError, match="20 x 20 and 30 x 30"):
-        CLIPResize(240)(tv_tensors.Image(torch.rand(3, 30, 30)), tv_tensors.Mask(torch.zeros(20, 20)))
+        BicubicResize(240)(tv_tensors.Image(torch.rand(3, 30, 30)), tv_tensors.Mask(torch.zeros(20, 20)))
 
 
 def test_unknown_mode_is_told():
     with pytest.raises(ValueError, match="resize_mode='stretch'"):
-        CLIPPreProcessor(resize_mode="stretch")
+        BackbonePreProcessor(resize_mode="stretch")
 
 
 def test_settings_survive_a_checkpoint():
-    original = CLIPPreProcessor(image_size=96, resize_mode="center_crop", mean=(0.1, 0.2, 0.3), std=(1, 2, 3))
-    restored = CLIPPreProcessor()
+    original = BackbonePreProcessor(image_size=96, resize_mode="center_crop", mean=(0.1, 0.2, 0.3), std=(1, 2, 3))
+    restored = BackbonePreProcessor()
     restored.load_checkpoint_config(original.checkpoint_config())
     image = torch.rand(2, 3, 50, 70)
     assert torch.equal(restored.transform(image), original.transform(image))
@@ -108,7 +108,7 @@ def test_extreme_shapes():
         for mode in ("squash", "center_crop"):
             buffer = io.BytesIO()
             Image.new("RGB", (width, height), (9, 9, 9)).save(buffer, "PNG")
-            assert CLIPResize(32, mode)(tv_tensors.Image(torch.rand(3, height, width))).shape == (3, 32, 32)
+            assert BicubicResize(32, mode)(tv_tensors.Image(torch.rand(3, height, width))).shape == (3, 32, 32)
 
 
 def test_deep_images_keep_their_masks(tmp_path):
@@ -118,7 +118,7 @@ def test_deep_images_keep_their_masks(tmp_path):
     batch = ImageBatch(
         image=tv_tensors.Image(torch.ones(1, 3, 60, 80)), gt_mask=mask, image_path=[str(tmp_path / "deep.png")]
     )
-    processor = CLIPPreProcessor(image_size=32)
+    processor = BackbonePreProcessor(image_size=32)
     processor.on_test_batch_start(None, None, batch, 0)
     assert batch.gt_mask.shape == (1, 32, 32)
     assert_close(batch.image, processor.transform(read_image(tmp_path / "deep.png").unsqueeze(0)))

@@ -29,14 +29,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anomalib_inctrl import GeneralistDataModule, InCTRLDemo, InCTRLv2
+from anomalib_inctrl.backbones.preprocessing import BackbonePreProcessor
 from anomalib_inctrl.data import DataSource
 from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, UNSEEN_CATEGORIES
-from anomalib_inctrl.images import read_image
-from anomalib_inctrl.io import write_picture
+from anomalib_inctrl.io.files import write_image_atomic
+from anomalib_inctrl.io.images import read_image
 from anomalib_inctrl.models import InCTRLv2Model
-from anomalib_inctrl.preprocessing import CLIPPreProcessor
+from anomalib_inctrl.models.components.residuals import unit
 from anomalib_inctrl.prompts import create_selector
-from anomalib_inctrl.residuals import unit
 
 BACKBONE, PRETRAINED, K_SHOT = "mini-clip-16-240", "demo", 4
 COLOURS = ("#d1495b", "#2e86ab", "#edae49")
@@ -58,7 +58,7 @@ class Shown:
         data.setup()
         self.model, self.category = model, category
         self.side = model.backbone.image_size[0]
-        self.transform = CLIPPreProcessor(model.backbone.image_size[0]).transform
+        self.transform = BackbonePreProcessor(model.backbone.image_size[0]).transform
         candidates = [Path(path) for path in data.train_data.samples.image_path]
         self.prompts = create_selector("random", 0).select(candidates, K_SHOT, lambda files: torch.empty(len(files), 0))
         self.samples = data.test_data.samples.sort_values("image_path").reset_index(drop=True)
@@ -84,7 +84,7 @@ class Shown:
         """Row of the defective picture with the middle patch score: neither the best example nor the worst."""
         rows = self.samples.index[self.samples.label_index == 1]
         with torch.inference_mode():
-            scores = self.model.score_terms(self.tensor(self.samples.image_path[rows]), self.category).patch_score
+            scores = self.model.score_components(self.tensor(self.samples.image_path[rows]), self.category).patch_score
         return int(rows[int(scores.argsort()[len(rows) // 2])])
 
 
@@ -135,7 +135,7 @@ def residual_figure(shown: Shown, path: Path) -> None:
     for axis, values, title in zip(
         axes[0, 1:],
         [*maps, mean],
-        [*(f"block {number}" for number in shown.model.backbone.layers), "mean over blocks, $M_x$"],
+        [*(f"block {number}" for number in shown.model.backbone.blocks), "mean over blocks, $M_x$"],
         strict=True,
     ):
         drawn = axis.imshow(values.reshape(rows, columns), cmap="magma", vmin=0, vmax=top)
@@ -160,7 +160,7 @@ def residual_figure(shown: Shown, path: Path) -> None:
                 y, x = divmod(patch, columns)
                 label = {"color": "white", "fontsize": 8, "bbox": {"facecolor": colour, "edgecolor": "none", "pad": 1}}
                 axis.text(min(x * side, shown.side - 45), max(y * side - 6, 10), f"{cosine:.3f}", **label)
-    axes[1, 1].set_ylabel(f"... and their nearest in block {shown.model.backbone.layers[block]}", fontsize=8)
+    axes[1, 1].set_ylabel(f"... and their nearest in block {shown.model.backbone.blocks[block]}", fontsize=8)
     _save(figure, axes, path)
 
 
@@ -174,16 +174,16 @@ def branches_figure(shown: Shown, path: Path) -> None:
     normal = int(shown.samples.index[shown.samples.label_index == 0][0])
     chosen = [shown.median_defect(), normal]
     with torch.inference_mode():
-        terms = shown.model.score_terms(shown.tensor(shown.samples.image_path[chosen]), shown.category)
-    assert terms.dasl_map is not None
-    assert terms.oasl_map is not None
+        components = shown.model.score_components(shown.tensor(shown.samples.image_path[chosen]), shown.category)
+    assert components.dasl_map is not None
+    assert components.oasl_map is not None
     maps = {
-        "$M_x$": terms.patch_map,
-        "$S_a$ (DASL)": terms.dasl_map,
-        "$S'_a$ (OASL)": terms.oasl_map,
-        "$M_p=(M_x+S_a)/2$": shown.model.dasl_mean(terms),
-        "$M_n=(M_x+S'_a)/2$": shown.model.oasl_mean(terms),
-        "fused map": terms.anomaly_map,
+        "$M_x$": components.patch_map,
+        "$S_a$ (DASL)": components.dasl_map,
+        "$S'_a$ (OASL)": components.oasl_map,
+        "$M_p=(M_x+S_a)/2$": shown.model.dasl_mean(components),
+        "$M_n=(M_x+S'_a)/2$": shown.model.oasl_mean(components),
+        "fused map": components.anomaly_map,
     }
     figure, axes = plt.subplots(2, 1 + len(maps), figsize=(11, 3.8), layout="constrained")
     for line, row in enumerate(chosen):
@@ -202,14 +202,14 @@ def branches_figure(shown: Shown, path: Path) -> None:
 def terms_figure(shown: Shown, path: Path) -> None:
     """Every term of the score over the test pictures of a category, normal beside defective."""
     with torch.inference_mode():
-        terms = shown.model.score_terms(shown.tensor(list(shown.samples.image_path)), shown.category)
-    assert terms.image_score is not None
+        components = shown.model.score_components(shown.tensor(list(shown.samples.image_path)), shown.category)
+    assert components.image_score is not None
     columns = {
-        "text score $s_q$": terms.text_score,
-        "image residual $s_I$": terms.image_score,
-        "patch residual $s_p$": terms.patch_score,
-        "floor $(s_q+s_p)/2$": (terms.text_score + terms.patch_score) / 2,
-        "score $s$": terms.score,
+        "text score $s_q$": components.text_score,
+        "image residual $s_I$": components.image_score,
+        "patch residual $s_p$": components.patch_score,
+        "floor $(s_q+s_p)/2$": (components.text_score + components.patch_score) / 2,
+        "score $s$": components.score,
     }
     labels = shown.samples.label_index.to_numpy()
     table = pd.DataFrame({name: values.numpy() for name, values in columns.items()})
@@ -266,7 +266,7 @@ def _write(figure: Any, path: Path) -> None:
     figure.savefig(buffer, format="png", dpi=90)
     plt.close(figure)
     picture = Image.open(buffer).convert("RGB").quantize(192, dither=Image.Dither.FLOYDSTEINBERG)
-    write_picture(path, picture)
+    write_image_atomic(path, picture)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -291,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     shown = Shown(model, args.data, args.category)
     residual_figure(shown, args.output / "residual.png")
     branches_figure(shown, args.output / "branches.png")
-    terms_figure(shown, args.output / "terms.png")
+    terms_figure(shown, args.output / "components.png")
     temperature_figure(model, args.output / "temperature.png")
     print(f"Heads: {heads}\nFigures: {args.output}")
 

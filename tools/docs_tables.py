@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from anomalib_inctrl.io import write_whole
+from anomalib_inctrl.io.files import write_text_atomic
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for page in PAGES:
         old = page.read_text(encoding="utf-8")
         new = _PLACE.sub(lambda place: place[1] + tables[place["name"]](), old)
-        write_whole(page, new)
+        write_text_atomic(page, new)
         print(f"{page.relative_to(ROOT)}: {'as it was' if new == old else 'written anew'}")
     return 0
 

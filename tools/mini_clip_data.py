@@ -21,11 +21,11 @@ from mini_clip_products import NAMES, random_product
 from mini_clip_textures import EFFECTS, FAMILIES, PARTS, generator_on, random_pictures
 from torch import Tensor
 
+from anomalib_inctrl.backbones.text_prompts import text_prompts
 from anomalib_inctrl.demo.categories import REGISTRY, Category
 from anomalib_inctrl.demo.defects import KINDS
 from anomalib_inctrl.demo.render import AUXILIARY_CATEGORIES, Sample, render_batch
 from anomalib_inctrl.errors import RenderError
-from anomalib_inctrl.prompts.sentences import text_prompts
 
 DAMAGED = (False, False, False, False, True, True)
 """Which of the pictures of a product get a defect."""

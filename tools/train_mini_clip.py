@@ -43,12 +43,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics.functional.classification import binary_auroc
 
-from anomalib_inctrl.backbone import CLIP_MEAN, CLIP_STD, create_clip, default_layers
+from anomalib_inctrl.backbones.openclip import CLIP_MEAN, CLIP_STD, create_openclip_model, default_blocks
+from anomalib_inctrl.backbones.packaged import expand_vocabulary, write_weights
+from anomalib_inctrl.backbones.text_prompts import text_prompts
 from anomalib_inctrl.demo.categories import REGISTRY
-from anomalib_inctrl.demo.mini_clip import read_weights, write_weights
 from anomalib_inctrl.demo.render import AUXILIARY_CATEGORIES, Sample, render_batch
-from anomalib_inctrl.prompts.sentences import text_prompts
-from anomalib_inctrl.residuals import patch_residual, text_score
+from anomalib_inctrl.io.weights import read_state_dict
+from anomalib_inctrl.models.components.residuals import patch_residual, text_score
 
 NAME = "mini-clip-16-240"
 _TEXT_LENGTH = 32  # tokens seen in training; attention is causal, so what follows the end of a sentence has no effect
@@ -110,7 +111,7 @@ class Encoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.clip: Any = create_clip(NAME, None)
+        self.clip: Any = create_openclip_model(NAME, None)
         self.tokenizer = open_clip.get_tokenizer(NAME)
         tokens = self.tokenizer(vocabulary_sentences())
         self.vocabulary = sorted({int(token) for token in tokens.unique()} - {0})  # 0 fills up
@@ -120,7 +121,7 @@ class Encoder(nn.Module):
         width = self.clip.visual.conv1.out_channels
         self.clip.token_embedding = nn.Embedding(len(self.vocabulary) + 1, self.clip.transformer.width)
         nn.init.normal_(self.clip.token_embedding.weight, std=0.02)
-        self.layers = default_layers(len(self.clip.visual.transformer.resblocks))
+        self.layers = default_blocks(len(self.clip.visual.transformer.resblocks))
         _start_near_identity(self.clip.visual.transformer, width)
         grid = self.clip.visual.grid_size[0]
         with torch.no_grad():
@@ -137,7 +138,7 @@ class Encoder(nn.Module):
     @torch.no_grad()
     def start_from(self, weights: Path) -> None:
         """Take over the weights of an earlier training; what only training needs starts anew."""
-        stored = read_weights(weights, self.clip.vocab_size)
+        stored = expand_vocabulary(read_state_dict(weights), self.clip.vocab_size, str(weights))
         words = stored.pop("token_embedding.weight")
         self.clip.load_state_dict(stored, strict=False)
         self.clip.token_embedding.weight.copy_(torch.cat([words[self.vocabulary], words[:1]]))
@@ -274,7 +275,7 @@ def prepare(encoder: Encoder, episode: Episode, seed: tuple[int, ...]) -> Batch:
 
 @dataclass
 class Signals:
-    """What the terms of a loss are computed from, for the figures to watch.
+    """What the components of a loss are computed from, for the figures to watch.
 
     Attributes:
         residual: `(G, N, P)`, against the prompts of the product.
@@ -317,7 +318,7 @@ def _labels(share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def losses(encoder: Encoder, batch: Batch, sharpness: float = 300) -> tuple[dict[str, Tensor], Signals]:
-    """Compute the terms of the loss.
+    """Compute the components of the loss.
 
     Args:
         encoder: The encoder.
@@ -371,7 +372,7 @@ def losses(encoder: Encoder, batch: Batch, sharpness: float = 300) -> tuple[dict
     found = sum(
         head(F.layer_norm(patches[:, :, n], patches.shape[-1:])).squeeze(-1) for n, head in enumerate(encoder.dense)
     )
-    terms = {
+    components = {
         "caption": caption / 2,
         "state": F.binary_cross_entropy_with_logits(told, target),
         "apart": apart,
@@ -381,7 +382,7 @@ def losses(encoder: Encoder, batch: Batch, sharpness: float = 300) -> tuple[dict
         "foreign": F.softplus(-foreign).mean(),
         "dense": _balanced(found, label, known),
     }
-    return terms, Signals(*(x.detach() for x in (own, ahead, told, change, batch.share)))
+    return components, Signals(*(x.detach() for x in (own, ahead, told, change, batch.share)))
 
 
 def _moved(image: Tensor, seed: tuple[int, ...]) -> Tensor:
@@ -670,20 +671,20 @@ class Run:
         rate *= 1 - self.step / stage.steps if stage.falls else 1
         for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
             group["lr"].fill_(rate * group["faster"])
-        terms, signals = step(batch)
+        components, signals = step(batch)
         watched = signals.figures() if self.step % _WATCH == 0 else {}
         self.step += 1
-        return terms | watched
+        return components | watched
 
     def _advance(self, stage: Stage, batch: Batch) -> tuple[dict[str, Tensor], Signals]:
-        terms, signals = losses(self.encoder, batch, stage.sharpness)
-        loss = sum(weight * terms[key] for key, weight in _WEIGHTS.items())
+        components, signals = losses(self.encoder, batch, stage.sharpness)
+        loss = sum(weight * components[key] for key, weight in _WEIGHTS.items())
         self.encoder.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
         for optimiser in self.optimisers:
             optimiser.step()
-        return {key: value.detach() for key, value in terms.items()}, signals
+        return {key: value.detach() for key, value in components.items()}, signals
 
     def _report(self, stage: Stage, means: dict[str, float]) -> None:
         self._save()

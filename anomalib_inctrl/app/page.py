@@ -19,19 +19,19 @@ import pandas as pd
 from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
-from anomalib_inctrl.app.judge import Judge, score_table, to_csv
+from anomalib_inctrl.app.service import PredictionService, score_table, to_csv
 from anomalib_inctrl.demo import DemoSettings, render_category
-from anomalib_inctrl.detection import Detection
 from anomalib_inctrl.errors import (
     BackboneError,
     CheckpointError,
+    ImageDataError,
     ImageFileError,
-    PictureError,
     PretrainedWeightsError,
     PromptError,
 )
-from anomalib_inctrl.images import IMAGE_SUFFIXES, read_image
-from anomalib_inctrl.io import write_whole
+from anomalib_inctrl.io.files import write_text_atomic
+from anomalib_inctrl.io.images import IMAGE_SUFFIXES, read_image
+from anomalib_inctrl.prediction import Prediction
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ _TERMS = {
     "image_score": "the whole picture against the normal ones",
     "head_score": "InCTRL's head over the map of differences",
 }
-_TOLD = (BackboneError, CheckpointError, ImageFileError, PictureError, PretrainedWeightsError, PromptError)
+_TOLD = (BackboneError, CheckpointError, ImageFileError, ImageDataError, PretrainedWeightsError, PromptError)
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 
 # Fonts that are on the visitor's machine: the page asks nobody else for anything.
@@ -82,7 +82,7 @@ class Handlers:
         folder: Folder for tables to download and the example; to be removed with the app.
     """
 
-    def __init__(self, judge: Judge, folder: Path) -> None:
+    def __init__(self, judge: PredictionService, folder: Path) -> None:
         self.judge = judge
         self.folder = folder
 
@@ -104,7 +104,7 @@ class Handlers:
         weights: str,
         judged_by: object,
     ) -> tuple[Any, ...]:
-        """Judge; the results, their prompts, the one to show, the heat maps, what was left out, and the threshold.
+        """Predict; the results, their prompts, the one to show, the heat maps, what was left out, and the threshold.
 
         The threshold begins at the highest score of the normal pictures and stays where the visitor puts it until
         something else judges.
@@ -121,17 +121,17 @@ class Handlers:
         return done.results, list(prompts or []), 0, shown, told, threshold, judging
 
     @_told
-    def show_result(self, results: list[Detection], chosen: int, prompts: list[str]) -> tuple[Any, ...]:
-        """Heat map, terms and sheet of the chosen result."""
+    def show_result(self, results: list[Prediction], chosen: int, prompts: list[str]) -> tuple[Any, ...]:
+        """Heat map, components and sheet of the chosen result."""
         if not results:
             return None, [], None
         result = results[chosen]
-        rows = [[_words(term), f"{value:.3f}", _TERMS.get(term, "")] for term, value in result.terms.items()]
+        rows = [[_words(term), f"{value:.3f}", _TERMS.get(term, "")] for term, value in result.components.items()]
         return result.heat_map(_LARGE), rows, result.sheet(prompts)
 
     @_told
     def show_labels(
-        self, results: list[Detection], chosen: int, threshold: float, request: gr.Request
+        self, results: list[Prediction], chosen: int, threshold: float, request: gr.Request
     ) -> tuple[Any, ...]:
         """Verdict of the chosen result, table of all, and the file of it."""
         if not results:
@@ -139,7 +139,7 @@ class Handlers:
         scores = score_table(results, threshold)
         # The session's name comes from the visitor: no part of a path.
         session = hashlib.sha256(str(request.session_hash).encode()).hexdigest()[:16]
-        path = write_whole(self.folder / session / "scores.csv", to_csv(scores))
+        path = write_text_atomic(self.folder / session / "scores.csv", to_csv(scores))
         shown = (_verdict(results[chosen], threshold), _for_display(scores))
         return *shown, gr.DownloadButton(value=path, interactive=True)
 
@@ -170,7 +170,7 @@ def choose_from_gallery(event: gr.SelectData) -> int:
     return int(event.index)
 
 
-def build_page(judge: Judge, folder: Path) -> gr.Blocks:
+def build_page(judge: PredictionService, folder: Path) -> gr.Blocks:
     """Lay out the page.
 
     Args:
@@ -227,7 +227,7 @@ def _lay_out_form(handlers: Handlers) -> _Form:
         model = gr.Dropdown(judge.models, value=first, label="Model", elem_id="model", min_width=130)
         weights = gr.Dropdown(offered, value=offered[0], label="Heads", elem_id="weights", min_width=130)
     with gr.Row():
-        run = gr.Button("Judge", variant="primary", elem_id="judge", scale=2)
+        run = gr.Button("PredictionService", variant="primary", elem_id="judge", scale=2)
         example = gr.Button("Example", elem_id="example", min_width=100)
     prompts.change(handlers.show_prompts, prompts, gallery, show_progress="hidden")
     model.change(handlers.offer_weights, model, weights, show_progress="hidden")
@@ -255,11 +255,11 @@ def _lay_out_results(handlers: Handlers, form: _Form) -> None:
             )
         with gr.Column(scale=2, min_width=240):
             verdict = gr.Markdown(elem_id="verdict")
-            terms = gr.Dataframe(
+            components = gr.Dataframe(
                 headers=["term", "value", "which is"],
                 datatype=["str", "str", "str"],
                 label="Terms of the score",
-                elem_id="terms",
+                elem_id="components",
                 interactive=False,
                 wrap=True,
                 column_widths=["32%", "20%", "48%"],
@@ -289,7 +289,11 @@ def _lay_out_results(handlers: Handlers, form: _Form) -> None:
             label="Sheet", elem_id="sheet", interactive=False, format="png", buttons=["download", "fullscreen"]
         )
 
-    result = {"fn": handlers.show_result, "inputs": [results, chosen, prompts], "outputs": [heat_map, terms, sheet]}
+    result = {
+        "fn": handlers.show_result,
+        "inputs": [results, chosen, prompts],
+        "outputs": [heat_map, components, sheet],
+    }
     labels = {
         "fn": handlers.show_labels,
         "inputs": [results, chosen, threshold],
@@ -314,7 +318,7 @@ def _upload(label: str, elem_id: str) -> gr.File:
     return gr.File(label=label, file_count="multiple", file_types=sorted(IMAGE_SUFFIXES), elem_id=elem_id, height=140)
 
 
-def _note_on_backbone(judge: Judge) -> str:
+def _note_on_backbone(judge: PredictionService) -> str:
     if judge.pretrained != "demo":
         return f" Backbone: {judge.backbone}, {judge.pretrained}."
     return (
@@ -336,7 +340,7 @@ def _thumbnail(path: Path) -> Image.Image:
     return picture
 
 
-def _verdict(result: Detection, threshold: float) -> str:
+def _verdict(result: Prediction, threshold: float) -> str:
     # Numbers only: names are a visitor's, and this is Markdown.
     word, sign = ("anomalous", ">") if result.score > threshold else ("normal", "≤")
     return f"## {word}\nscore **{result.score:.3f}** {sign} threshold {threshold:.3f}"

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Judge pictures in a browser: drop some normal ones, drop the ones to judge, see heat maps and scores.
+"""PredictionService pictures in a browser: drop some normal ones, drop the ones to judge, see heat maps and scores.
 
 Nothing is downloaded with the default backbone, the package's demonstration encoder. Real use names OpenCLIP's:
 
@@ -73,10 +73,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _serve(args: argparse.Namespace, folder: Path) -> int:
-    from anomalib_inctrl.app.judge import UNTRAINED, Judge
+    from anomalib_inctrl.app.service import UNTRAINED, PredictionService
 
     try:
-        judge = Judge(args.weights, args.backbone, args.pretrained, args.device, prompt_shifts=args.prompt_shifts)
+        judge = PredictionService(
+            args.weights, args.backbone, args.pretrained, args.device, prompt_shifts=args.prompt_shifts
+        )
         judge.detector(judge.models[0], UNTRAINED)  # what is wrong with the backbone is told here, not in the browser
         _check_port(args.host, args.port)
     except (BackboneError, CheckpointError, PretrainedWeightsError, ValueError, OSError) as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from anomalib_inctrl.errors import ImageFileError
-from anomalib_inctrl.images import FORMATS, IMAGE_SUFFIXES, UNREADABLE, read_image
+from anomalib_inctrl.io.images import FORMATS, IMAGE_SUFFIXES, UNREADABLE, read_image
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from anomalib_inctrl.benchmark.outcome import Outcome, Setting, Truth
-from anomalib_inctrl.data.source import DataSource, build_datamodules, prepare
+from anomalib_inctrl.data.sources import DataSource, build_datamodules, prepare
 from anomalib_inctrl.errors import BenchmarkError
 
 if TYPE_CHECKING:

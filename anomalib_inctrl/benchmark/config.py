@@ -22,10 +22,10 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from anomalib_inctrl.data.source import DataSource
+from anomalib_inctrl.backbones.openclip import weights_file
+from anomalib_inctrl.data.sources import DataSource
 from anomalib_inctrl.errors import BenchmarkError, PretrainedWeightsError
-from anomalib_inctrl.models.components.lightning_base import FewShotMixin
-from anomalib_inctrl.openclip import weights_file
+from anomalib_inctrl.models.components.few_shot_module import FewShotModule
 from anomalib_inctrl.prompts.selection import SELECTORS
 
 TRAINING_CONFIGS = frozenset({".yaml", ".yml"})
@@ -63,7 +63,7 @@ class ModelConfig(BaseModel):
     @property
     def ours(self) -> bool:
         """Whether it is one of this package's models, which share one pass over the images."""
-        return issubclass(self.load_class(), FewShotMixin)
+        return issubclass(self.load_class(), FewShotModule)
 
     @property
     def takes_k_shot(self) -> bool:

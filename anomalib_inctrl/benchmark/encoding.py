@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from anomalib_inctrl.backbone import FrozenCLIP, ImageFeatures
-from anomalib_inctrl.data.items import PromptedBatch
-from anomalib_inctrl.images import read_image
-from anomalib_inctrl.prompts.shifts import encode_prompts
+from anomalib_inctrl.backbones import ImageFeatures, OpenCLIPBackbone
+from anomalib_inctrl.data.batch import PromptedBatch
+from anomalib_inctrl.io.images import read_image
+from anomalib_inctrl.models.components.prompt_shifts import encode_prompts
 
 if TYPE_CHECKING:
+    from anomalib_inctrl.backbones.preprocessing import BackbonePreProcessor
     from anomalib_inctrl.data.dataset import GeneralistDataset
-    from anomalib_inctrl.preprocessing import CLIPPreProcessor
 
 
 class ImageEncoder:
@@ -33,7 +33,11 @@ class ImageEncoder:
     """
 
     def __init__(
-        self, backbone: FrozenCLIP, pre_processor: CLIPPreProcessor, batch_size: int = 32, num_workers: int = 0
+        self,
+        backbone: OpenCLIPBackbone,
+        pre_processor: BackbonePreProcessor,
+        batch_size: int = 32,
+        num_workers: int = 0,
     ) -> None:
         self.backbone = backbone
         self.pre_processor = pre_processor
@@ -78,10 +82,10 @@ class ImageEncoder:
 
     def _encode(self, images: Tensor) -> ImageFeatures:
         # Plain tensors: anomalib's image type would spread to all that is computed from them.
-        device = next(self.backbone.clip.parameters()).device
+        device = self.backbone.device
         return self.backbone.encode_image(images.as_subclass(Tensor).to(device))
 
 
 def concatenate(parts: Sequence[ImageFeatures]) -> ImageFeatures:
     """Put the features of several batches together."""
-    return ImageFeatures(torch.cat([part.patches for part in parts]), torch.cat([part.image for part in parts]))
+    return ImageFeatures(torch.cat([part.patches for part in parts]), torch.cat([part.embedding for part in parts]))

@@ -27,7 +27,7 @@ from anomalib_inctrl import __version__
 from anomalib_inctrl.benchmark.config import BenchmarkConfig, ModelConfig
 from anomalib_inctrl.benchmark.outcome import Outcome, Setting, check_both_kinds
 from anomalib_inctrl.data.dataset import GeneralistDataset
-from anomalib_inctrl.data.source import DataSource, build_datamodules, prepare, read_parts
+from anomalib_inctrl.data.sources import DataSource, build_datamodules, prepare, read_parts
 from anomalib_inctrl.errors import BenchmarkError
 from anomalib_inctrl.prompts.selection import create_selector, read_prompt_list
 
@@ -37,7 +37,7 @@ Settings = Mapping[str, tuple[Setting, ...]]
 WORKER_INDEX = "ANOMALIB_INCTRL_BENCHMARK_WORKER"
 
 # Models that have these in common share one pass.
-_SHARED = ("backbone", "pretrained", "layers", "resize_mode", "prompt_shifts")
+_SHARED = ("backbone", "pretrained", "blocks", "resize_mode", "prompt_shifts")
 
 
 @dataclass(frozen=True)

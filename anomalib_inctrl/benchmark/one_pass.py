@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from anomalib_inctrl.backbone import ImageFeatures
+from anomalib_inctrl.backbones import ImageFeatures
 from anomalib_inctrl.benchmark.encoding import ImageEncoder
 from anomalib_inctrl.benchmark.examples import Example, choose_examples, draw_examples
 from anomalib_inctrl.benchmark.outcome import Outcome, Setting, Truth, stack_masks
-from anomalib_inctrl.models.components.terms import ScoreTerms
-from anomalib_inctrl.prompts.bank import PromptContext
-from anomalib_inctrl.residuals import nearest_prompt_similarity, unit
+from anomalib_inctrl.models.components.prompt_bank import PromptContext
+from anomalib_inctrl.models.components.residuals import nearest_prompt_similarity, unit
+from anomalib_inctrl.models.components.score_components import ScoreComponents
 
 if TYPE_CHECKING:
     from anomalib_inctrl.data.dataset import GeneralistDataset
@@ -67,9 +67,9 @@ class _Prompts:
         self._views = shifts**2
         union = sorted({path for paths in lists.values() for path in paths})
         features = encoder.encode_files(union, shifts)
-        self._patches, self._image, self._prototypes = unit(features.patches), features.image, prototypes
+        self._patches, self._image, self._prototypes = unit(features.patches), features.embedding, prototypes
         places = {path: place for place, path in enumerate(union)}
-        device = features.image.device
+        device = features.embedding.device
         self._rows = {
             setting: torch.tensor([places[path] for path in paths], dtype=torch.long, device=device)
             for setting, paths in lists.items()
@@ -129,14 +129,14 @@ def measure_category(
     wanted = sorted({setting for some in settings.values() for setting in some}, key=str)
     start = time.perf_counter()
     with torch.inference_mode():
-        candidate_features = lru_cache(maxsize=1)(lambda paths: encoder.encode_files(paths).image.cpu())
+        candidate_features = lru_cache(maxsize=1)(lambda paths: encoder.encode_files(paths).embedding.cpu())
         lists = {
             (k, seed): choose(k, seed, lambda paths: candidate_features(tuple(paths))) if k else []
             for k, seed in wanted
         }
         prototypes = encoder.backbone.text_prototypes(category.class_name)
         prompts = _Prompts(encoder, lists, prototypes, first.model.prompt_shifts)
-        parts: dict[tuple[str, Setting], list[ScoreTerms]] = defaultdict(list)
+        parts: dict[tuple[str, Setting], list[ScoreComponents]] = defaultdict(list)
         masks: list[Tensor] = []
         known: list[Tensor] = []
         seconds: dict[tuple[str, Setting], float] = defaultdict(float)
@@ -152,8 +152,8 @@ def measure_category(
                     for name, module in modules.items():
                         if setting in settings[name]:
                             begin = time.perf_counter()
-                            terms = module.model.score_features(features, context)
-                            parts[name, setting].append(_on_cpu(terms))
+                            components = module.model.score_features(features, context)
+                            parts[name, setting].append(_on_cpu(components))
                             seconds[name, setting] += time.perf_counter() - begin
             done += size
             progress(done)
@@ -168,14 +168,14 @@ def measure_category(
         )
         shared = time.perf_counter() - start - sum(seconds.values())
         outcome = Outcome(prompts={key: [str(path) for path in paths] for key, paths in lists.items()})
-        device = next(encoder.backbone.clip.parameters()).device
+        device = encoder.backbone.device
         for name, module in modules.items():
             for setting in settings[name]:
                 begin = time.perf_counter()
-                terms = _merge(parts[name, setting])
+                components = _merge(parts[name, setting])
                 needs_maps = truth.counts()["masks"] > 0
-                maps = _maps(module, terms, device) if needs_maps else None
-                found = truth.measure(terms.score, maps)
+                maps = _maps(module, components, device) if needs_maps else None
+                found = truth.measure(components.score, maps)
                 seconds[name, setting] += time.perf_counter() - begin
                 outcome.rows.append(
                     {"model": name, "k_shot": setting[0], "seed": setting[1]}
@@ -183,7 +183,7 @@ def measure_category(
                     | truth.counts()
                     | {"pass_seconds": shared, "setting_seconds": seconds[name, setting]}
                 )
-                outcome.scores.setdefault(name, []).extend(truth.score_lines(setting, terms.score))
+                outcome.scores.setdefault(name, []).extend(truth.score_lines(setting, components.score))
             if examples:
                 outcome.examples[name] = _examples(module, parts, name, settings[name], category, truth, examples)
     return outcome
@@ -194,30 +194,30 @@ def _known(batch: Any) -> Tensor:
     return torch.ones(len(batch.image), dtype=torch.bool) if valid is None else valid.bool().cpu()
 
 
-def _on_cpu(terms: ScoreTerms) -> ScoreTerms:
+def _on_cpu(components: ScoreComponents) -> ScoreComponents:
     # What the metrics and pictures look at; the rest would only take memory.
-    return ScoreTerms(
-        text_score=terms.text_score.cpu(),
-        patch_map=terms.patch_map[:, :0].cpu(),
-        patch_score=terms.patch_score.cpu(),
-        score=terms.score.cpu(),
-        anomaly_map=terms.anomaly_map.cpu(),
-        grid=terms.grid,
+    return ScoreComponents(
+        text_score=components.text_score.cpu(),
+        patch_map=components.patch_map[:, :0].cpu(),
+        patch_score=components.patch_score.cpu(),
+        score=components.score.cpu(),
+        anomaly_map=components.anomaly_map.cpu(),
+        grid=components.grid,
     )
 
 
-def _merge(parts: Sequence[ScoreTerms]) -> ScoreTerms:
+def _merge(parts: Sequence[ScoreComponents]) -> ScoreComponents:
     total = 0
     rows = []
     for part in parts:
         rows.append(list(range(total, total + len(part.score))))
         total += len(part.score)
-    return ScoreTerms.merge(parts, rows)
+    return ScoreComponents.merge(parts, rows)
 
 
-def _maps(module: Any, terms: ScoreTerms, device: torch.device) -> Tensor:
-    terms.anomaly_map = terms.anomaly_map.to(device)
-    maps: Tensor = module.model.inference_batch(terms).anomaly_map
+def _maps(module: Any, components: ScoreComponents, device: torch.device) -> Tensor:
+    components = replace(components, anomaly_map=components.anomaly_map.to(device))
+    maps: Tensor = module.model.to_inference_batch(components).anomaly_map
     return maps.squeeze(1)
 
 
@@ -237,7 +237,7 @@ def _branches_computed_once(model: nn.Module) -> Iterator[None]:
 
 def _examples(
     module: Any,
-    parts: Mapping[tuple[str, Setting], Sequence[ScoreTerms]],
+    parts: Mapping[tuple[str, Setting], Sequence[ScoreComponents]],
     name: str,
     settings: Sequence[Setting],
     category: Category,
@@ -246,9 +246,9 @@ def _examples(
 ) -> bytes:
     """Example pictures at the largest K and the first seed."""
     setting = max(settings, key=lambda item: (item[0] or 0, -item[1]))
-    terms = _merge(parts[name, setting])
-    rows = choose_examples(terms.score, truth.abnormal, count)
-    maps = module.model.inference_batch(terms).anomaly_map.squeeze(1)
+    components = _merge(parts[name, setting])
+    rows = choose_examples(components.score, truth.abnormal, count)
+    maps = module.model.to_inference_batch(components).anomaly_map.squeeze(1)
     category.dataset.augmentations = module.pre_processor.transform.transforms[0]
     shown = []
     for row in rows:

@@ -25,7 +25,7 @@ from anomalib_inctrl.benchmark.report import Report
 from anomalib_inctrl.benchmark.runners import ProcessRunner, RayRunner, Result, SerialRunner, StreamingRunner
 from anomalib_inctrl.benchmark.store import ResultsFolder
 from anomalib_inctrl.errors import BenchmarkError
-from anomalib_inctrl.io import write_whole
+from anomalib_inctrl.io.files import write_text_atomic
 
 
 class Benchmark:
@@ -160,8 +160,8 @@ class Benchmark:
 
     def _write_report(self, table: pd.DataFrame) -> None:
         report = Report(self.config, table, self._categories, self.folder.examples)
-        write_whole(self.folder.path / "report.md", report.markdown())
-        write_whole(self.folder.path / "report.html", report.html())
+        write_text_atomic(self.folder.path / "report.md", report.markdown())
+        write_text_atomic(self.folder.path / "report.html", report.html())
         self.console.print(report.overview())
         self.console.print(f"Report: {self.folder.path / 'report.html'}", soft_wrap=True)
 

@@ -31,7 +31,7 @@ from anomalib_inctrl.benchmark.jobs import file_name, prompt_file
 from anomalib_inctrl.benchmark.metrics import METRICS
 from anomalib_inctrl.benchmark.outcome import Outcome, Setting
 from anomalib_inctrl.errors import BenchmarkError
-from anomalib_inctrl.io import write_whole, write_whole_bytes
+from anomalib_inctrl.io.files import write_bytes_atomic, write_text_atomic
 
 KEY = ("model", "target", "category", "k_shot", "seed")
 TIMING = ("pass_seconds", "setting_seconds")
@@ -71,8 +71,8 @@ class ResultsFolder:
         merged = {part: _merge(old.get(part, {}), new[part]) for part in new}
         digest = hashlib.sha256(json.dumps(new, sort_keys=True).encode()).hexdigest()[:16]
         content = {"hash": digest, "identity": merged}
-        write_whole(self._identity, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-        write_whole(self.path / "config.yaml", self.config.dump())
+        write_text_atomic(self._identity, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+        write_text_atomic(self.path / "config.yaml", self.config.dump())
 
     def check(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Compare the config with what gave the rows that are here.
@@ -123,7 +123,7 @@ class ResultsFolder:
             category: Name of the category.
         """
         for (k_shot, seed), paths in outcome.prompts.items():
-            write_whole(
+            write_text_atomic(
                 self.path / "prompts" / prompt_file(target, category, k_shot, seed), "".join(f"{p}\n" for p in paths)
             )
         place = Path(file_name(target)) / f"{file_name(category)}.csv"
@@ -131,7 +131,7 @@ class ResultsFolder:
             self._extend(self.path / "scores" / file_name(model) / place, lines, ("k_shot", "seed"))
         for model, picture in outcome.examples.items():
             file = self.path / "examples" / file_name(model) / place.with_suffix(".jpg")
-            write_whole_bytes(file, picture)
+            write_bytes_atomic(file, picture)
         for model in dict.fromkeys(row["model"] for row in outcome.rows):
             rows = [_as_text(row) for row in outcome.rows if row["model"] == model]
             self._extend(self.path / "rows" / file_name(model) / place, rows, ("k_shot", "seed"))
@@ -154,7 +154,7 @@ class ResultsFolder:
         rows = {(row["model"], row["target"], row["category"], *_setting(row)): row for row in self._all_rows()}
         kept = [rows[key] for key in order if key in rows]
         text = _to_csv(kept, COLUMNS)
-        write_whole(self.path / "results.csv", text)
+        write_text_atomic(self.path / "results.csv", text)
         return read_table(io.StringIO(text))
 
     def examples(self, model: str, target: str, category: str) -> bytes | None:
@@ -172,7 +172,7 @@ class ResultsFolder:
         replaced = {tuple(line[name] for name in key) for line in new}
         old = [line for line in _read_csv(file) if tuple(line[name] for name in key) not in replaced]
         everything = sorted([*old, *new], key=lambda line: tuple(int(line[name] or -1) for name in key))
-        write_whole(file, _to_csv(everything, list(new[0])))
+        write_text_atomic(file, _to_csv(everything, list(new[0])))
 
 
 def read_table(source: Any) -> pd.DataFrame:

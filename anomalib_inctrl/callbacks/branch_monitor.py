@@ -83,12 +83,12 @@ class BranchMonitor(Callback):
     ) -> None:
         """Add a batch's pixels."""
         del trainer, pl_module, outputs, batch_idx, dataloader_idx
-        terms, mask = getattr(batch, "terms", None), batch.gt_mask
-        maps = [getattr(terms, f"{branch}_map", None) for branch in _BRANCHES]
+        components, mask = getattr(batch, "components", None), batch.gt_mask
+        maps = [getattr(components, f"{branch}_map", None) for branch in _BRANCHES]
         self._has_maps |= any(values is not None for values in maps)
-        if terms is None or mask is None:
+        if components is None or mask is None:
             return
-        abnormal = F.adaptive_avg_pool2d(mask.float().unsqueeze(1), terms.grid).flatten(1)
+        abnormal = F.adaptive_avg_pool2d(mask.float().unsqueeze(1), components.grid).flatten(1)
         known = getattr(batch, "mask_valid", None)
         known = torch.ones(len(mask), device=mask.device) if known is None else known.to(mask.device).float()
         areas = torch.stack([1 - abnormal, abnormal]) * known.unsqueeze(-1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Callback
 
-from anomalib_inctrl.callbacks.groups import few_shot_module, trainable_groups
+from anomalib_inctrl.callbacks.modules import few_shot_module
 from anomalib_inctrl.callbacks.table import write_table
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class LossMonitor(Callback):
     Args:
         every_n_steps: Log at every n-th optimizer step, the first included. Each time costs one backward pass through
             the heads per term; the frozen backbone takes no part in it.
-        progress_bar: Show the terms in the progress bar too.
+        progress_bar: Show the components in the progress bar too.
 
     Raises:
         ValueError: If ``every_n_steps`` is not positive, or, as training starts, if the model is another package's.
@@ -63,11 +63,11 @@ class LossMonitor(Callback):
         self._rows, self._last_step = [], -1
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Log the terms of this step, while their graph is there."""
+        """Log the components of this step, while their graph is there."""
         del loss
         step = trainer.global_step
         module = few_shot_module(pl_module, type(self).__name__)
-        # A stock datamodule trains nothing: no terms.
+        # A stock datamodule trains nothing: no components.
         if step % self.every_n_steps or step == self._last_step or not module.loss_terms:
             return
         self._last_step = step
@@ -76,7 +76,7 @@ class LossMonitor(Callback):
         values = dict(zip((f"loss/{name}" for name in module.loss_terms), losses.tolist(), strict=True))
         if self.progress_bar:
             pl_module.log_dict(values, prog_bar=True, logger=False)
-        groups = trainable_groups(module)
+        groups = module.trainable_groups()
         for name, term in module.loss_terms.items():
             norms = _gradient_norms(trainer, term, groups)
             values |= {f"grad_norm/{name}/{group}": norm for group, norm in norms.items()}
@@ -92,7 +92,7 @@ class LossMonitor(Callback):
 
 
 def _averaged(trainer: Trainer, values: Tensor) -> Tensor:
-    """Mean over the processes, which all have the same terms."""
+    """Mean over the processes, which all have the same components."""
     reduced: Any = trainer.strategy.reduce(values, reduce_op="mean")
     mean: Tensor = reduced
     return mean

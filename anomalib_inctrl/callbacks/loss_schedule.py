@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Weights of the loss terms and frozen branches by epoch."""
+"""Weights of the loss components and frozen branches by epoch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback
 
-from anomalib_inctrl.callbacks.groups import few_shot_module, trainable_groups
+from anomalib_inctrl.callbacks.modules import few_shot_module
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -111,7 +111,7 @@ class LossSchedule(Callback):
             )
             raise ValueError(msg)
         _check_names("weights", self.weights, own or {})
-        _check_names("frozen_until", self.frozen_until, trainable_groups(module))
+        _check_names("frozen_until", self.frozen_until, module.trainable_groups())
         self._own_weights = None if own is None else dict(own)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -124,7 +124,7 @@ class LossSchedule(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Drop the gradients of frozen groups."""
         del optimizer
-        for name, parameters in trainable_groups(few_shot_module(pl_module, type(self).__name__)).items():
+        for name, parameters in few_shot_module(pl_module, type(self).__name__).trainable_groups().items():
             if self.is_frozen(name, trainer.current_epoch):
                 for parameter in parameters:
                     parameter.grad = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from anomalib_inctrl.io import write_whole
+from anomalib_inctrl.io.files import write_text_atomic
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -26,4 +26,4 @@ def write_table(trainer: Trainer, rows: Sequence[dict[str, float]], name: str) -
     """
     if rows and trainer.is_global_zero and not (trainer.fast_dev_run or trainer.barebones):  # type: ignore[attr-defined]
         text = pd.DataFrame(rows).to_csv(index=False, float_format="%.9g", lineterminator="\n")
-        write_whole(Path(trainer.default_root_dir) / name, text)
+        write_text_atomic(Path(trainer.default_root_dir) / name, text)

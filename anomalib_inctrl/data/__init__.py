@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data for the generalist protocol: train on auxiliary datasets, test on others."""
 
+from anomalib_inctrl.data.batch import PromptedBatch, PromptedItem, TrainingDraw
+from anomalib_inctrl.data.datamodule import GeneralistDataModule
 from anomalib_inctrl.data.datamodules import (
     AITEX,
     BENCHMARK_DATAMODULES,
@@ -13,10 +15,8 @@ from anomalib_inctrl.data.datamodules import (
     KolektorSDD,
 )
 from anomalib_inctrl.data.dataset import GeneralistDataset
-from anomalib_inctrl.data.generalist import GeneralistDataModule
-from anomalib_inctrl.data.items import PromptedBatch, PromptedItem
-from anomalib_inctrl.data.sampler import BalancedSampler, TrainingDraw
-from anomalib_inctrl.data.source import DataSource
+from anomalib_inctrl.data.sampler import BalancedSampler
+from anomalib_inctrl.data.sources import DataSource
 
 __all__ = [
     "AITEX",

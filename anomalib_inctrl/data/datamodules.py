@@ -191,7 +191,7 @@ class AITEX(ConvertibleDataModule):
     Licence: not stated. Source: https://www.aitex.es/afid/
 
     Reference: J. Silvestre-Blanes, T. Albero-Albero, I. Miralles, R. Perez-Llorens, J. Moreno: A Public Fabric Database
-    for Defect Detection Methods and Results. AUTEX Research Journal 19(4):363-374, 2019.
+    for Defect Prediction Methods and Results. AUTEX Research Journal 19(4):363-374, 2019.
     """
 
     raw = RAW_DATASETS["AITEX"]
@@ -220,7 +220,7 @@ class KolektorSDD(ConvertibleDataModule):
     Licence: CC BY-NC-SA 4.0. Source: https://www.vicos.si/resources/kolektorsdd/
 
     Reference: D. Tabernik, S. Sela, J. Skvarc, D. Skocaj: Segmentation-Based Deep-Learning Approach for Surface-Defect
-    Detection. Journal of Intelligent Manufacturing 31(3):759-776, 2020.
+    Prediction. Journal of Intelligent Manufacturing 31(3):759-776, 2020.
     """
 
     raw = RAW_DATASETS["KolektorSDD"]
@@ -233,7 +233,7 @@ class BrainMRI(ConvertibleDataModule):
 
     Licence: not stated. Source: https://www.kaggle.com/datasets/navoneel/brain-mri-images-for-brain-tumor-detection
 
-    Reference: N. Chakrabarty: Brain MRI Images for Brain Tumor Detection. Kaggle, 2019.
+    Reference: N. Chakrabarty: Brain MRI Images for Brain Tumor Prediction. Kaggle, 2019.
     """
 
     raw = RAW_DATASETS["BrainMRI"]

@@ -14,10 +14,9 @@ from anomalib.data.utils import LabelName, Split, read_mask
 from torchvision.transforms.v2 import functional as TF
 from torchvision.tv_tensors import Image, Mask
 
-from anomalib_inctrl.data.items import PromptedBatch, PromptedItem, StoredItem
-from anomalib_inctrl.data.sampler import TrainingDraw
+from anomalib_inctrl.data.batch import CachedItem, PromptedBatch, PromptedItem, TrainingDraw
 from anomalib_inctrl.errors import DatasetError
-from anomalib_inctrl.images import UNREADABLE, image_size, read_image
+from anomalib_inctrl.io.images import UNREADABLE, image_size, read_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -34,8 +33,8 @@ class GeneralistDataset(AnomalibDataset):
     names its file.
 
     Indexed with a row it gives the item, indexed with a :class:`TrainingDraw` the item with its prompts and the mark of
-    one-class queries. Where the features of all images are at hand, :attr:`stored_size` spares reading them: draws then
-    give :class:`StoredItem`.
+    one-class queries. Where the features of all images are at hand, :attr:`cached_size` spares reading them: draws then
+    give :class:`CachedItem`.
 
     Args:
         samples: Table with the columns ``image_path``, ``split``, ``label_index``, ``mask_path``, ``class_name`` and
@@ -44,7 +43,7 @@ class GeneralistDataset(AnomalibDataset):
         prompt_augmentations: Applied to every prompt: the resize, but nothing random.
 
     Attributes:
-        stored_size: Height and width of the model's input if draws are to give rows and masks, but no pixels.
+        cached_size: Height and width of the model's input if draws are to give rows and masks, but no pixels.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class GeneralistDataset(AnomalibDataset):
     ) -> None:
         super().__init__(augmentations=augmentations)
         self.prompt_augmentations = prompt_augmentations
-        self.stored_size: tuple[int, int] | None = None
+        self.cached_size: tuple[int, int] | None = None
         self.samples = samples
 
     @classmethod
@@ -95,7 +94,7 @@ class GeneralistDataset(AnomalibDataset):
         """Function that stacks items."""
         return PromptedBatch.collate
 
-    def __getitem__(self, index: int | TrainingDraw) -> PromptedItem | StoredItem:  # type: ignore[override]
+    def __getitem__(self, index: int | TrainingDraw) -> PromptedItem | CachedItem:  # type: ignore[override]
         """Read one sample.
 
         Args:
@@ -110,8 +109,8 @@ class GeneralistDataset(AnomalibDataset):
         """
         if not isinstance(index, TrainingDraw):
             return self._read(index)
-        if self.stored_size is not None:
-            return self._stored_item(index, self.stored_size)
+        if self.cached_size is not None:
+            return self._stored_item(index, self.cached_size)
         # Random augmentations follow the draw, not the worker that happens to read it.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(index.seed)
@@ -137,7 +136,7 @@ class GeneralistDataset(AnomalibDataset):
             class_name=sample.class_name,
         )
 
-    def _stored_item(self, draw: TrainingDraw, size: tuple[int, int]) -> StoredItem:
+    def _stored_item(self, draw: TrainingDraw, size: tuple[int, int]) -> CachedItem:
         sample = self.samples.iloc[draw.query]
         if sample.has_mask and sample.label_index == int(LabelName.NORMAL):
             mask: Any = torch.zeros(size, dtype=torch.bool)
@@ -147,7 +146,7 @@ class GeneralistDataset(AnomalibDataset):
             mask = (self.augmentations(mask) if self.augmentations is not None else mask).as_subclass(torch.Tensor)
         else:
             mask = None
-        return StoredItem(draw, sample.class_name, torch.tensor(int(sample.label_index)), mask)
+        return CachedItem(draw, sample.class_name, torch.tensor(int(sample.label_index)), mask)
 
     def _read_prompts(self, rows: tuple[int, ...], size: torch.Size) -> Image:
         images = [Image(read_image(self.samples["image_path"].iloc[row])) for row in rows]

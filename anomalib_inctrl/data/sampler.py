@@ -4,36 +4,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import distributed
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler
 
+from anomalib_inctrl.data.batch import TrainingDraw
 from anomalib_inctrl.errors import DatasetError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from anomalib_inctrl.data.dataset import GeneralistDataset
-
-
-@dataclass(frozen=True)
-class TrainingDraw:
-    """One query and the prompts it is compared with.
-
-    Attributes:
-        query: Row of the query image in the dataset's samples.
-        prompts: Rows of its prompts.
-        seed: Seed of the random augmentations of the query.
-        one_class: Whether the query was drawn for a one-class branch, beside the balanced queries.
-    """
-
-    query: int
-    prompts: tuple[int, ...]
-    seed: int = 0
-    one_class: bool = False
 
 
 class BalancedSampler(DistributedSampler[TrainingDraw]):

@@ -24,7 +24,7 @@ from anomalib_inctrl.benchmark.config import BenchmarkConfig
 from anomalib_inctrl.benchmark.run import Benchmark
 from anomalib_inctrl.data import DataSource, GeneralistDataModule
 from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, UNSEEN_CATEGORIES, InCTRLDemo
-from anomalib_inctrl.io import write_whole
+from anomalib_inctrl.io.files import write_text_atomic
 from anomalib_inctrl.models import InCTRL, InCTRLv2
 
 BACKBONE, PRETRAINED = "mini-clip-16-240", "demo"
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     table = pd.DataFrame(rows).set_index("category")
     table.loc["mean"] = table.mean()
-    write_whole(args.results / "demo.csv", table.to_csv(float_format="%.4f"))
+    write_text_atomic(args.results / "demo.csv", table.to_csv(float_format="%.4f"))
     console.print(_render(table, args.k_shot))
     console.print(f"4. The same for K = {', '.join(map(str, _K_SHOTS))} and {len(_SEEDS)} draws of prompts")
     # In the folder of this run: the benchmark would not mix its rows with those of other weights.
@@ -111,7 +111,7 @@ def _train(args: argparse.Namespace, model_class: type[InCTRL | InCTRLv2]) -> Pa
 
 
 def _test(args: argparse.Namespace, category: str, weights: Path) -> dict[str, Any]:
-    """Test one category with trained heads; what the training-free floor makes of it follows from the same terms."""
+    """Test one category with trained heads; what the training-free floor makes of it follows from the same components."""
     engine = Engine(
         default_root_dir=args.results,
         accelerator="cpu",

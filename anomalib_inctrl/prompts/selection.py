@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from anomalib_inctrl.errors import PromptError
-from anomalib_inctrl.images import list_images
-from anomalib_inctrl.io import write_whole
-from anomalib_inctrl.video import is_frame
+from anomalib_inctrl.io.files import write_text_atomic
+from anomalib_inctrl.io.images import list_images
+from anomalib_inctrl.io.video import is_frame
 
 logger = logging.getLogger(__name__)
 
@@ -220,7 +220,7 @@ def write_prompt_list(prompts: Mapping[str, Sequence[str]], folder: str | Path) 
         The file written.
     """
     content = {name: list(files) for name, files in sorted(prompts.items())}
-    return write_whole(Path(folder) / PROMPT_LIST_NAME, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return write_text_atomic(Path(folder) / PROMPT_LIST_NAME, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _existing(path: Path, source: object) -> Path:

@@ -11,7 +11,7 @@ from anomalib.data import AnomalibDataModule
 from anomalib.data.datasets.base import AnomalibVideoDataset
 from anomalib.data.utils import LabelName
 
-from anomalib_inctrl.data.frames import normal_frames
+from anomalib_inctrl.data.video import normal_frames
 from anomalib_inctrl.errors import PromptError
 from anomalib_inctrl.prompts.selection import read_prompt_list
 

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a person sees of a run: anomalib's pictures, explanation sheets, and a table of scores."""
 
+from anomalib_inctrl.visualization.explanation import explanation_figure
 from anomalib_inctrl.visualization.heat_map import HeatMap, heat_overlay
 from anomalib_inctrl.visualization.scores import ScoreTable
-from anomalib_inctrl.visualization.sheet import explanation_sheet
 from anomalib_inctrl.visualization.visualizer import ExplanationVisualizer
 
-__all__ = ["ExplanationVisualizer", "HeatMap", "ScoreTable", "explanation_sheet", "heat_overlay"]
+__all__ = ["ExplanationVisualizer", "HeatMap", "ScoreTable", "explanation_figure", "heat_overlay"]

@@ -3,8 +3,8 @@
 """Reading what the models of this package leave on a batch besides anomalib's own fields.
 
 After a test or predict step a batch may carry `raw_score (B,)` and `raw_map (B, H, W)` from before post-processing,
-`class_name` with one name per image, and `terms`, a dataclass of tensors. Each may be missing, as with other models.
-The terms are read by their shapes and names, so that a model with more of them needs no change here.
+`class_name` with one name per image, and `components`, a dataclass of tensors. Each may be missing, as with other models.
+The components are read by their shapes and names, so that a model with more of them needs no change here.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ def to_cpu(values: torch.Tensor) -> torch.Tensor:
 
 
 def _tensors(batch: ImageBatch) -> dict[str, torch.Tensor]:
-    terms: Any = getattr(batch, "terms", None)
-    if not is_dataclass(terms):
+    components: Any = getattr(batch, "components", None)
+    if not is_dataclass(components):
         return {}
-    values = {field.name: getattr(terms, field.name) for field in fields(terms)}
+    values = {field.name: getattr(components, field.name) for field in fields(components)}
     return {name: to_cpu(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
 
 
-def score_terms(batch: ImageBatch) -> dict[str, torch.Tensor]:
-    """The terms with one value per image, `(B,)` each, by field name; without `score`, which is their result."""
+def score_components(batch: ImageBatch) -> dict[str, torch.Tensor]:
+    """The components with one value per image, `(B,)` each, by field name; without `score`, which is their result."""
     size = batch.batch_size
     return {name: value for name, value in _tensors(batch).items() if value.shape == (size,) and name != "score"}
 
 
-def map_terms(batch: ImageBatch) -> dict[str, torch.Tensor]:
-    """The terms whose name ends in `_map`, as maps `(B, h, w)` by field name.
+def map_components(batch: ImageBatch) -> dict[str, torch.Tensor]:
+    """The components whose name ends in `_map`, as maps `(B, h, w)` by field name.
 
-    A map stored over patches, `(B, P)`, is given the terms' `grid`, or a square one where they have none.
+    A map stored over patches, `(B, P)`, is given the components' `grid`, or a square one where they have none.
     """
     size = batch.batch_size
     maps = {}
@@ -51,7 +51,7 @@ def map_terms(batch: ImageBatch) -> dict[str, torch.Tensor]:
             continue
         if value.ndim == 2:
             side = round(value.shape[1] ** 0.5)
-            height, width = getattr(getattr(batch, "terms", None), "grid", None) or (side, side)
+            height, width = getattr(getattr(batch, "components", None), "grid", None) or (side, side)
             maps[name] = value.reshape(size, height, width)
         else:
             maps[name] = value

@@ -11,8 +11,8 @@ import pandas as pd
 import torch.distributed as dist
 from lightning.pytorch import Callback
 
-from anomalib_inctrl.io import write_whole
-from anomalib_inctrl.visualization.outputs import class_names, pred_label, raw_score, score_terms, to_cpu
+from anomalib_inctrl.io.files import write_text_atomic
+from anomalib_inctrl.visualization.outputs import class_names, pred_label, raw_score, score_components, to_cpu
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +63,7 @@ class ScoreTable(Callback):
         labels = {"pred_label": pred_label(batch, pl_module), "gt_label": batch.gt_label}
         columns |= {name: _values(values) for name, values in numbers.items() if values is not None}
         columns |= {name: [int(v) for v in _values(values)] for name, values in labels.items() if values is not None}
-        columns |= {name: _values(values) for name, values in score_terms(batch).items()}
+        columns |= {name: _values(values) for name, values in score_components(batch).items()}
         self._rows += [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     on_predict_batch_end = on_test_batch_end
@@ -95,4 +95,4 @@ def _write(rows: list[dict[str, Any]], path: Path) -> None:
     table = table[~repeated].sort_values(["image_path", "class_name"], kind="stable")
     labels = [name for name in ("pred_label", "gt_label") if name in table]
     table = table.astype(dict.fromkeys(labels, "Int64"))
-    write_whole(path, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+    write_text_atomic(path, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))

@@ -16,14 +16,21 @@ from anomalib.visualization import ImageVisualizer
 from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
-from anomalib_inctrl.backbone import CLIP_MEAN, CLIP_STD
+from anomalib_inctrl.backbones.openclip import CLIP_MEAN, CLIP_STD
 from anomalib_inctrl.errors import ImageFileError
-from anomalib_inctrl.images import read_image
-from anomalib_inctrl.io import write_picture
-from anomalib_inctrl.video import is_frame
+from anomalib_inctrl.io.files import write_image_atomic
+from anomalib_inctrl.io.images import read_image
+from anomalib_inctrl.io.video import is_frame
+from anomalib_inctrl.visualization.explanation import MAX_PROMPTS, explanation_figure
 from anomalib_inctrl.visualization.heat_map import RESIDUAL_RANGE, HeatMap
-from anomalib_inctrl.visualization.outputs import class_names, map_terms, pred_label, raw_score, score_terms, to_cpu
-from anomalib_inctrl.visualization.sheet import MAX_PROMPTS, explanation_sheet
+from anomalib_inctrl.visualization.outputs import (
+    class_names,
+    map_components,
+    pred_label,
+    raw_score,
+    score_components,
+    to_cpu,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,7 +38,7 @@ if TYPE_CHECKING:
     from anomalib.data import ImageBatch
     from lightning.pytorch import LightningModule, Trainer
 
-# How terms are called on a sheet where it is not simply the field's name.
+# How components are called on a sheet where it is not simply the field's name.
 MAP_NAMES = {"patch_map": "residual map", "dasl_map": "DASL map", "oasl_map": "OASL map"}
 
 
@@ -39,7 +46,7 @@ class ExplanationVisualizer(ImageVisualizer):
     """Writes anomalib's picture of every image, and a sheet that explains its score.
 
     anomalib's pictures go to `images/` as ever, the sheets to `explanations/` under the same names, as PNG; both from
-    `test` and from `predict`. See :func:`~anomalib_inctrl.visualization.explanation_sheet` for what a sheet shows.
+    `test` and from `predict`. See :func:`~anomalib_inctrl.visualization.explanation_figure` for what a sheet shows.
 
     anomalib names a picture after the last folder and the file, so that images of equal names overwrite each other
     where a run holds several categories or nested folders. When the images of a run would do so, all its pictures keep
@@ -51,7 +58,7 @@ class ExplanationVisualizer(ImageVisualizer):
 
     Args:
         explanations: Whether to write sheets.
-        sheet_tile: Side of a tile of the sheet in pixels.
+        tile: Side of a tile of the sheet in pixels.
         map_ranges: Lowest and highest value by name of the map, such as `{"residual map": [0.0, 0.2]}`.
         font: File or name of a TrueType font for class names in scripts that DejaVu Sans lacks.
         fields: As for anomalib's `ImageVisualizer`, like all that follow.
@@ -66,7 +73,7 @@ class ExplanationVisualizer(ImageVisualizer):
     def __init__(
         self,
         explanations: bool = True,
-        sheet_tile: int = 240,
+        tile: int = 240,
         map_ranges: dict[str, tuple[float, float]] | None = None,
         font: str | None = None,
         fields: list[str] | None = None,
@@ -81,7 +88,7 @@ class ExplanationVisualizer(ImageVisualizer):
             fields, overlay_fields, field_size, fields_config, overlay_fields_config, text_config, output_dir
         )
         self.explanations = explanations
-        self.sheet_tile = sheet_tile
+        self.tile = tile
         self.map_ranges = map_ranges or {}
         self.font = font
         self._root: Path | None = None
@@ -124,7 +131,7 @@ class ExplanationVisualizer(ImageVisualizer):
                     if is_frame(path):
                         # The base class opens the path: what it names has to be a file for that moment.
                         (picture,) = _pictures(torch.as_tensor(batch.image)[index : index + 1], pl_module)
-                        item.image_path = str(write_picture(Path(scratch, *Path(path).parts[-2:]), picture))
+                        item.image_path = str(write_image_atomic(Path(scratch, *Path(path).parts[-2:]), picture))
                     # One item at a time, since the folder may differ; the base class only iterates over the batch.
                     super().on_test_batch_end(trainer, pl_module, outputs, [item], batch_idx, dataloader_idx)  # type: ignore[arg-type]
         finally:  # the next run may have another folder, also where this one failed
@@ -134,7 +141,7 @@ class ExplanationVisualizer(ImageVisualizer):
         for path, sheet in zip(batch.image_path, self.sheets(trainer, pl_module, batch), strict=True):
             folder = run_dir / "explanations" / _folders_between(self._root, Path(path))
             name = _picture_path(path, folder, trainer)
-            write_picture(name if name.suffix.lower() == ".png" else name.with_name(f"{name.name}.png"), sheet)
+            write_image_atomic(name if name.suffix.lower() == ".png" else name.with_name(f"{name.name}.png"), sheet)
 
     def sheets(self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch) -> Iterator[Image.Image]:
         """Draw the sheet of every image of a batch.
@@ -148,7 +155,7 @@ class ExplanationVisualizer(ImageVisualizer):
             One sheet per image, in the batch's order.
         """
         pictures = _pictures(torch.as_tensor(batch.image), pl_module)
-        names, score, terms = class_names(batch, trainer), raw_score(batch), score_terms(batch)
+        names, score, components = class_names(batch, trainer), raw_score(batch), score_components(batch)
         maps = self._maps(batch, pl_module)
         masks = None if batch.gt_mask is None else to_cpu(batch.gt_mask)
         # Batches that mix sources tell where a mask is known; elsewhere its zeros mean nothing.
@@ -161,7 +168,7 @@ class ExplanationVisualizer(ImageVisualizer):
             files = tuple(str(file) for file in prompt_files.get(names[index], ()))
             path = Path(batch.image_path[index]) if batch.image_path is not None else Path()
             label, gt_label = _at(labels, index), _at(batch.gt_label, index)
-            yield explanation_sheet(
+            yield explanation_figure(
                 picture,
                 maps={name: heat_map._replace(values=heat_map.values[index]) for name, heat_map in maps.items()},
                 overlay="anomaly map" if "anomaly map" in maps else None,
@@ -174,10 +181,10 @@ class ExplanationVisualizer(ImageVisualizer):
                 threshold=None if label is None else threshold,
                 pred_label=None if label is None else bool(label),
                 gt_label=None if gt_label is None else bool(gt_label),
-                terms={name.replace("_", " "): float(values[index]) for name, values in terms.items()},
+                components={name.replace("_", " "): float(values[index]) for name, values in components.items()},
                 class_name=names[index],
                 file_name=str(Path(*path.parts[-3:])),
-                tile=self.sheet_tile,
+                tile=self.tile,
                 font=self.font,
             )
 
@@ -190,11 +197,11 @@ class ExplanationVisualizer(ImageVisualizer):
             scale = (0.0, 1.0, _post_processor_value(pl_module, "normalized_pixel_threshold"))
 
         maps = {}
-        for term, values in map_terms(batch).items():
+        for term, values in map_components(batch).items():
             name = MAP_NAMES.get(term, term.replace("_", " "))
             maps[name] = HeatMap(values.numpy(), *(raw_range if term == "patch_map" else (0.0, 1.0)))
         if batch.anomaly_map is not None:
-            maps.pop("anomaly map", None)  # of the terms, that is before post-processing
+            maps.pop("anomaly map", None)  # of the components, that is before post-processing
             maps["anomaly map"] = HeatMap(to_cpu(batch.anomaly_map).numpy(), *scale)
         for name in maps.keys() & self.map_ranges.keys():
             low, high = self.map_ranges[name]
@@ -204,7 +211,7 @@ class ExplanationVisualizer(ImageVisualizer):
     def _prompts(self, files: tuple[str, ...]) -> list[Image.Image]:
         """Thumbnails of the first prompts, read once per run for each list of files; grey for unreadable files."""
         if files not in self._thumbnails:
-            side = self.sheet_tile
+            side = self.tile
             pictures = []
             for file in files[:MAX_PROMPTS]:
                 try:

@@ -164,7 +164,7 @@ def test_the_whole_walk(page, server, good, named, checkpoints, tmp_path):
     assert {row[1] for row in shown} == {path.name for path in named}
     assert page.locator("#gallery img").count() >= len(named)
     assert f"score {scores[0]:.3f}" in page.inner_text("#verdict")
-    assert "text score" in page.inner_text("#terms")
+    assert "text score" in page.inner_text("#components")
     width = page.eval_on_selector("#heat-map img", "image => image.naturalWidth")
     assert width == 720
 
@@ -194,7 +194,7 @@ def test_the_whole_walk(page, server, good, named, checkpoints, tmp_path):
     choose(page, "model", "InCTRL")
     choose(page, "weights", "model.ckpt")
     page.click("#judge")
-    page.wait_for_function("document.querySelector('#terms').innerText.includes('head score')")
+    page.wait_for_function("document.querySelector('#components').innerText.includes('head score')")
     trained = expected_scores(good[:3], named, checkpoints / "InCTRL" / "model.ckpt")
     found = download(page, tmp_path)
     assert [float(row["score"]) for row in found] == pytest.approx(trained, abs=1e-5)

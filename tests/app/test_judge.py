@@ -13,14 +13,14 @@ import pytest
 
 from anomalib_inctrl import Detector
 from anomalib_inctrl.app import run
-from anomalib_inctrl.app.judge import UNTRAINED, Judge, score_table, to_csv
+from anomalib_inctrl.app.service import UNTRAINED, PredictionService, score_table, to_csv
 from anomalib_inctrl.app.uploads import Limits, check_picture
 from anomalib_inctrl.errors import CheckpointError, ImageFileError, PromptError
 
 
 @pytest.fixture(scope="module")
 def judge(checkpoints):
-    return Judge([checkpoints], device="cpu", limits=Limits(prompts=3, queries=5, megabytes=1, letters=20))
+    return PredictionService([checkpoints], device="cpu", limits=Limits(prompts=3, queries=5, megabytes=1, letters=20))
 
 
 def test_what_is_on_offer(judge):
@@ -49,13 +49,15 @@ def test_it_says_what_the_detector_says(judge, checkpoints, good, queries, model
 
 
 def test_normal_pictures_are_seen_at_as_many_offsets_as_it_was_told(good, queries):
-    shifted = Judge(device="cpu", prompt_shifts=2).judge(good[:2], queries[:2], "washer", "InCTRLv2", UNTRAINED)
+    shifted = PredictionService(device="cpu", prompt_shifts=2).judge(
+        good[:2], queries[:2], "washer", "InCTRLv2", UNTRAINED
+    )
     detector = Detector(backbone="mini-clip-16-240", pretrained="demo", device="cpu", prompt_shifts=2)
     detector.set_prompts(good[:2], class_name="washer")
     expected = sorted((result.score for result in detector.predict(queries[:2])), reverse=True)
     assert [result.score for result in shifted.results] == pytest.approx(expected, abs=1e-6)
     with pytest.raises(ValueError, match="prompt_shifts=0: give a whole number"):
-        Judge(prompt_shifts=0).detector("InCTRLv2", UNTRAINED)
+        PredictionService(prompt_shifts=0).detector("InCTRLv2", UNTRAINED)
 
 
 def test_one_normal_picture_gives_no_threshold_to_start_from(judge, good, queries):

@@ -72,12 +72,12 @@ def test_metrics_are_those_of_the_saved_scores(results):
 
 
 def test_an_image_is_encoded_once_whatever_is_asked_for(make_config, monkeypatch):
-    from anomalib_inctrl.backbone import FrozenCLIP
+    from anomalib_inctrl.backbones import OpenCLIPBackbone
 
     seen = []
-    encode = FrozenCLIP.encode_image
+    encode = OpenCLIPBackbone.encode_image
     monkeypatch.setattr(
-        FrozenCLIP, "encode_image", lambda self, images: seen.append(len(images)) or encode(self, images)
+        OpenCLIPBackbone, "encode_image", lambda self, images: seen.append(len(images)) or encode(self, images)
     )
     config = make_config(k_shots=[1, 2, 4], seeds=[0, 1, 2], examples=0)
     table = run_benchmark(config)
@@ -110,8 +110,8 @@ def test_the_branches_are_computed_once_and_stay_what_they_are():
     model.dasl_branch.register_forward_hook(lambda *_: None)
     plain = model.dasl_branch.forward
     model.dasl_branch.adapters[0].register_forward_hook(lambda *_: calls.append(1))
-    patches = torch.randn(2, len(model.backbone.layers), 16, 32)
-    other = torch.randn(2, len(model.backbone.layers), 16, 32)
+    patches = torch.randn(2, len(model.backbone.blocks), 16, 32)
+    other = torch.randn(2, len(model.backbone.blocks), 16, 32)
     prototypes = model.backbone.text_prototypes("washer")
     with torch.inference_mode():
         expected, expected_other = plain(patches, prototypes), plain(other, prototypes)
@@ -120,8 +120,8 @@ def test_the_branches_are_computed_once_and_stay_what_they_are():
             for _ in range(3):
                 torch.testing.assert_close(model.dasl_branch(patches, prototypes), expected)
             torch.testing.assert_close(model.dasl_branch(other, prototypes), expected_other)
-        assert len(calls) == 2 * len(model.backbone.layers)
+        assert len(calls) == 2 * len(model.backbone.blocks)
         calls.clear()
         model.dasl_branch(patches, prototypes)
         model.dasl_branch(patches, prototypes)
-        assert len(calls) == 2 * len(model.backbone.layers)
+        assert len(calls) == 2 * len(model.backbone.blocks)

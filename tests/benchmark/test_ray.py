@@ -40,7 +40,7 @@ def test_a_worker_that_dies_costs_a_retry_and_no_result(make_config, tmp_path):
     content["models"] = {
         "floor": {
             "class_path": "InCTRL",
-            "init_args": {"backbone": "mini-clip-16-240", "pretrained": None, "layers": [1]},
+            "init_args": {"backbone": "mini-clip-16-240", "pretrained": None, "blocks": [1]},
         }
     }
     config = read_config(content)

@@ -154,7 +154,7 @@ def test_killed_ten_times_and_resumed_gives_the_same_table(make_config, backbone
 @pytest.mark.slow
 def test_worker_count_changes_nothing(make_config, tmp_path):
     # Workers are processes of their own, which do not know the tests' small tower.
-    given = {"backbone": "mini-clip-16-240", "pretrained": "demo", "layers": [1]}
+    given = {"backbone": "mini-clip-16-240", "pretrained": "demo", "blocks": [1]}
     models = {name: {"class_path": name, "init_args": given} for name in ("InCTRL", "InCTRLv2")}
     one, two = (
         small(make_config, output=str(tmp_path / str(count)), workers=count, models=models, k_shots=[1])

@@ -11,8 +11,8 @@ from anomalib.engine import Engine
 from rich.console import Console
 
 from anomalib_inctrl import GeneralistDataModule, InCTRL, InCTRLDemo, InCTRLv2
+from anomalib_inctrl.backbones.packaged import packaged_weights
 from anomalib_inctrl.data import DataSource
-from anomalib_inctrl.demo.mini_clip import packaged_weights
 
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
 VARIANTS = [
@@ -75,8 +75,8 @@ def test_metrics_are_those_of_the_engine(pair, setup, world, tmp_path):
     target = InCTRLDemo(root=setup.data_root, category="washer", **setup.data_options)
     by_engine.visualizer = None
     expected = Engine(default_root_dir=tmp_path, **QUIET).test(by_engine, datamodule=target)[0]
-    terms = world.unseen.score(here.model, "washer", seed=1)
-    found = world.unseen.measure("washer", terms.score, terms.anomaly_map)
+    components = world.unseen.score(here.model, "washer", seed=1)
+    found = world.unseen.measure("washer", components.score, components.anomaly_map)
     names = {"image_AUROC": "image_AUROC", "pixel_AUROC": "pixel_AUROC", "AUPRO": "pixel_AUPRO"}
     for own, anomalibs in names.items():
         assert found[own] == pytest.approx(expected[anomalibs], abs=1e-5)

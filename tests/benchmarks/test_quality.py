@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import quality
 
-from anomalib_inctrl.backbone import FrozenCLIP
+from anomalib_inctrl.backbones import OpenCLIPBackbone
 
 # What `python benchmarks/quality.py` prints; a little more where random weights would reach that.
 LIMITS = {
@@ -26,7 +26,7 @@ def test_held_out_kinds_are_those_of_the_training(monkeypatch):
 
 @pytest.fixture(scope="module")
 def backbones():
-    return FrozenCLIP("mini-clip-16-240", "demo"), FrozenCLIP("mini-clip-16-240", None)
+    return OpenCLIPBackbone("mini-clip-16-240", "demo"), OpenCLIPBackbone("mini-clip-16-240", None)
 
 
 @pytest.mark.parametrize("gate", quality.GATES)

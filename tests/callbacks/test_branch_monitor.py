@@ -27,11 +27,11 @@ class Maps(Callback):
         self.pixels = []
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
-        sides = zip(batch.image.shape[-2:], batch.terms.grid, strict=True)
+        sides = zip(batch.image.shape[-2:], batch.components.grid, strict=True)
         height, width = (side // patches for side, patches in sides)
         maps = [
-            values.unflatten(1, batch.terms.grid).repeat_interleave(height, 1).repeat_interleave(width, 2)
-            for values in (batch.terms.dasl_map, batch.terms.oasl_map)
+            values.unflatten(1, batch.components.grid).repeat_interleave(height, 1).repeat_interleave(width, 2)
+            for values in (batch.components.dasl_map, batch.components.oasl_map)
         ]
         self.pixels.append(torch.stack([batch.gt_mask.float(), *maps], dim=-1).flatten(0, 2).double())
 
@@ -147,8 +147,8 @@ def test_nothing_to_watch_is_said_once(fit, generalist, data, warnings):
 def test_unknown_masks_are_left_out():
     mask = torch.zeros(2, 4, 4, dtype=torch.bool)
     mask[0, 3, 3] = True
-    terms = SimpleNamespace(grid=(2, 2), dasl_map=torch.tensor([[0.1, 0.1, 0.1, 0.5], [0.9] * 4]))
-    batch = SimpleNamespace(gt_mask=mask, mask_valid=torch.tensor([True, False]), terms=terms)
+    components = SimpleNamespace(grid=(2, 2), dasl_map=torch.tensor([[0.1, 0.1, 0.1, 0.5], [0.9] * 4]))
+    batch = SimpleNamespace(gt_mask=mask, mask_valid=torch.tensor([True, False]), components=components)
     monitor = BranchMonitor()
     monitor.on_validation_batch_end(None, None, None, batch, 0)
     (total, count), (abnormal, area) = monitor._sums[0].tolist()

@@ -28,7 +28,7 @@ def table(trainer):
 
 
 class Gradients(Callback):
-    """The sum of the terms, and the norms of the gradients that training itself uses."""
+    """The sum of the components, and the norms of the gradients that training itself uses."""
 
     def __init__(self):
         self.loss, self.norms = [], []
@@ -65,7 +65,7 @@ def test_every_term_and_its_gradient_in_the_groups_it_reaches(fit):
         for group in set(REACH.values()):
             alone = row.filter(like=f"/{group}")
             largest, others = alone.max(), alone.sum() - alone.max()
-            # The gradient used is the sum of the terms'; image_scorer has one term, so there both bounds are equal.
+            # The gradient used is the sum of the components'; image_scorer has one term, so there both bounds are equal.
             assert largest - others <= used[group] * 1.0001
             assert used[group] <= alone.sum() * 1.0001
             assert alone.max() > 0

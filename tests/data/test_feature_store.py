@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from anomalib_inctrl.backbone import ImageFeatures
+from anomalib_inctrl.backbones import ImageFeatures
 from anomalib_inctrl.data import feature_store
-from anomalib_inctrl.data.feature_store import FolderStore, ImageKeys, MemoryStore, available_memory
 from anomalib_inctrl.errors import ImageFileError
+from anomalib_inctrl.models.components.feature_store import FolderStore, ImageKeys, MemoryStore, available_memory
 
-SETTINGS = {"backbone": "a", "weights": "b", "layers": [7, 9], "pre_processor": {"image_size": 240}, "precision": "32"}
+SETTINGS = {"backbone": "a", "weights": "b", "blocks": [7, 9], "pre_processor": {"image_size": 240}, "precision": "32"}
 
 
 def features(seed=0):
@@ -36,7 +36,7 @@ def open_store(request, tmp_path):
 
 
 def same(one, other):
-    return torch.equal(one.patches, other.patches) and torch.equal(one.image, other.image)
+    return torch.equal(one.patches, other.patches) and torch.equal(one.embedding, other.embedding)
 
 
 def test_what_goes_in_comes_out_in_half_precision(open_store):
@@ -51,14 +51,14 @@ def test_what_goes_in_comes_out_in_half_precision(open_store):
     assert "no" not in store
     expected = features(2)
     assert_close(found[0].patches.float(), expected.patches, rtol=2**-11, atol=1e-7)
-    assert_close(found[0].image.float(), expected.image, rtol=2**-11, atol=1e-7)
+    assert_close(found[0].embedding.float(), expected.embedding, rtol=2**-11, atol=1e-7)
 
 
 def test_what_is_kept_is_no_view_and_no_inference_tensor(open_store):
     store = open_store()
     batch = torch.zeros(100, 2, 5, 7, dtype=torch.float16)
     with torch.inference_mode():
-        store.put("aa", ImageFeatures(batch[3], features().image))
+        store.put("aa", ImageFeatures(batch[3], features().embedding))
     (found,) = store.get(["aa"])
     assert found.patches.untyped_storage().nbytes() == 2 * 5 * 7 * 2
     assert not found.patches.is_inference()
@@ -78,7 +78,7 @@ def test_values_beyond_half_precision_are_refused(open_store, value):
 @pytest.mark.parametrize(
     "change",
     [
-        {"weights": "c"}, {"layers": [7, 10]}, {"backbone": "z"}, {"precision": "bf16-mixed"},
+        {"weights": "c"}, {"blocks": [7, 10]}, {"backbone": "z"}, {"precision": "bf16-mixed"},
         {"pre_processor": {"image_size": 224}}, {"format": 2},
     ],
 )  # fmt: skip

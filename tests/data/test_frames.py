@@ -27,10 +27,10 @@ from anomalib.engine import Engine
 from PIL import Image
 
 from anomalib_inctrl import Detector, InCTRLv2
-from anomalib_inctrl.data.frames import as_images, frame_file
+from anomalib_inctrl.data.video import as_images, frame_file
 from anomalib_inctrl.errors import ImageFileError
-from anomalib_inctrl.images import read_image
-from anomalib_inctrl.video import frame_path, is_frame, read_frame
+from anomalib_inctrl.io.images import read_image
+from anomalib_inctrl.io.video import frame_path, is_frame, read_frame
 
 DEMO = {"backbone": "mini-clip-16-240", "pretrained": "demo"}
 HEIGHT, WIDTH, LENGTH, NORMAL = 64, 96, 6, 3

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
+from anomalib_inctrl.backbones.text_prompts import text_prompts
 from anomalib_inctrl.data.raw import RAW_DATASETS, Record
 from anomalib_inctrl.data.raw.base import natural_key, safe_path, split_normals
 from anomalib_inctrl.errors import DatasetError, ImageFileError
-from anomalib_inctrl.prompts.sentences import text_prompts
 from tests.data.raw_trees import WRITERS, mask, picture, write_cifar10, write_idx, write_mnist, write_raw
 
 

@@ -8,9 +8,9 @@ import yaml
 from anomalib.data import AnomalibDataModule, Folder, MVTecAD, get_datamodule
 from jsonargparse import ArgumentParser
 
-import anomalib_inctrl.data.source as source_module
+import anomalib_inctrl.data.sources as source_module
 from anomalib_inctrl.data import DataSource, GeneralistDataModule
-from anomalib_inctrl.data.source import build_datamodules, parse_sources, prepare, read_parts
+from anomalib_inctrl.data.sources import build_datamodules, parse_sources, prepare, read_parts
 from anomalib_inctrl.errors import DatasetError
 from tests.data.trees import folder_tree, mvtec_category, write_image
 

@@ -15,16 +15,19 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
 from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_auroc
 
-from anomalib_inctrl.backbone import CLIP_MEAN, CLIP_STD, FrozenCLIP
-from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, Sample, mini_clip, render_batch
+from anomalib_inctrl.backbones import packaged
+from anomalib_inctrl.backbones.openclip import CLIP_MEAN, CLIP_STD, OpenCLIPBackbone
+from anomalib_inctrl.backbones.text_prompts import text_prompts
+from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, Sample, render_batch
 from anomalib_inctrl.demo.categories import REGISTRY
 from anomalib_inctrl.errors import CheckpointError, RenderError
-from anomalib_inctrl.prompts.sentences import text_prompts
-from anomalib_inctrl.residuals import patch_residual
+from anomalib_inctrl.io.weights import read_state_dict
+from anomalib_inctrl.models.components.residuals import patch_residual
 
 NAME, TAG = "mini-clip-16-240", "demo"
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -32,14 +35,14 @@ TOOLS = Path(__file__).parents[2] / "tools"
 
 @pytest.fixture(scope="module")
 def weights() -> Path:
-    path = mini_clip.packaged_weights(NAME, TAG)
+    path = packaged.packaged_weights(NAME, TAG)
     assert path is not None
     return path
 
 
 @pytest.fixture(scope="module")
-def trained() -> FrozenCLIP:
-    return FrozenCLIP(NAME, TAG)
+def trained() -> OpenCLIPBackbone:
+    return OpenCLIPBackbone(NAME, TAG)
 
 
 @pytest.fixture(scope="module")
@@ -58,21 +61,21 @@ def test_weights_are_those_of_their_card(weights, trained):
 
 
 def test_one_fingerprint_and_not_that_of_random_weights(trained):
-    assert FrozenCLIP(NAME, TAG).fingerprint == trained.fingerprint
-    assert FrozenCLIP(NAME, None).fingerprint != trained.fingerprint
+    assert OpenCLIPBackbone(NAME, TAG).fingerprint == trained.fingerprint
+    assert OpenCLIPBackbone(NAME, None).fingerprint != trained.fingerprint
 
 
 def test_a_tag_is_no_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert mini_clip.packaged_weights(NAME, "other") is None
-    assert mini_clip.packaged_weights("", f"{NAME}-{TAG}") is None
-    assert mini_clip.packaged_weights("*", TAG) is None
+    assert packaged.packaged_weights(NAME, "other") is None
+    assert packaged.packaged_weights("", f"{NAME}-{TAG}") is None
+    assert packaged.packaged_weights("*", TAG) is None
 
 
 def test_whole_vocabulary_is_restored(weights, trained):
-    tokens = mini_clip.read_state_dict(weights)["vocabulary"].long()
-    table = trained.clip.token_embedding.weight
-    assert table.shape == (49408, trained.clip.transformer.width)
+    tokens = read_state_dict(weights)["vocabulary"].long()
+    table = trained.network.token_embedding.weight
+    assert table.shape == (49408, trained.network.transformer.width)
     others = torch.ones(len(table), dtype=torch.bool)
     others[tokens] = False
     assert len(table[others].unique(dim=0)) == 1
@@ -80,7 +83,7 @@ def test_whole_vocabulary_is_restored(weights, trained):
 
 
 def test_vocabulary_holds_the_sentences_of_the_auxiliary_categories(weights):
-    known = set(mini_clip.read_state_dict(weights)["vocabulary"].tolist())
+    known = set(read_state_dict(weights)["vocabulary"].tolist())
     tokenizer = open_clip.get_tokenizer(NAME)
     for category in AUXILIARY_CATEGORIES:
         normal, abnormal = text_prompts(REGISTRY[category].words)
@@ -91,14 +94,14 @@ def test_states_of_a_thing_never_named_in_training_are_told_apart(trained):
     tokenizer = open_clip.get_tokenizer(NAME)
     with torch.no_grad():
         normal, abnormal = (
-            F.normalize(trained.clip.encode_text(tokenizer(pool)), dim=-1) for pool in text_prompts("zebra")
+            F.normalize(trained.network.encode_text(tokenizer(pool)), dim=-1) for pool in text_prompts("zebra")
         )
     between = (normal @ abnormal.T).mean()
     assert between < (normal @ normal.T).mean()
     assert between < (abnormal @ abnormal.T).mean()
 
 
-def _found(backbone: FrozenCLIP, category: str, shots: int = 4, each: int = 16) -> tuple[float, float]:
+def _found(backbone: OpenCLIPBackbone, category: str, shots: int = 4, each: int = 16) -> tuple[float, float]:
     """AUROC of the largest residual over images and of the residual over pixels, without any trained head."""
     kinds = REGISTRY[category].defects
     good = [Sample(category, index) for index in range(shots + each)]
@@ -116,7 +119,7 @@ def _found(backbone: FrozenCLIP, category: str, shots: int = 4, each: int = 16) 
 def test_finds_defects_of_an_unseen_category_that_random_weights_miss(trained):
     # On other seeds the margins are at least 0.13 and 0.06.
     image, pixel = _found(trained, "brick")
-    image_by_chance, pixel_by_chance = _found(FrozenCLIP("mini-clip-16-240", None), "brick")
+    image_by_chance, pixel_by_chance = _found(OpenCLIPBackbone("mini-clip-16-240", None), "brick")
     assert image > image_by_chance + 0.1
     assert pixel > pixel_by_chance + 0.05
 
@@ -124,8 +127,8 @@ def test_finds_defects_of_an_unseen_category_that_random_weights_miss(trained):
 @pytest.mark.parametrize("broken", ["vocabulary", "rows", "range", "embedding"])
 def test_a_file_with_another_vocabulary_is_refused(tmp_path, broken):
     tensors = {"token_embedding.weight": torch.randn(4, 8), "other": torch.randn(3)}
-    path = mini_clip.write_weights(tmp_path / "w.safetensors", tensors, [5, 0, 9])
-    restored = mini_clip.read_weights(path, 10)
+    path = packaged.write_weights(tmp_path / "w.safetensors", tensors, [5, 0, 9])
+    restored = packaged.expand_vocabulary(read_state_dict(path), 10, str(path))
     torch.testing.assert_close(
         restored["token_embedding.weight"],
         tensors["token_embedding.weight"][[1, 3, 3, 3, 3, 0, 3, 3, 3, 2]],
@@ -134,7 +137,7 @@ def test_a_file_with_another_vocabulary_is_refused(tmp_path, broken):
     )
     assert restored["other"].dtype == torch.float32
     assert set(restored) == set(tensors)
-    stored = mini_clip.read_state_dict(path)
+    stored = read_state_dict(path)
     if broken == "vocabulary":
         del stored["vocabulary"]
     elif broken == "rows":
@@ -143,14 +146,14 @@ def test_a_file_with_another_vocabulary_is_refused(tmp_path, broken):
         stored["vocabulary"] = stored["vocabulary"] + 1
     else:
         del stored["token_embedding.weight"]
-    path.write_bytes(mini_clip.save(stored))
+    path.write_bytes(save(stored))
     with pytest.raises(CheckpointError, match=re.escape(str(path))):
-        mini_clip.read_weights(path, 10)
+        packaged.expand_vocabulary(read_state_dict(path), 10, str(path))
 
 
 def test_writing_needs_a_row_for_the_rest(tmp_path):
     with pytest.raises(ValueError, match="3 rows"):
-        mini_clip.write_weights(tmp_path / "w.safetensors", {"token_embedding.weight": torch.zeros(3, 8)}, [1, 2, 3])
+        packaged.write_weights(tmp_path / "w.safetensors", {"token_embedding.weight": torch.zeros(3, 8)}, [1, 2, 3])
     assert not list(tmp_path.iterdir())
 
 
@@ -239,7 +242,7 @@ def test_training_starts_from_weights_and_computes_what_the_models_compute(tool,
         patches, embedding = encoder.encode_image(image)
         sentences = text_prompts("gear wheel")[1][:5]
         text = encoder.encode_text(encoder.tokenise(sentences))
-        wanted_text = F.normalize(trained.clip.encode_text(encoder.tokenizer(sentences)), dim=-1)
+        wanted_text = F.normalize(trained.network.encode_text(encoder.tokenizer(sentences)), dim=-1)
     # The training's blocks run in bfloat16.
     for found, expected in ((patches, wanted.patches), (embedding, wanted.image), (text, wanted_text)):
         assert F.cosine_similarity(found, expected, dim=-1).min() > 0.999
@@ -407,7 +410,9 @@ def test_figures_to_watch(tool):
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(tool, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        tool, "Judge", lambda device: lambda encoder: dict.fromkeys(("text", "patch", "floor", "pixel"), 0.5)
+        tool,
+        "PredictionService",
+        lambda device: lambda encoder: dict.fromkeys(("text", "patch", "floor", "pixel"), 0.5),
     )
     # Tested above; it takes a second a step where the processor has no instructions for bfloat16.
     monkeypatch.setattr(importlib.import_module("mini_clip_muon"), "orthogonalised", lambda x: x / x.norm())
@@ -442,9 +447,11 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tool, tmp_path, monkeyp
     assert all(line["text"] == line["pixel"] == "0.5000" for line in lines)
     # Figures are watched at the first step of a stage; in the first, before it was stopped.
     assert [bool(line["order"]) for line in lines] == [False, True]
-    restored = mini_clip.read_weights(tmp_path / "parts" / f"{NAME}-{TAG}.safetensors", 49408)
-    FrozenCLIP(NAME, None).load_weights(restored, "trained weights")
-    by_path = FrozenCLIP(NAME, str(tmp_path / "parts" / f"{NAME}-{TAG}.safetensors"))
+    restored = packaged.expand_vocabulary(
+        read_state_dict(tmp_path / "parts" / f"{NAME}-{TAG}.safetensors"), 49408, "part"
+    )
+    OpenCLIPBackbone(NAME, None).load_weights(restored, "trained weights")
+    by_path = OpenCLIPBackbone(NAME, str(tmp_path / "parts" / f"{NAME}-{TAG}.safetensors"))
     assert torch.equal(by_path.clip.token_embedding.weight, restored["token_embedding.weight"])
     with pytest.raises(SystemExit, match="seed 3"):
         tool.Run(tmp_path / "whole", 4, torch.device("cpu"))

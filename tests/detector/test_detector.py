@@ -13,7 +13,7 @@ from PIL import Image
 
 from anomalib_inctrl import Detector, InCTRL, InCTRLv2
 from anomalib_inctrl.errors import BackboneError, CheckpointError, ImageFileError, PretrainedWeightsError, PromptError
-from anomalib_inctrl.images import read_image
+from anomalib_inctrl.io.images import read_image
 
 DEMO = {"backbone": "mini-clip-16-240", "pretrained": "demo"}
 
@@ -56,7 +56,7 @@ def test_scores_and_maps_are_those_of_anomalibs_predict(kind, resize_mode, good,
     for result in results:
         batch = expected[result.name]
         assert result.score == pytest.approx(float(batch.pred_score), abs=1e-5)
-        assert result.terms["text_score"] == pytest.approx(float(batch.terms.text_score), abs=1e-5)
+        assert result.components["text_score"] == pytest.approx(float(batch.components.text_score), abs=1e-5)
         torch.testing.assert_close(
             result._map, batch.anomaly_map.squeeze().as_subclass(torch.Tensor), atol=1e-5, rtol=0
         )
@@ -165,7 +165,7 @@ def test_text_prompts_alone(make_detector, queries):
     detector = make_detector()
     detector.set_prompts(None, class_name="washer")
     (result,) = detector.predict(queries[0])
-    assert result.score == result.terms["text_score"]
+    assert result.score == result.components["text_score"]
     assert result.k_shot == 0
 
 

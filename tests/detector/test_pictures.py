@@ -5,13 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from anomalib_inctrl.errors import ImageFileError, PictureError
-from anomalib_inctrl.images import UNREADABLE, read_image
-from anomalib_inctrl.pictures import list_pictures
+from anomalib_inctrl.errors import ImageDataError, ImageFileError
+from anomalib_inctrl.io.images import UNREADABLE, read_image
+from anomalib_inctrl.io.inputs import list_inputs
 
 
 def read(images):
-    return [picture.read() for picture in list_pictures(images)]
+    return [picture.read() for picture in list_inputs(images)]
 
 
 FORMS = {
@@ -56,7 +56,7 @@ def test_grey_is_repeated(form, pixels):
 
 
 def test_names_are_paths_or_places(pixels, picture_file):
-    found = list_pictures([pixels, str(picture_file), picture_file.parent, pixels])
+    found = list_inputs([pixels, str(picture_file), picture_file.parent, pixels])
     assert [picture.name for picture in found] == ["images[0]", str(picture_file), str(picture_file), "images[3]"]
 
 
@@ -83,19 +83,19 @@ def test_names_are_paths_or_places(pixels, picture_file):
     ],
 )
 def test_what_is_no_picture_is_told(wrong, message):
-    with pytest.raises(PictureError, match=message):
+    with pytest.raises(ImageDataError, match=message):
         read(wrong)
 
 
 def test_files_that_are_none_are_named(tmp_path):
     with pytest.raises(ImageFileError, match=r"none\.png: no such file or folder"):
-        list_pictures(tmp_path / "none.png")
+        list_inputs(tmp_path / "none.png")
     with pytest.raises(ImageFileError, match="holds no images"):
-        list_pictures(tmp_path)
+        list_inputs(tmp_path)
     broken = tmp_path / "broken.png"
     Image.effect_noise((64, 64), 90).save(broken)
     broken.write_bytes(broken.read_bytes()[:900])
-    with pytest.raises(PictureError, match=r"images\[1\]: the pixels of this Pillow image cannot be read"):
+    with pytest.raises(ImageDataError, match=r"images\[1\]: the pixels of this Pillow image cannot be read"):
         read([np.zeros((4, 4)), Image.open(broken)])
     with pytest.raises(ImageFileError, match=r"broken\.png: 900 bytes"):
         read(tmp_path)
@@ -105,5 +105,5 @@ def test_files_that_are_none_are_named(tmp_path):
 def test_whatever_pillow_raises_of_a_broken_image_is_told(error, monkeypatch):
     image = Image.new("L", (4, 4))
     monkeypatch.setattr(image, "load", lambda: (_ for _ in ()).throw(error("broken")))
-    with pytest.raises(PictureError, match=r"images\[0\]: the pixels"):
-        list_pictures(image)[0].read()
+    with pytest.raises(ImageDataError, match=r"images\[0\]: the pixels"):
+        list_inputs(image)[0].read()

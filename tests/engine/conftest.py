@@ -131,7 +131,7 @@ def exports(kind, target, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exports")
     options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     engine = Engine(default_root_dir=folder / "results", **options)
-    model = kind(backbone=SMALL_BACKBONE, pretrained=None, layers=[1, 2], k_shot=2, visualizer=False)
+    model = kind(backbone=SMALL_BACKBONE, pretrained=None, blocks=[1, 2], k_shot=2, visualizer=False)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.model.parameters():
         if parameter.requires_grad:

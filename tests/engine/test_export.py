@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 from anomalib_inctrl import InCTRLv2
 from anomalib_inctrl.errors import PromptError
-from anomalib_inctrl.images import read_image
+from anomalib_inctrl.io.images import read_image
 from anomalib_inctrl.models.components.export import PROMPT_INPUTS
 
 ort = pytest.importorskip("onnxruntime")
@@ -116,7 +116,7 @@ def test_exporting_says_nothing_alarming_and_leaves_no_parts(exports):
 
 
 def test_text_tower_and_names_stay_out_of_the_graph(model, exports):
-    visual = sum(value.numel() * 4 for value in model.model.backbone.clip.visual.parameters())
+    visual = sum(value.numel() * 4 for value in model.model.backbone.network.visual.parameters())
     everything = sum(value.numel() * 4 for value in model.model.parameters())
     assert exports.onnx.stat().st_size < visual + 1e6 < everything
 
@@ -198,5 +198,5 @@ def test_zero_shot_needs_a_name_alone(make_model, make_engine, tmp_path):
     path = make_engine().export(make_model(k_shot=0, class_name="bolt"), "torch", export_root=tmp_path)
     loaded = torch.load(path, weights_only=False)["model"].eval()
     images = images_of((2, 3, 96, 96))
-    terms = loaded.model.score_terms(loaded.pre_processor(images))
-    assert_close(eager(loaded, images).pred_score, terms.text_score)
+    components = loaded.model.score_components(loaded.pre_processor(images))
+    assert_close(eager(loaded, images).pred_score, components.text_score)

@@ -90,7 +90,7 @@ def test_features_are_the_backbones_rounded_to_half_precision(make_model, make_e
     assert len(seen) == 2
     for query, expected, context in seen:
         assert_close(query.patches, expected.patches, rtol=2**-10, atol=1e-5)
-        assert_close(query.image, expected.image, rtol=2**-10, atol=1e-5)
+        assert_close(query.embedding, expected.embedding, rtol=2**-10, atol=1e-5)
         assert context.patches.shape[:2] == (6, 2)
         assert_close(context.patches.norm(dim=-1), torch.ones(context.patches.shape[:-1]), rtol=0, atol=1e-5)
 
@@ -121,11 +121,11 @@ def test_a_folder_serves_later_runs_and_other_trainings(fit, tmp_path, steps):
 
 def test_other_weights_or_blocks_are_encoded_anew(fit, tmp_path, make_model, steps):
     fit(1, store=str(tmp_path / "store"), **steps)
-    _, encoded = fit(1, store=str(tmp_path / "store"), model=make_model(layers=[1, 3]), **steps)
+    _, encoded = fit(1, store=str(tmp_path / "store"), model=make_model(blocks=[1, 3]), **steps)
     assert encoded == [30]
     model = make_model()
     with torch.no_grad():
-        model.model.backbone.clip.visual.proj[3, 3] += 1e-3  # a single number
+        model.model.backbone.network.visual.proj[3, 3] += 1e-3  # a single number
     _, encoded = fit(1, store=str(tmp_path / "store"), model=model, **steps)
     assert encoded == [30]
 
@@ -146,7 +146,7 @@ def test_a_memory_store_stays_with_the_datamodule(fit, generalist, make_model, s
     datamodule = generalist(targets=False, **steps)
     assert fit(1, datamodule)[1] == [30]
     assert fit(1, datamodule)[1] == [0]
-    assert fit(1, datamodule, model=make_model(layers=[2]))[1] == [30]
+    assert fit(1, datamodule, model=make_model(blocks=[2]))[1] == [30]
 
 
 def test_workers_read_no_pixels(fit, steps):
@@ -158,7 +158,7 @@ def test_workers_read_no_pixels(fit, steps):
 
 @pytest.mark.parametrize("obstacle", ["augmentations", "pre-processor", "memory"])
 def test_it_is_off_where_it_cannot_be_right(fit, monkeypatch, make_model, caplog, obstacle):
-    class OwnPreProcessor(stored_features.CLIPPreProcessor):
+    class OwnPreProcessor(stored_features.BackbonePreProcessor):
         pass
 
     caplog.set_level(logging.INFO)

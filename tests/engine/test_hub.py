@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from anomalib_inctrl import InCTRL, InCTRLv2, hub
 from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError
-from anomalib_inctrl.weights import tensors_sha256
+from anomalib_inctrl.io.weights import tensors_sha256
 
 
 @pytest.fixture(scope="module")

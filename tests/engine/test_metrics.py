@@ -8,7 +8,7 @@ from anomalib.data import ImageBatch
 from anomalib.metrics import AUPRO
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from anomalib_inctrl.metrics import generalist_evaluator
+from anomalib_inctrl.models.components.evaluator import generalist_evaluator
 
 
 def make_batch(scores, maps, labels, masks):

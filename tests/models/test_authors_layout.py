@@ -5,10 +5,10 @@
 import torch
 from sklearn.metrics import roc_auc_score
 
-from anomalib_inctrl.backbone import ImageFeatures
+from anomalib_inctrl.backbones import ImageFeatures
 from anomalib_inctrl.models.components.losses import BinaryFocalLoss
-from anomalib_inctrl.prompts import PromptContext
-from anomalib_inctrl.residuals import unit
+from anomalib_inctrl.models.components.prompt_bank import PromptContext
+from anomalib_inctrl.models.components.residuals import unit
 
 
 def mixed(features):
@@ -41,7 +41,7 @@ def test_at_batch_size_8_every_query_sees_one_prompt_whatever_k_is():
 
 def noise(model, batch, generator):
     """Features without any information, but for the level of each block that those of a network have."""
-    layers, patches, width = len(model.backbone.layers), model.backbone.num_patches, model.backbone.patch_width
+    layers, patches, width = len(model.backbone.blocks), model.backbone.num_patches, model.backbone.patch_width
     level = torch.arange(layers).view(-1, 1, 1)
     query = level + torch.randn(batch, layers, patches, width, generator=generator)
     prompts = level + torch.randn(batch, 1, layers, patches, width, generator=generator)
@@ -61,9 +61,9 @@ def told_from_noise(model, seed):
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     labels = torch.arange(16) // 8  # normals first, as the authors' loader orders them
     for _ in range(150):
-        terms = model.score_features(*noise(model, 16, generator))
+        components = model.score_features(*noise(model, 16, generator))
         optimizer.zero_grad()
-        loss(terms.score, labels).backward()
+        loss(components.score, labels).backward()
         optimizer.step()
     model.eval()
     model.heads_trained = True

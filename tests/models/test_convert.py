@@ -56,10 +56,10 @@ def test_converted_weights_score_as_the_authors_code(converted, golden, pool):
             model.model.set_prompts(pool[case["prompts"]], name)
         seen.add(name)  # the first of a class meets the prompts of the converted file
         with torch.no_grad():
-            terms = model.model.score_terms(pool[[case["query"]]], name)
-        assert_close(terms.score.squeeze(), case["final_score"].squeeze(), **EXACT)
-        assert_close(terms.image_score.squeeze(), case["img_ref_score"].squeeze(), **EXACT)
-        assert_close(terms.patch_map.squeeze(), case["patch_ref_map"].squeeze(), **EXACT)
+            components = model.model.score_components(pool[[case["query"]]], name)
+        assert_close(components.score.squeeze(), case["final_score"].squeeze(), **EXACT)
+        assert_close(components.image_score.squeeze(), case["img_ref_score"].squeeze(), **EXACT)
+        assert_close(components.patch_map.squeeze(), case["patch_ref_map"].squeeze(), **EXACT)
 
 
 def test_both_files_move_together(converted, pool, tmp_path):
@@ -104,7 +104,7 @@ def test_a_backbone_that_is_at_hand_is_named(pyth, converted, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small.ckpt"]
     assert InCTRL(weights=str(output)).model.heads_trained
     other = tmp_path / "other.pt"
-    weights = InCTRL(weights=str(output)).model.backbone.clip.state_dict()
+    weights = InCTRL(weights=str(output)).model.backbone.network.state_dict()
     torch.save(weights | {"visual.proj": weights["visual.proj"] + 1}, other)
     assert main([str(pyth), str(output), "--backbone", BACKBONE, "--pretrained", str(other)]) == 1
     assert "Leave --pretrained out" in capsys.readouterr().err
@@ -112,7 +112,7 @@ def test_a_backbone_that_is_at_hand_is_named(pyth, converted, tmp_path, capsys):
 
 def test_a_backbone_with_a_logit_scale_of_its_own_is_named_too(pyth, converted, tmp_path):
     """OpenCLIP's files have one, the authors' have not, and no score depends on it."""
-    clip = InCTRL(weights=str(converted)).model.backbone.clip.state_dict()
+    clip = InCTRL(weights=str(converted)).model.backbone.network.state_dict()
     tower, output = tmp_path / "openclip.pt", tmp_path / "small.ckpt"
     torch.save(clip | {"logit_scale": torch.tensor(4.6052)}, tower)
     assert main([str(pyth), str(output), "--backbone", BACKBONE, "--pretrained", str(tower)]) == 0

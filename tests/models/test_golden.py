@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from anomalib_inctrl.backbones.text_prompts import text_prompts
 from anomalib_inctrl.models.components.losses import BinaryFocalLoss
-from anomalib_inctrl.prompts import text_prompts
 
 EXACT = {"atol": 1e-5, "rtol": 0}
 SCORES = {
@@ -21,7 +21,7 @@ SCORES = {
 
 def test_features_are_the_authors(official, golden, pool):
     features = official.backbone.encode_image(pool)
-    assert_close(features.image, golden["tokens"], **EXACT)
+    assert_close(features.embedding, golden["tokens"], **EXACT)
     assert_close(features.patches[:1], golden["patches"], atol=5e-5, rtol=0)
 
 
@@ -37,21 +37,23 @@ def test_sentences_and_prototypes_are_the_authors(official, golden):
 def test_scores_at_batch_size_one(official, golden, pool, number):
     case = golden["cases"][number]
     official.set_prompts(pool[case["prompts"]], case["cls"])
-    terms = official.score_terms(pool[[case["query"]]], case["cls"])
-    assert_close(terms.text_score.squeeze(), case["text_score"], **EXACT)
+    components = official.score_components(pool[[case["query"]]], case["cls"])
+    assert_close(components.text_score.squeeze(), case["text_score"], **EXACT)
     for ours, theirs in SCORES.items():
-        assert_close(getattr(terms, ours).squeeze(), case[theirs].squeeze(), **EXACT)
+        assert_close(getattr(components, ours).squeeze(), case[theirs].squeeze(), **EXACT)
 
 
 @pytest.mark.parametrize("number", range(2))
 def test_scores_in_batches_are_right_per_sample(official, golden, pool, number):
     batch = golden["batches"][number]
     prompts = torch.stack([pool[index] for index in batch["prompts"]])
-    terms = official.score_pairs(pool[batch["queries"]], prompts, batch["classes"])
+    components = official.score_pairs(pool[batch["queries"]], prompts, batch["classes"])
     for ours, theirs in (SCORES | {"patch_score": "fg_score"}).items():
-        assert_close(getattr(terms, ours), batch["expected"][theirs].reshape(getattr(terms, ours).shape), **EXACT)
+        assert_close(
+            getattr(components, ours), batch["expected"][theirs].reshape(getattr(components, ours).shape), **EXACT
+        )
     # The authors' batch layout gives something else: the comparison can tell the two apart.
-    assert (terms.score - batch["released_score"].flatten()).abs().max() > 1e-3
+    assert (components.score - batch["released_score"].flatten()).abs().max() > 1e-3
 
 
 def test_focal_loss_of_the_authors_on_request(golden):
@@ -68,11 +70,11 @@ def test_one_training_step(official, golden, pool):
     heads = [parameter for parameter in official.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(heads, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
     prompts = torch.stack([pool[index] for index in step["prompts"]])
-    terms = official.score_pairs(pool[step["queries"]], prompts, step["classes"])
+    components = official.score_pairs(pool[step["queries"]], prompts, step["classes"])
     labels, focal = torch.tensor(step["labels"]), BinaryFocalLoss(v1_double_sigmoid=True)
-    losses = {"loss_holistic": focal(terms.score, labels), "loss_image": focal(terms.image_score, labels)}
-    assert_close(terms.score, step["preds"], atol=1e-4, rtol=0)
-    assert_close(terms.image_score, step["preds2"], atol=1e-4, rtol=0)
+    losses = {"loss_holistic": focal(components.score, labels), "loss_image": focal(components.image_score, labels)}
+    assert_close(components.score, step["preds"], atol=1e-4, rtol=0)
+    assert_close(components.image_score, step["preds2"], atol=1e-4, rtol=0)
     for name, loss in losses.items():
         assert_close(loss, step[name], atol=1e-4, rtol=0)
 

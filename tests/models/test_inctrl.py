@@ -23,17 +23,17 @@ def test_switches(tiny, pool, switches, parts):
     model = tiny(**switches)
     model.heads_trained = True
     model.set_prompts(pool[:2], "candle")
-    terms = model.score_terms(pool[8:10])
-    holistic = torch.zeros_like(terms.patch_map)
+    components = model.score_components(pool[8:10])
+    holistic = torch.zeros_like(components.patch_map)
     if "patch" in parts:
-        holistic = holistic + terms.patch_map
+        holistic = holistic + components.patch_map
     if "image" in parts:
-        holistic = holistic + terms.image_score[:, None]
+        holistic = holistic + components.image_score[:, None]
     if "text" in parts:
-        holistic = holistic + terms.text_score[:, None]
+        holistic = holistic + components.text_score[:, None]
     head = model.map_head(holistic)
-    assert_close(terms.head_score, head)
-    assert_close(terms.score, (head + terms.patch_score) / 2 if "patch" in parts else head)
+    assert_close(components.head_score, head)
+    assert_close(components.score, (head + components.patch_score) / 2 if "patch" in parts else head)
 
 
 def test_all_switches_off_is_an_error(tiny):

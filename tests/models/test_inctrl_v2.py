@@ -11,12 +11,12 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from anomalib_inctrl import InCTRLv2, InCTRLv2Model
-from anomalib_inctrl.backbone import ImageFeatures
+from anomalib_inctrl.backbones import ImageFeatures
 from anomalib_inctrl.data import PromptedBatch
 from anomalib_inctrl.models.components.branches import SemanticBranch
 from anomalib_inctrl.models.components.losses import DiceLoss
-from anomalib_inctrl.prompts import PromptContext
-from anomalib_inctrl.residuals import unit
+from anomalib_inctrl.models.components.prompt_bank import PromptContext
+from anomalib_inctrl.models.components.residuals import unit
 
 CONFIG = {
     "embed_dim": 12,
@@ -43,7 +43,7 @@ def sample(model, batch=3, k_shot=2, seed=0):
         return torch.randn(*shape, generator=generator)
 
     backbone = model.backbone
-    shape = (len(backbone.layers), backbone.num_patches, backbone.patch_width)
+    shape = (len(backbone.blocks), backbone.num_patches, backbone.patch_width)
     query = ImageFeatures(draw(batch, *shape), draw(batch, backbone.embed_dim))
     context = PromptContext(
         unit(draw(batch, k_shot, *shape)),
@@ -122,52 +122,54 @@ def test_a_branch_without_temperature_can_say_nothing():
 def test_fusion_is_its_formula(make, score_map, alpha, beta):
     model = make(score_map=score_map, alpha=alpha, beta=beta)
     query, context = sample(model)
-    terms = model.score_features(query, context)
-    dasl = (terms.patch_map + model.dasl_branch(query.patches, context.prototypes)) / 2
-    oasl = (terms.patch_map + model.oasl_branch(query.patches, context.prototypes)) / 2
+    components = model.score_features(query, context)
+    dasl = (components.patch_map + model.dasl_branch(query.patches, context.prototypes)) / 2
+    oasl = (components.patch_map + model.oasl_branch(query.patches, context.prototypes)) / 2
     fused = (1 - beta) * dasl + beta * oasl
-    assert_close(terms.anomaly_map, fused)
-    scored = {"residual": terms.patch_map, "dasl": dasl, "fused": fused}[score_map]
-    assert_close(terms.patch_score, scored.amax(dim=1))
-    image_score = model.image_scorer(query.image, context.image)
-    assert_close(terms.score, (1 - alpha) * (image_score + terms.text_score) / 2 + alpha * scored.amax(dim=1))
+    assert_close(components.anomaly_map, fused)
+    scored = {"residual": components.patch_map, "dasl": dasl, "fused": fused}[score_map]
+    assert_close(components.patch_score, scored.amax(dim=1))
+    image_score = model.image_scorer(query.embedding, context.embeddings)
+    assert_close(components.score, (1 - alpha) * (image_score + components.text_score) / 2 + alpha * scored.amax(dim=1))
 
 
 @pytest.mark.parametrize("parts", [part for size in (1, 2, 3) for part in itertools.combinations("TPI", size)])
 def test_parts_of_the_score(make, parts):
     model = make(use_text="T" in parts, use_patch="P" in parts, use_image="I" in parts)
-    terms = model.score_features(*sample(model))
-    semantic = [terms.text_score] * ("T" in parts) + [terms.image_score] * ("I" in parts)
+    components = model.score_features(*sample(model))
+    semantic = [components.text_score] * ("T" in parts) + [components.image_score] * ("I" in parts)
     if not semantic:
-        expected = terms.patch_score
+        expected = components.patch_score
     elif "P" in parts:
-        expected = (sum(semantic) / len(semantic) + terms.patch_score) / 2
+        expected = (sum(semantic) / len(semantic) + components.patch_score) / 2
     else:
         expected = sum(semantic) / len(semantic)
-    assert_close(terms.score, expected)
-    assert (terms.image_score is None) == ("I" not in parts)
+    assert_close(components.score, expected)
+    assert (components.image_score is None) == ("I" not in parts)
 
 
 def test_branches_off(make):
     model = make(use_dasl=False)
-    terms = model.score_features(*sample(model))
-    assert terms.dasl_map is None
-    assert_close(terms.anomaly_map, 0.25 * terms.patch_map + 0.75 * (terms.patch_map + terms.oasl_map) / 2)
+    components = model.score_features(*sample(model))
+    assert components.dasl_map is None
+    assert_close(
+        components.anomaly_map, 0.25 * components.patch_map + 0.75 * (components.patch_map + components.oasl_map) / 2
+    )
     model = make(use_oasl=False)
-    terms = model.score_features(*sample(model))
-    assert terms.oasl_map is None
-    assert_close(terms.anomaly_map, (terms.patch_map + terms.dasl_map) / 2)
+    components = model.score_features(*sample(model))
+    assert components.oasl_map is None
+    assert_close(components.anomaly_map, (components.patch_map + components.dasl_map) / 2)
     model = make(use_dasl=False, use_oasl=False)
-    terms = model.score_features(*sample(model))
-    assert_close(terms.anomaly_map, terms.patch_map)
+    components = model.score_features(*sample(model))
+    assert_close(components.anomaly_map, components.patch_map)
 
 
 def test_zero_shot_map_is_the_discriminative_branch(make):
     model = make()
     query, context = sample(model, k_shot=0)
-    terms = model.score_features(query, context)
-    assert_close(terms.anomaly_map, model.dasl_branch(query.patches, context.prototypes))
-    assert_close(terms.score, terms.text_score)
+    components = model.score_features(query, context)
+    assert_close(components.anomaly_map, model.dasl_branch(query.patches, context.prototypes))
+    assert_close(components.score, components.text_score)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +255,7 @@ def test_losses_are_their_formulas(module):
     model = lightning.model
     query, context = model.encode_pairs(batch.image, batch.prompt_image, batch.class_name)
     main, extra = slice(0, 4), slice(4, 6)
-    terms = model.score_features(query.rows(main), context.rows(main))
+    components = model.score_features(query.rows(main), context.rows(main))
 
     def up(values):
         return F.interpolate(values.view(-1, 1, 3, 3), size=(48, 48), mode="bilinear")[:, 0]
@@ -267,10 +269,10 @@ def test_losses_are_their_formulas(module):
     truth = batch.gt_mask[main]
     dasl = model.dasl_branch(query.patches[main], context.prototypes[main])
     oasl = model.oasl_branch(query.patches[extra], context.prototypes[extra])
-    residual = terms.patch_map, model.training_free_terms(query.rows(extra), context.rows(extra)).patch_map
+    residual = components.patch_map, model.baseline_components(query.rows(extra), context.rows(extra)).patch_map
     empty = torch.zeros(2, 48, 48)
     expected = {
-        "image_focal": 2 * lightning.focal(terms.score, batch.gt_label[main]),
+        "image_focal": 2 * lightning.focal(components.score, batch.gt_label[main]),
         "pixel_focal": 3 * focal(dasl, truth),
         "pixel_dice": 3 * dice(up(dasl), truth),
         "pixel_fused_dice": 3 * dice(up((residual[0] + dasl) / 2), truth),
@@ -296,9 +298,9 @@ def test_images_without_masks_teach_at_image_level_only(module):
     lightning = module()
     some = lightning.training_losses(make_batch(mask_valid=[True, False, True, False, True, True]))
     batch = make_batch()
-    terms = lightning.model.score_pairs(batch.image[:4], batch.prompt_image[:4], batch.class_name[:4])
+    components = lightning.model.score_pairs(batch.image[:4], batch.prompt_image[:4], batch.class_name[:4])
     known = torch.tensor([0, 2])
-    maps = F.interpolate(terms.dasl_map[known].view(2, 1, 3, 3), size=(48, 48), mode="bilinear")[:, 0]
+    maps = F.interpolate(components.dasl_map[known].view(2, 1, 3, 3), size=(48, 48), mode="bilinear")[:, 0]
     assert_close(some["pixel_dice"], DiceLoss()(maps, batch.gt_mask[:4][known]))
     assert_close(some["image_focal"], lightning.training_losses(make_batch())["image_focal"])
     for batch in (make_batch(masks=False), make_batch(mask_valid=[False] * 6)):
@@ -333,7 +335,7 @@ def test_bfloat16_training_is_finite_and_close(module):
 def test_zero_features_are_no_nan(make):
     model = make()
     query, context = sample(model)
-    zero = ImageFeatures(torch.zeros_like(query.patches), torch.zeros_like(query.image))
-    terms = model.score_features(zero, context)
-    assert terms.score.isfinite().all()
-    assert terms.anomaly_map.isfinite().all()
+    zero = ImageFeatures(torch.zeros_like(query.patches), torch.zeros_like(query.embedding))
+    components = model.score_features(zero, context)
+    assert components.score.isfinite().all()
+    assert components.anomaly_map.isfinite().all()

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from anomalib_inctrl import InCTRLModel, InCTRLv2Model
 from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError, PromptError
-from anomalib_inctrl.models.components.terms import ScoreTerms
+from anomalib_inctrl.models.components.score_components import ScoreComponents
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 
@@ -71,19 +71,19 @@ def test_scores_do_not_depend_on_the_batch(model, pool):
 
 
 def test_order_and_duplicates_of_prompts_change_nothing(model, pool):
-    before = model.score_terms(pool[[8, 9]], "candle")
+    before = model.score_components(pool[[8, 9]], "candle")
     model.set_prompts(pool[[2, 0, 3, 1]], "candle")
-    after = model.score_terms(pool[[8, 9]], "candle")
+    after = model.score_components(pool[[8, 9]], "candle")
     assert_close(after.score, before.score, **CLOSE)
     model.set_prompts(pool[[0, 0, 1, 1, 2, 2, 3, 3]], "candle")
-    doubled = model.score_terms(pool[[8, 9]], "candle")
+    doubled = model.score_components(pool[[8, 9]], "candle")
     assert_close(doubled.patch_map, before.patch_map, **CLOSE)
     assert_close(doubled.score, before.score, **CLOSE)
 
 
 def test_a_prompt_as_query_has_no_residual(model, pool):
-    terms = model.score_terms(pool[[2]], "candle")
-    assert terms.patch_map.abs().max() < 1e-5
+    components = model.score_components(pool[[2]], "candle")
+    assert components.patch_map.abs().max() < 1e-5
     model.set_prompts(pool[[2]], "candle")
     model.bank.select("candle")
     residual = model.image_scorer.adapter(model.bank.select("candle").image) - model.image_scorer.adapter(
@@ -103,7 +103,7 @@ def test_prompts_once_then_no_encoding_of_text_or_prompts(model, pool, monkeypat
     seen = []
     encode = model.backbone.encode_image
     monkeypatch.setattr(model.backbone, "encode_image", lambda images: seen.append(len(images)) or encode(images))
-    monkeypatch.setattr(model.backbone.clip, "encode_text", None)
+    monkeypatch.setattr(model.backbone.network, "encode_text", None)
     model(pool[8:10], "candle")
     model(pool[8:11], "candle")
     assert seen == [2, 3]
@@ -111,7 +111,7 @@ def test_prompts_once_then_no_encoding_of_text_or_prompts(model, pool, monkeypat
 
 def test_state_dict_holds_heads_and_prompts_but_no_backbone(model, tiny, clip_weights, pool):
     state = model.state_dict()
-    assert not [key for key in state if ".clip." in key]
+    assert not [key for key in state if ".network." in key]
     heads = sum(value.numel() * 4 for key, value in state.items() if torch.is_tensor(value) and "bank" not in key)
     assert heads < 4e6
     other = tiny()
@@ -127,7 +127,7 @@ def test_a_checkpoint_of_another_backbone_or_other_blocks_is_refused(model, tiny
     with pytest.raises(CheckpointError, match="fingerprint"):
         tiny().load_state_dict(model.state_dict())
     with pytest.raises(CheckpointError, match=r"layers \[7, 9, 11\]"):
-        tiny(layers=[6, 9, 11]).load_state_dict(model.state_dict())
+        tiny(blocks=[6, 9, 11]).load_state_dict(model.state_dict())
 
 
 def test_copies_score_the_same(model, pool):
@@ -147,36 +147,36 @@ def test_prompts_set_in_inference_mode_can_be_trained_with_and_loaded(official, 
 
 
 def test_only_heads_train_and_backbone_stays_in_eval(official):
-    assert not any(module.training for module in type(official)(official.backbone.clip).modules())
+    assert not any(module.training for module in type(official)(official.backbone.network).modules())
     official.train()
     trainable = {name.split(".")[0] for name, parameter in official.named_parameters() if parameter.requires_grad}
     assert "image_scorer" in trainable
     assert not trainable & {"backbone", "bank"}
-    assert not any(module.training for module in official.backbone.clip.modules())
+    assert not any(module.training for module in official.backbone.network.modules())
 
 
 def test_untrained_heads_leave_the_training_free_floor(tiny, pool):
     model = tiny()
     model.set_prompts(pool[:2], "candle")
-    terms = model.score_terms(pool[8:10])
+    components = model.score_components(pool[8:10])
     assert not model.heads_trained
-    assert_close(terms.score, (terms.text_score + terms.patch_score) / 2)
-    assert terms.image_score is None
+    assert_close(components.score, (components.text_score + components.patch_score) / 2)
+    assert components.image_score is None
 
 
 def test_zero_shot_is_the_text_score_alone(official, pool):
     official.set_prompts(pool[:0], "candle")
     result = official(pool[8:10])
-    assert_close(result.pred_score, official.score_terms(pool[8:10]).text_score)
-    if official.score_terms(pool[8:10]).dasl_map is None:
+    assert_close(result.pred_score, official.score_components(pool[8:10]).text_score)
+    if official.score_components(pool[8:10]).dasl_map is None:
         assert torch.equal(result.anomaly_map.amax((-1, -2)), result.anomaly_map.amin((-1, -2)))
 
 
 def test_an_even_map_is_even_to_the_last_bit_at_any_size(small):
     model = small()  # 3 x 3 patches, 48 pixels: bilinear weights that are not exact
     even = torch.rand(64, 1, generator=torch.Generator().manual_seed(0)).expand(-1, 9)
-    terms = ScoreTerms(even[:, 0], even, even[:, 0], even[:, 0], even, (3, 3))
-    found = model.inference_batch(terms).anomaly_map.flatten(1)
+    components = ScoreComponents(even[:, 0], even, even[:, 0], even[:, 0], even, (3, 3))
+    found = model.to_inference_batch(components).anomaly_map.flatten(1)
     assert torch.equal(found, even[:, :1].expand_as(found))
 
 
@@ -192,7 +192,7 @@ def test_full_scale_stays_in_the_unit_interval(tiny, pool):
     model.set_prompts(pool[:2], "candle")
     half = tiny()
     half.set_prompts(pool[:2], "candle")
-    assert_close(model.score_terms(pool[8:10]).patch_map, 2 * half.score_terms(pool[8:10]).patch_map, **CLOSE)
+    assert_close(model.score_components(pool[8:10]).patch_map, 2 * half.score_components(pool[8:10]).patch_map, **CLOSE)
     assert_close(model(pool[8:10]).anomaly_map, half(pool[8:10]).anomaly_map, **CLOSE)
     assert model(pool[8:10]).pred_score.amax() <= 1
 
@@ -231,7 +231,7 @@ def test_wrong_use_is_told(official, tiny, pool):
     with pytest.raises(BackboneError, match=r"expected \(B, 3, 240, 240\)"):
         official(torch.zeros(1, 3, 256, 256), "candle")
     with pytest.raises(BackboneError, match=r"1\.\.12"):
-        tiny(layers=[7, 13])
+        tiny(blocks=[7, 13])
     with pytest.raises(BackboneError, match=r"layers=\[\]"):
         tiny(layers=[])
     with pytest.raises(BackboneError, match=r"expected \(B, 3, 240, 240\).*found \(2, 1, 240, 240\)"):
@@ -288,13 +288,13 @@ def test_a_local_weights_file_is_loaded_strictly(kind, tmp_path):
     from safetensors.torch import save_file
 
     source = kind("demo-vit-16-240", pretrained=None)
-    weights = {key: value + 0.01 for key, value in source.backbone.clip.state_dict().items()}
+    weights = {key: value + 0.01 for key, value in source.backbone.network.state_dict().items()}
     torch.save({"state_dict": {f"module.{key}": value for key, value in weights.items()}}, tmp_path / "weights.pt")
     save_file(weights, tmp_path / "weights.safetensors")
     prints = {source.backbone.fingerprint}
     for name in ("weights.pt", "weights.safetensors"):
         model = kind("demo-vit-16-240", pretrained=str(tmp_path / name))
-        assert torch.equal(model.backbone.clip.visual.proj, weights["visual.proj"])
+        assert torch.equal(model.backbone.network.visual.proj, weights["visual.proj"])
         prints.add(model.backbone.fingerprint)
     assert len(prints) == 2
     torch.save({key: value for key, value in weights.items() if key != "visual.proj"}, tmp_path / "weights.pt")
@@ -309,7 +309,7 @@ def test_weights_of_another_activation_are_warned_of(config, tmp_path, monkeypat
     import open_clip
 
     path = tmp_path / "weights.pt"
-    torch.save(InCTRLModel("demo-vit-16-240", pretrained=None).backbone.clip.state_dict(), path)
+    torch.save(InCTRLModel("demo-vit-16-240", pretrained=None).backbone.network.state_dict(), path)
     monkeypatch.setattr(open_clip.pretrained, "get_pretrained_cfg", lambda name, tag: config)
     monkeypatch.setattr(open_clip.pretrained, "download_pretrained_from_url", lambda url: str(path))
     caplog.clear()

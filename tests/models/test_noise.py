@@ -5,14 +5,14 @@
 import torch
 from sklearn.metrics import roc_auc_score
 
-from anomalib_inctrl.backbone import ImageFeatures
+from anomalib_inctrl.backbones import ImageFeatures
 from anomalib_inctrl.models.components.losses import BinaryFocalLoss
-from anomalib_inctrl.prompts import PromptContext
-from anomalib_inctrl.residuals import unit
+from anomalib_inctrl.models.components.prompt_bank import PromptContext
+from anomalib_inctrl.models.components.residuals import unit
 
 
 def noise(model, batch, k_shot, generator):
-    layers, patches, width = len(model.backbone.layers), model.backbone.num_patches, model.backbone.patch_width
+    layers, patches, width = len(model.backbone.blocks), model.backbone.num_patches, model.backbone.patch_width
     # Blocks differ in level, as those of a network do: were they mixed up with samples, the level would tell the label.
     level = torch.arange(layers).view(-1, 1, 1)
     query = ImageFeatures(
@@ -34,9 +34,9 @@ def test_training_on_noise_stays_at_chance(small):
     # Normals first, as the authors' loader orders them; ours shuffles, but right maths must not mind.
     labels = torch.arange(16) // 8
     for _ in range(1000):
-        terms = model.score_features(*noise(model, 16, 2, generator))
+        components = model.score_features(*noise(model, 16, 2, generator))
         optimizer.zero_grad()
-        (loss(terms.score, labels) + loss(terms.image_score, labels)).backward()
+        (loss(components.score, labels) + loss(components.image_score, labels)).backward()
         optimizer.step()
     model.eval()
     model.heads_trained = True

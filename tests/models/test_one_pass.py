@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from anomalib_inctrl import InCTRLModel, InCTRLv2Model, residuals
-from anomalib_inctrl.backbone import FrozenCLIP
+from anomalib_inctrl.backbones import OpenCLIPBackbone
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 
@@ -49,17 +49,17 @@ def test_features_are_those_of_the_whole_tower(layers, options):
     torch.manual_seed(0)
     vision = {"image_size": 48, "layers": 4, "width": 32, "head_width": 8, "patch_size": 16, **options}
     text = {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1}
-    backbone = FrozenCLIP(open_clip.model.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text), layers=layers)
+    backbone = OpenCLIPBackbone(open_clip.model.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text), layers=layers)
     images = torch.randn(3, 3, 48, 48)
     found = backbone.encode_image(images)
-    patches, image = slow_features(backbone.clip, images, layers)
+    patches, image = slow_features(backbone.network, images, layers)
     assert_close(found.patches, patches, **CLOSE)
     assert_close(found.image, image, **CLOSE)
 
 
 def test_the_last_block_works_for_the_class_token_alone(model, pool):
     tokens = []
-    for block in model.backbone.clip.visual.transformer.resblocks:
+    for block in model.backbone.network.visual.transformer.resblocks:
         block.mlp.register_forward_hook(lambda _, inputs, __: tokens.append(inputs[0].shape[:2].numel()))
     model(pool[8:10], "candle")
     everything = 2 * (1 + model.backbone.num_patches)
@@ -77,7 +77,7 @@ def test_blocks_of_another_kind_are_computed_whole():
     clip = open_clip.model.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text)
     clip.visual.transformer.resblocks[-1] = Other()
     images = torch.randn(2, 3, 48, 48)
-    assert_close(FrozenCLIP(clip, layers=(1,)).encode_image(images).image, clip.encode_image(images), **CLOSE)
+    assert_close(OpenCLIPBackbone(clip, layers=(1,)).encode_image(images).image, clip.encode_image(images), **CLOSE)
 
 
 def test_no_attention_weights_are_kept(model, pool, monkeypatch):
@@ -92,7 +92,7 @@ def test_no_attention_weights_are_kept(model, pool, monkeypatch):
 
     monkeypatch.setattr(torch.nn.MultiheadAttention, "forward", attend)
     model.backbone.encode_image(pool[8:9])
-    assert asked == [False] * len(model.backbone.clip.visual.transformer.resblocks)
+    assert asked == [False] * len(model.backbone.network.visual.transformer.resblocks)
 
 
 # ---------------------------------------------------------------------- similarity in blocks
@@ -201,9 +201,9 @@ def test_a_compiled_graph_takes_prompts_in_blocks_too(monkeypatch):
 @pytest.mark.parametrize("trained", [False, True])
 def test_autocast_changes_no_more_than_documented(model, pool, dtype, of_maps, of_scores, trained):
     model.heads_trained = trained
-    expected = model.score_terms(pool[8:14], "candle")
+    expected = model.score_components(pool[8:14], "candle")
     with torch.autocast("cpu", dtype=dtype), torch.no_grad():
-        found = model.score_terms(pool[8:14], "candle")
+        found = model.score_components(pool[8:14], "candle")
     tolerances = dict.fromkeys(("patch_score", "patch_map", "anomaly_map"), of_maps)
     for name, tolerance in (tolerances | dict.fromkeys(("score", "text_score"), of_scores)).items():
         assert_close(getattr(found, name).float(), getattr(expected, name), atol=tolerance, rtol=0)

@@ -8,11 +8,11 @@ import torch
 from torch.testing import assert_close
 
 from anomalib_inctrl import Detector, InCTRLv2
-from anomalib_inctrl.backbone import FrozenCLIP
+from anomalib_inctrl.backbones import OpenCLIPBackbone
 from anomalib_inctrl.errors import BackboneError, CheckpointError, PromptError
-from anomalib_inctrl.models.components.checkpoint_checks import check_values
+from anomalib_inctrl.models.components.checkpoint import check_values
+from anomalib_inctrl.models.components.prompt_shifts import encode_prompts, shift_images
 from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
-from anomalib_inctrl.prompts.shifts import encode_prompts, shift_images
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 SIZE, PATCH = 240, 16
@@ -20,7 +20,7 @@ SIZE, PATCH = 240, 16
 
 @pytest.fixture(scope="module")
 def backbone():
-    return FrozenCLIP("demo-vit-16-240", None)
+    return OpenCLIPBackbone("demo-vit-16-240", None)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def pictures():
 def model(backbone):
     def make(**options):
         torch.manual_seed(0)
-        return InCTRLv2Model(backbone.clip, **options)
+        return InCTRLv2Model(backbone.network, **options)
 
     return make
 
@@ -56,7 +56,7 @@ def test_the_map_is_the_least_over_all_offsets(shifts, model, backbone, pictures
     prompts, queries = pictures[:3], pictures[3:]
     shifted = model(prompt_shifts=shifts)
     shifted.set_prompts(prompts, "washer")
-    found = shifted.score_terms(queries).patch_map
+    found = shifted.score_components(queries).patch_map
     # View by view.
     views = [view for prompt in prompts for view in shift_images(prompt[None], shifts, PATCH)[0]]
     tokens = [torch.nn.functional.normalize(backbone.encode_image(view[None]).patches[0], dim=-1) for view in views]
@@ -71,8 +71,8 @@ def test_a_moved_prompt_has_no_residual(model, pictures):
     plain, shifted = model(), model(prompt_shifts=4)
     for one in (plain, shifted):
         one.set_prompts(pictures[:2], "washer")
-    assert shifted.score_terms(moved).patch_map.max() < 1e-5
-    assert plain.score_terms(moved[1:]).patch_score.min() > 1e-3
+    assert shifted.score_components(moved).patch_map.max() < 1e-5
+    assert plain.score_components(moved[1:]).patch_score.min() > 1e-3
 
 
 def test_only_the_patches_are_moved(model, pictures):
@@ -87,8 +87,8 @@ def test_only_the_patches_are_moved(model, pictures):
     for one in (plain, shifted):
         one.heads_trained = True
     query = pictures[2:]
-    assert_close(shifted.score_terms(query).image_score, plain.score_terms(query).image_score, **CLOSE)
-    assert (shifted.score_terms(query).patch_map <= plain.score_terms(query).patch_map + 1e-6).all()
+    assert_close(shifted.score_components(query).image_score, plain.score_components(query).image_score, **CLOSE)
+    assert (shifted.score_components(query).patch_map <= plain.score_components(query).patch_map + 1e-6).all()
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 100])
@@ -96,14 +96,14 @@ def test_the_batch_changes_nothing(batch_size, backbone, pictures):
     expected = encode_prompts(backbone, pictures[:3], 2)
     found = encode_prompts(backbone, pictures[:3], 2, batch_size)
     assert_close(found.patches, expected.patches, **CLOSE)
-    assert_close(found.image, expected.image, **CLOSE)
+    assert_close(found.embedding, expected.embedding, **CLOSE)
 
 
 def test_saved_and_loaded_the_prompts_are_the_same(model, pictures):
     shifted, loaded = model(prompt_shifts=2), model()
     shifted.set_prompts(pictures[:2], "washer")
     loaded.load_state_dict(shifted.state_dict())
-    assert torch.equal(loaded.score_terms(pictures[2:]).score, shifted.score_terms(pictures[2:]).score)
+    assert torch.equal(loaded.score_components(pictures[2:]).score, shifted.score_components(pictures[2:]).score)
 
 
 @pytest.mark.parametrize("views", [0, 1, 3, 4])
@@ -119,7 +119,7 @@ def test_text_prompts_alone_have_nothing_to_move(model, pictures):
     plain, shifted = model(), model(prompt_shifts=4)
     for one in (plain, shifted):
         one.set_prompts(pictures[:0], "washer")
-    assert torch.equal(shifted.score_terms(pictures).score, plain.score_terms(pictures).score)
+    assert torch.equal(shifted.score_components(pictures).score, plain.score_components(pictures).score)
 
 
 def test_what_cannot_be_is_told(model, pictures):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from anomalib_inctrl.residuals import image_residual, patch_residual, text_score, unit
+from anomalib_inctrl.models.components.residuals import image_residual, patch_residual, text_score, unit
 
 
 def slow_patch_residual(query, prompts, scale):

@@ -116,7 +116,7 @@ for _module in (
     "anomalib.pipelines",
     "anomalib_inctrl",
     "anomalib_inctrl.prompts",
-    "anomalib_inctrl.plugin",
+    "anomalib_inctrl.registration",
 ):
     _first(_module)
 
@@ -199,7 +199,7 @@ def registering_twice_changes_nothing() -> None:
     import anomalib.data
     import anomalib.models
 
-    from anomalib_inctrl.plugin import register
+    from anomalib_inctrl.registration import register
 
     before = (list(anomalib.models.__all__), list(anomalib.data.__all__), set(anomalib.models.ALLOWED_MODULES))
     register()

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from anomalib_inctrl.backbones.text_prompts import text_prompts
 from anomalib_inctrl.errors import PromptError
-from anomalib_inctrl.prompts import SELECTORS, PromptSelector, create_selector, text_prompts
+from anomalib_inctrl.prompts import SELECTORS, PromptSelector, create_selector
 from anomalib_inctrl.prompts.selection import read_prompt_list, write_prompt_list
 from anomalib_inctrl.prompts.source import given_prompts
 

@@ -9,8 +9,7 @@ import open_clip
 import pytest
 import torch
 
-from anomalib_inctrl.backbone import FrozenCLIP
-from anomalib_inctrl.prompts import text_cache
+from anomalib_inctrl.backbones import OpenCLIPBackbone, text_cache
 
 
 def make_clip(seed=0, **text):
@@ -35,7 +34,7 @@ def prototypes(name="gear", clip=None, change=None):
     calls = []
     encode = clip.encode_text
     clip.encode_text = lambda tokens: calls.append(len(tokens)) or encode(tokens)
-    return FrozenCLIP(clip).text_prototypes(name), len(calls)
+    return OpenCLIPBackbone(clip).text_prototypes(name), len(calls)
 
 
 def test_a_second_run_reads_what_the_first_encoded(folder):
@@ -72,7 +71,7 @@ def test_the_image_tower_has_no_say(folder):
 
 
 def test_loading_other_weights_forgets_the_key(folder):
-    backbone = FrozenCLIP(make_clip())
+    backbone = OpenCLIPBackbone(make_clip())
     first = backbone.text_prototypes("gear")
     backbone.load_weights(make_clip(1).state_dict(), "test")
     assert not torch.equal(backbone.text_prototypes("gear"), first)

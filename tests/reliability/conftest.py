@@ -30,7 +30,7 @@ def make_module():
     """A model with heads that are not as new."""
 
     def make(kind=InCTRLv2):
-        module = kind(backbone=BACKBONE, pretrained=None, layers=[1, 2], visualizer=False)
+        module = kind(backbone=BACKBONE, pretrained=None, blocks=[1, 2], visualizer=False)
         generator = torch.Generator().manual_seed(0)
         for parameter in module.model.parameters():
             if parameter.requires_grad:

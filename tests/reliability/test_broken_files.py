@@ -26,7 +26,7 @@ from anomalib_inctrl.errors import (
     ImageFileError,
     PromptError,
 )
-from anomalib_inctrl.images import image_size, is_deep, read_image
+from anomalib_inctrl.io.images import image_size, is_deep, read_image
 from anomalib_inctrl.prompts.selection import read_prompt_list
 from tests.reliability.conftest import COUNTS
 from tests.reliability.damage import damaged
@@ -175,7 +175,7 @@ def changed_checkpoints(whole):
             if state[key].is_floating_point() and "post_processor" not in key and state[key].numel():
                 value = torch.full_like(state[key], math.nan)
                 found[f"{key} is NaN"] = whole | {"state_dict": state | {key: value}}
-    for key in ("backbone", "pretrained", "layers", "residual_scale"):
+    for key in ("backbone", "pretrained", "blocks", "residual_scale"):
         found[f"settings without {key}"] = whole | {"hyper_parameters": without(settings, key)}
         found[f"{key}=7"] = whole | {"hyper_parameters": settings | {key: 7}}
     found["no dictionary"] = [whole]

@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from anomalib_inctrl.backbone import ImageFeatures
+from anomalib_inctrl.backbones import ImageFeatures
 from anomalib_inctrl.data.convert import convert
-from anomalib_inctrl.data.feature_store import FolderStore
 from anomalib_inctrl.data.raw import RAW_DATASETS
 from anomalib_inctrl.demo.writer import DemoSettings, render_category
-from anomalib_inctrl.io import write_picture, write_whole, write_whole_bytes
+from anomalib_inctrl.io.files import write_bytes_atomic, write_image_atomic, write_text_atomic
+from anomalib_inctrl.models.components.feature_store import FolderStore
 from anomalib_inctrl.prompts.selection import write_prompt_list
 from tests.data.raw_trees import WRITERS
 from tests.reliability.conftest import COUNTS
@@ -37,9 +37,9 @@ def write_conversion(folder, raw):
 
 
 WRITES = {
-    "text": lambda folder, _: write_whole(folder / "a.txt", "new" * 1000),
-    "bytes": lambda folder, _: write_whole_bytes(folder / "a.txt", b"new" * 1000),
-    "picture": lambda folder, _: write_picture(folder / "a.png", Image.new("RGB", (300, 300), "red")),
+    "text": lambda folder, _: write_text_atomic(folder / "a.txt", "new" * 1000),
+    "bytes": lambda folder, _: write_bytes_atomic(folder / "a.txt", b"new" * 1000),
+    "picture": lambda folder, _: write_image_atomic(folder / "a.png", Image.new("RGB", (300, 300), "red")),
     "prompt list": lambda folder, _: write_prompt_list({"washer": ["a.png"]}, folder),
     "feature store": write_store,
     "conversion": write_conversion,
@@ -143,7 +143,7 @@ def test_the_system_says_it_when_the_disk_is_full(tmp_path):
     (tmp_path / f".a.txt.{os.getpid()}.tmp").symlink_to("/dev/full")
     (tmp_path / "a.txt").write_bytes(b"old")
     with pytest.raises(OSError, match="No space left"):
-        write_whole(tmp_path / "a.txt", "new" * 10000)
+        write_text_atomic(tmp_path / "a.txt", "new" * 10000)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.txt": b"old"}
 
 

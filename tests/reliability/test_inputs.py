@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anomalib_inctrl import Detector, InCTRL, InCTRLv2
-from anomalib_inctrl.errors import CheckpointError, PictureError, PromptError
-from anomalib_inctrl.images import read_image
-from anomalib_inctrl.preprocessing import CLIPResize
+from anomalib_inctrl.backbones.preprocessing import BicubicResize
+from anomalib_inctrl.errors import CheckpointError, ImageDataError, PromptError
+from anomalib_inctrl.io.images import read_image
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16", "F")
 # In TIFF files, which hold every mode that a file can have.
@@ -55,7 +55,7 @@ sizes = st.one_of(st.tuples(SIDES, SIDES), st.tuples(st.integers(1, 3), LONG), s
 def require_whole(result, size):
     """That a result says all it should, in the ranges it should."""
     assert 0 <= result.score <= 1
-    assert all(0 <= value <= 1 for value in result.terms.values())
+    assert all(0 <= value <= 1 for value in result.components.values())
     assert result.size == size[::-1]
     assert result.anomaly_map.shape == size[::-1]
     assert np.isfinite(result.anomaly_map).all()
@@ -103,7 +103,7 @@ def test_a_picture_of_64_million_pixels(detector):
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2000, 3)])
 def test_extreme_shapes_with_a_centre_crop(make_module, pixels, size):
     module = InCTRL(
-        backbone=make_module().hparams["backbone"], pretrained=None, layers=[1, 2], resize_mode="center_crop"
+        backbone=make_module().hparams["backbone"], pretrained=None, blocks=[1, 2], resize_mode="center_crop"
     )
     detector = Detector(module, device="cpu")
     detector.set_prompts(pixels, class_name="washer")
@@ -116,7 +116,7 @@ def test_extreme_shapes_with_a_centre_crop(make_module, pixels, size):
 def test_a_line_with_a_centre_crop_takes_little_memory():
     """Scaled to 240 rows it would have two million columns; only the middle 240 are computed, and they are the same."""
     generator = torch.Generator().manual_seed(0)
-    resize = CLIPResize(240, "center_crop")
+    resize = BicubicResize(240, "center_crop")
     line = torch.rand(3, 2, 8000, generator=generator)
     wide = resize(line)
     assert wide.shape == (3, 240, 240)
@@ -193,22 +193,22 @@ def test_tensors_with_values_that_are_no_numbers(value, detector, make_module, p
     wrong = pixels.clone()
     wrong[1, 3, 5] = value
     for give in (detector.predict, detector.set_prompts, detector.held_out_scores):
-        with pytest.raises(PictureError, match=r"images\[1\]: holds NaN or infinite values"):
+        with pytest.raises(ImageDataError, match=r"images\[1\]: holds NaN or infinite values"):
             give([pixels, wrong])
     assert detector.class_names == ["washer"]
     # Below the detector it is the image that pays, not its neighbours, and it is told rather than called normal.
     module = make_module(InCTRLv2).eval()
     images = torch.stack([module.pre_processor.transform(image) for image in (pixels, wrong.nan_to_num(0), pixels)])
     module.model.set_prompts(images[:1], "washer")
-    alone = module.model.score_terms(images[[0, 2]]).score
-    with pytest.raises(PictureError, match="holds NaN or infinite values"):
+    alone = module.model.score_components(images[[0, 2]]).score
+    with pytest.raises(ImageDataError, match="holds NaN or infinite values"):
         module.pre_processor.transform(wrong)
     images[1, 0, 0, 0] = value
-    scores = module.model.score_terms(images).score
+    scores = module.model.score_components(images).score
     assert not scores[1].isfinite()
     torch.testing.assert_close(scores[[0, 2]], alone)
     batch = ImageBatch(image=images, image_path=["a.png", "b.png", "c.png"])
-    with pytest.raises(PictureError, match=r"b\.png: its score is not finite, because it holds"):
+    with pytest.raises(ImageDataError, match=r"b\.png: its score is not finite, because it holds"):
         module.test_step(batch, 0)
     with pytest.raises(PromptError, match="hold NaN or infinite values"):
         module.model.set_prompts(images, "washer")

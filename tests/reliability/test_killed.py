@@ -20,7 +20,7 @@ from torch.testing import assert_close
 
 from anomalib_inctrl import GeneralistDataModule, InCTRLv2
 from anomalib_inctrl.data import DataSource
-from anomalib_inctrl.weights import read_checkpoint
+from anomalib_inctrl.io.weights import read_checkpoint
 from tests.reliability.conftest import BACKBONE, COUNTS
 
 EPOCHS, STEPS = 4, 3
@@ -80,7 +80,7 @@ def train(data, folder, log, place):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    model = InCTRLv2(backbone=BACKBONE, pretrained=None, layers=[1, 2], k_shot=2, visualizer=False)
+    model = InCTRLv2(backbone=BACKBONE, pretrained=None, blocks=[1, 2], k_shot=2, visualizer=False)
     engine.fit(model, datamodule=datamodule, ckpt_path=str(kept[-1]) if kept else None)
 
 

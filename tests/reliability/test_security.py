@@ -18,19 +18,19 @@ from PIL import EpsImagePlugin, Image
 
 import anomalib_inctrl
 from anomalib_inctrl import Detector, InCTRL, InCTRLv2
-from anomalib_inctrl.app.judge import Judge
+from anomalib_inctrl.app.service import PredictionService
 from anomalib_inctrl.app.uploads import Limits, check_picture
-from anomalib_inctrl.backbone import ImageFeatures
+from anomalib_inctrl.backbones import ImageFeatures
 from anomalib_inctrl.benchmark.config import read_config
 from anomalib_inctrl.benchmark.jobs import file_name
-from anomalib_inctrl.data.feature_store import FolderStore
 from anomalib_inctrl.data.raw import RAW_DATASETS
 from anomalib_inctrl.data.raw.base import open_image, safe_path
-from anomalib_inctrl.detector import model_of_checkpoint
 from anomalib_inctrl.errors import BenchmarkError, CheckpointError, DatasetError, ImageFileError
-from anomalib_inctrl.images import image_size, is_deep, read_image
+from anomalib_inctrl.io.images import image_size, is_deep, read_image
+from anomalib_inctrl.io.weights import read_prompt_tensors, read_state_dict
+from anomalib_inctrl.models.components.feature_store import FolderStore
 from anomalib_inctrl.models.inctrl.convert import from_official_file, to_official_file
-from anomalib_inctrl.weights import read_prompt_tensors, read_state_dict
+from anomalib_inctrl.predictor import model_of_checkpoint
 from tests.data.raw_trees import write_cifar10
 from tests.reliability.conftest import BACKBONE
 
@@ -71,7 +71,7 @@ LOADERS = {
     "weights of InCTRL": lambda path: InCTRL(weights=str(path)),
     "load_from_checkpoint": InCTRLv2.load_from_checkpoint,
     "backbone": lambda path: InCTRLv2(backbone=BACKBONE, pretrained=str(path)).model,
-    "app": lambda path: Judge(weights=[path]),
+    "app": lambda path: PredictionService(weights=[path]),
     "model_of_checkpoint": model_of_checkpoint,
     "state dict": read_state_dict,
     "authors' weights": lambda path: from_official_file(path, path.with_name("out.ckpt")),
@@ -198,7 +198,7 @@ def test_names_in_results_folders_are_one_part_of_a_path_each(name, other):
 
 @pytest.mark.parametrize("name", ["..%2f..%2fx.png", "a\nb.png", "=cmd.png", "$(touch ran).png", "-rf.png", "  .png"])
 def test_uploads_may_be_called_anything(name, make_detector, tmp_path, monkeypatch):
-    judge = Judge(backbone="mini-clip-16-240", pretrained="demo")
+    judge = PredictionService(backbone="mini-clip-16-240", pretrained="demo")
     monkeypatch.setattr(judge, "detector", lambda model, weights: make_detector())
     folder = tmp_path / "uploads"
     folder.mkdir()

@@ -15,7 +15,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from anomalib_inctrl.data.items import PromptedBatch, PromptedItem
+from anomalib_inctrl.data.batch import PromptedBatch, PromptedItem
 from anomalib_inctrl.visualization import ExplanationVisualizer, ScoreTable
 
 SIDE, GRID = 48, 6
@@ -41,7 +41,7 @@ class BrightSpots(LightningModule):
 
     def __init__(self, prompt_files=None, callbacks=None, explains=True, normalises=True):
         super().__init__()
-        self.chosen = callbacks or [ScoreTable(), ExplanationVisualizer(sheet_tile=80)]
+        self.chosen = callbacks or [ScoreTable(), ExplanationVisualizer(tile=80)]
         self.prompt_files = prompt_files or {}
         self.explains = explains
         self.pre_processor = PreProcessor()
@@ -64,7 +64,7 @@ class BrightSpots(LightningModule):
         batch.update(**InferenceBatch(pred_score=score, anomaly_map=bright.clamp(0, 1)[:, None])._asdict())
         if self.explains:
             batch.raw_score, batch.raw_map = score.clone(), bright.clamp(0, 1)
-            batch.terms = Terms(score / 3, patches, score, None, score)
+            batch.components = Terms(score / 3, patches, score, None, score)
         return batch
 
     predict_step = test_step

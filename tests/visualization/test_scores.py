@@ -93,7 +93,7 @@ def test_numbers_come_back_exactly(tmp_path, fakes):
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
     values = torch.rand(50, generator=torch.Generator().manual_seed(0))
     batch = ImageBatch(image=torch.zeros(50, 3, 2, 2), image_path=[f"{i:02}.png" for i in range(50)])
-    batch.raw_score, batch.terms = values, fakes.Terms(values.bfloat16(), torch.zeros(50, 4), values, None, values)
+    batch.raw_score, batch.components = values, fakes.Terms(values.bfloat16(), torch.zeros(50, 4), values, None, values)
     callback = ScoreTable()
     callback.on_predict_start(trainer, None)
     callback.on_predict_batch_end(trainer, None, batch, batch, 0)

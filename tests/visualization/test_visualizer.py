@@ -125,7 +125,7 @@ def test_anomalibs_pictures_are_as_ever(tmp_path, make_trainer, fakes, mvtec):
 
 def test_a_later_run_goes_to_its_own_folder(tmp_path, make_trainer, fakes, mvtec):
     dataset = mvtec("data", ["gear"])
-    model = fakes.BrightSpots(callbacks=[ExplanationVisualizer(sheet_tile=48)])
+    model = fakes.BrightSpots(callbacks=[ExplanationVisualizer(tile=48)])
     for name in ("first", "second"):
         make_trainer(default_root_dir=tmp_path / name).test(model, fakes.loader(dataset), verbose=False)
     assert files_in(tmp_path / "first") == files_in(tmp_path / "second") != []
@@ -136,7 +136,7 @@ def test_a_run_after_a_failed_one_goes_to_its_own_folder(tmp_path, make_trainer,
         raise OSError("disk full")
 
     dataset = mvtec("data", ["gear"])
-    model = fakes.BrightSpots(callbacks=[ExplanationVisualizer(sheet_tile=48)])
+    model = fakes.BrightSpots(callbacks=[ExplanationVisualizer(tile=48)])
     with monkeypatch.context() as patched:
         patched.setattr(ImageVisualizer, "on_test_batch_end", fail)
         failed = make_trainer(default_root_dir=tmp_path / "failed")
@@ -159,13 +159,13 @@ def test_sheets_can_be_left_out_and_the_picture_folder_chosen(tmp_path, make_tra
 def drawn(monkeypatch):
     """What is handed to the sheet, by class and file name."""
     calls = {}
-    draw = visualizer_module.explanation_sheet
+    draw = visualizer_module.explanation_figure
 
     def record(image, **arguments):
         calls[arguments["class_name"], arguments["file_name"]] = arguments | {"image": image}
         return draw(image, **arguments)
 
-    monkeypatch.setattr(visualizer_module, "explanation_sheet", record)
+    monkeypatch.setattr(visualizer_module, "explanation_figure", record)
     return calls
 
 
@@ -184,7 +184,7 @@ def test_every_sheet_shows_its_own_image(tmp_path, make_trainer, drawn, fakes, m
         assert shown["mask"].any() == bool(row.label_index)
         score = original.mean(-1).max() / 255 - 0.4
         assert shown["score"] == pytest.approx(score, abs=1e-5)
-        assert shown["terms"] == pytest.approx({"text score": score / 3, "patch score": score}, abs=1e-5)
+        assert shown["components"] == pytest.approx({"text score": score / 3, "patch score": score}, abs=1e-5)
         assert shown["pred_score"] == pytest.approx(np.clip((score - 0.25) / 0.5 + 0.5, 0, 1), abs=1e-5)
         assert shown["threshold"] == 0.5
         assert shown["k_shot"] == len(shown["prompts"]) == 2
@@ -232,31 +232,31 @@ def test_without_normalisation_the_anomaly_map_has_the_raw_range(tmp_path, make_
 
 
 def sheets_of(batch, model=None, visualizer=None):
-    return list((visualizer or ExplanationVisualizer(sheet_tile=64)).sheets(object(), model or object(), batch))
+    return list((visualizer or ExplanationVisualizer(tile=64)).sheets(object(), model or object(), batch))
 
 
 def test_a_model_that_explains_nothing(make_batch, drawn):
     assert len(sheets_of(make_batch(3))) == 3
     (shown,) = drawn.values()
     assert shown["maps"] == {}
-    assert shown["terms"] == {}
+    assert shown["components"] == {}
     assert shown["score"] is shown["pred_label"] is shown["gt_label"] is shown["mask"] is None
 
 
 def test_more_maps_and_terms_need_no_change(make_batch, drawn):
     batch = make_batch(1, anomaly_map=torch.rand(1, SIDE, SIDE))
     one, over_grid = torch.tensor([0.5]), torch.rand(1, 4, 9)
-    terms = {"text_score": one, "patch_map": over_grid.flatten(1), "dasl_map": over_grid, "anomaly_map": over_grid}
-    terms |= {"oasl_map": over_grid}
-    terms |= {"fused_map": over_grid, "holistic_score": one, "score": one, "grid": (4, 9), "unused": None}
-    batch.terms = make_dataclass("Terms", terms)(**terms)
+    components = {"text_score": one, "patch_map": over_grid.flatten(1), "dasl_map": over_grid, "anomaly_map": over_grid}
+    components |= {"oasl_map": over_grid}
+    components |= {"fused_map": over_grid, "holistic_score": one, "score": one, "grid": (4, 9), "unused": None}
+    batch.components = make_dataclass("Terms", components)(**components)
     sheets_of(batch, visualizer=ExplanationVisualizer(map_ranges={"DASL map": (0.1, 0.2)}))
     (shown,) = drawn.values()
     assert list(shown["maps"]) == ["residual map", "DASL map", "OASL map", "fused map", "anomaly map"]
     assert shown["maps"]["residual map"].values.shape == (4, 9)
     assert shown["maps"]["anomaly map"].values.shape == (SIDE, SIDE)
     assert shown["maps"]["DASL map"][1:] == (0.1, 0.2, None)
-    assert list(shown["terms"]) == ["text score", "holistic score"]
+    assert list(shown["components"]) == ["text score", "holistic score"]
 
 
 def test_where_no_mask_is_known_none_is_shown(make_batch, drawn):
@@ -285,7 +285,7 @@ def test_half_precision_and_inference_tensors(make_batch, fakes):
         batch = make_batch(1, anomaly_map=torch.rand(1, SIDE, SIDE), pred_score=torch.rand(1))
         batch.image, batch.anomaly_map = batch.image.bfloat16(), batch.anomaly_map.bfloat16()
         one = torch.tensor([0.5], dtype=torch.bfloat16)
-        batch.terms = fakes.Terms(one, torch.rand(1, 36).bfloat16(), one, one, one)
+        batch.components = fakes.Terms(one, torch.rand(1, 36).bfloat16(), one, one, one)
         batch.raw_score = one
     assert len(sheets_of(batch)) == 1
 
@@ -299,7 +299,7 @@ def test_prompts_are_read_once_and_missing_ones_are_grey(tmp_path, make_batch, d
     monkeypatch.setattr(visualizer_module, "read_image", lambda path: reads.append(path) or read(path))
     batch = make_batch(2)
     batch.class_name = ["gear", "unknown"]
-    visualizer = ExplanationVisualizer(sheet_tile=64)
+    visualizer = ExplanationVisualizer(tile=64)
     sheets_of(batch, model, visualizer)
     sheets_of(batch, model, visualizer)
     assert reads == model.prompt_files["gear"]
@@ -323,7 +323,7 @@ def test_a_failed_sheet_leaves_nothing_behind(tmp_path, make_trainer, monkeypatc
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(visualizer_module, "explanation_sheet", lambda *a, **k: type("Sheet", (), {"save": fail})())
+    monkeypatch.setattr(visualizer_module, "explanation_figure", lambda *a, **k: type("Sheet", (), {"save": fail})())
     with pytest.raises(OSError, match="disk full"):
         make_trainer().predict(fakes.BrightSpots(), fakes.loader(dataset))
     assert files_in(tmp_path / "run" / "explanations") == []
@@ -334,7 +334,7 @@ def test_it_is_configured_like_any_component():
     parser.add_subclass_arguments(ImageVisualizer, "visualizer")
     config = {
         "class_path": "anomalib_inctrl.visualization.ExplanationVisualizer",
-        "init_args": {"sheet_tile": 64, "map_ranges": {"residual map": [0.0, 0.2]}, "field_size": [64, 64]},
+        "init_args": {"tile": 64, "map_ranges": {"residual map": [0.0, 0.2]}, "field_size": [64, 64]},
     }
     made = parser.instantiate_classes(parser.parse_object({"visualizer": config})).visualizer
     assert isinstance(made, ExplanationVisualizer)

@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.model_selection import train_test_split
 
 from anomalib_inctrl.errors import DatasetError, ImageFileError
-from anomalib_inctrl.images import FORMATS, IMAGE_SUFFIXES, UNREADABLE
+from anomalib_inctrl.io.images import FORMATS, IMAGE_SUFFIXES, UNREADABLE
 
 GOOD = "good"
 ABNORMAL = "abnormal"

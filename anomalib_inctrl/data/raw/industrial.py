@@ -68,7 +68,7 @@ class RawAITEX(RawDataset):
         homepage="https://www.aitex.es/afid/",
         citation=(
             "J. Silvestre-Blanes, T. Albero-Albero, I. Miralles, R. Perez-Llorens, J. Moreno: A Public Fabric Database "
-            "for Defect Detection Methods and Results. AUTEX Research Journal 19(4):363-374, 2019."
+            "for Defect Prediction Methods and Results. AUTEX Research Journal 19(4):363-374, 2019."
         ),
         layout=(
             "  Defect_images/0001_002_00.png ...     picture, kind of defect, fabric\n"
@@ -157,7 +157,7 @@ class RawKolektorSDD(RawDataset):
         homepage="https://www.vicos.si/resources/kolektorsdd/",
         citation=(
             "D. Tabernik, S. Sela, J. Skvarc, D. Skocaj: Segmentation-Based Deep-Learning Approach for Surface-Defect "
-            "Detection. Journal of Intelligent Manufacturing 31(3):759-776, 2020."
+            "Prediction. Journal of Intelligent Manufacturing 31(3):759-776, 2020."
         ),
         layout="  kos01/Part0.jpg\n  kos01/Part0_label.bmp\n  ...\n  kos50/Part7_label.bmp",
         categories=("commutator",),

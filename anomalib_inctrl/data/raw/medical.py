@@ -27,11 +27,11 @@ class RawBrainMRI(RawDataset):
     in_place = True
     card = DatasetCard(
         name="BrainMRI",
-        title="Brain MRI Images for Brain Tumor Detection",
+        title="Brain MRI Images for Brain Tumor Prediction",
         task="classification",
         licence="not stated",
         homepage="https://www.kaggle.com/datasets/navoneel/brain-mri-images-for-brain-tumor-detection",
-        citation="N. Chakrabarty: Brain MRI Images for Brain Tumor Detection. Kaggle, 2019.",
+        citation="N. Chakrabarty: Brain MRI Images for Brain Tumor Prediction. Kaggle, 2019.",
         layout="  no/1 no.jpeg ...\n  yes/Y1.jpg ...",
         categories=("brain",),
         default_categories=("brain",),

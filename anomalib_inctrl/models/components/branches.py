@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The semantic branches of InCTRLv2: patch tokens meet the text prototypes."""
+"""The semantic branches of InCTRLv2: patch tokens compared with the text prototypes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomalib_inctrl.residuals import unit
+from anomalib_inctrl.models.components.residuals import unit
 
 
 class SemanticBranch(nn.Module):
@@ -24,13 +24,13 @@ class SemanticBranch(nn.Module):
     Args:
         width: Width of the patch tokens ``D_v``.
         embed_dim: Width of the text prototypes ``D``.
-        layers: Number of blocks ``L``.
+        num_blocks: Number of blocks ``L``.
         temperature: Divides the cosines, tau.
         adapter_per_block: One adapter for each block in place of one for all.
     """
 
     def __init__(
-        self, width: int, embed_dim: int, layers: int, temperature: float = 0.07, *, adapter_per_block: bool = False
+        self, width: int, embed_dim: int, num_blocks: int, temperature: float = 0.07, *, adapter_per_block: bool = False
     ) -> None:
         super().__init__()
         self.temperature = temperature
@@ -40,11 +40,11 @@ class SemanticBranch(nn.Module):
                 nn.GELU(),
                 nn.Linear(width // 4, embed_dim, bias=False),
             )
-            for _ in range(layers if adapter_per_block else 1)
+            for _ in range(num_blocks if adapter_per_block else 1)
         )
 
     def forward(self, patches: Tensor, prototypes: Tensor) -> Tensor:
-        """Map how abnormal each patch looks in the light of the text prompts.
+        """Map the probability of "abnormal" for each patch, given the text prototypes.
 
         Args:
             patches: Patch tokens ``(B, L, P, D_v)``.
@@ -54,9 +54,9 @@ class SemanticBranch(nn.Module):
             S_a ``(B, P)`` in [0, 1]; S_n is one minus it.
         """
         total = prototypes.new_zeros(())
-        for layer in range(patches.shape[1]):
-            adapter = self.adapters[layer if len(self.adapters) > 1 else 0]
-            adapted = adapter(patches[:, layer])
+        for block in range(patches.shape[1]):
+            adapter = self.adapters[block if len(self.adapters) > 1 else 0]
+            adapted = adapter(patches[:, block])
             # Under autocast the adapter works in half precision; cosines and softmax do not.
             with torch.autocast(adapted.device.type, enabled=False):
                 cosines = unit(adapted.to(prototypes.dtype)) @ prototypes.transpose(-1, -2)

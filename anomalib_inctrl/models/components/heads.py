@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from anomalib_inctrl.residuals import ResidualOperation, image_residual
+from anomalib_inctrl.models.components.residuals import ResidualOperation, image_residual
 
 
 class ImageAdapter(nn.Module):
@@ -76,7 +76,7 @@ class ImageResidualScorer(nn.Module):
 
     Args:
         width: Embedding width ``D``.
-        operation: What is done with the adapted embeddings of prompts and query.
+        operation: Operation between the adapted embeddings of prompts and query.
     """
 
     def __init__(self, width: int, operation: ResidualOperation = "residual") -> None:

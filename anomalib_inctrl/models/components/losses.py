@@ -17,20 +17,18 @@ class BinaryFocalLoss(nn.Module):
     .. math:: \mathrm{FL} = \mathrm{mean}(-\alpha (1 - p_t)^\gamma \log p_t), \quad p_t = y p + (1 - y) (1 - p)
 
     The pixel loss of InCTRLv2, a focal loss on the two channels ``[S_n, S_a]`` of every pixel, is the same: the
-    channels sum to one, before and after bilinear resizing. kornia's and torchvision's focal losses take logits. Giving
-    them probabilities is the InCTRL code's slip: normals then never get below a loss of 0.173.
+    channels sum to one, before and after bilinear resizing. kornia's and torchvision's focal losses take logits; the
+    InCTRL code passes probabilities to such a loss, so that normal images never get below a loss of 0.173.
 
     Args:
         alpha: Weight of the whole loss.
-        gamma: How much easy samples are played down.
-        v1_double_sigmoid: Apply a sigmoid to the probabilities first, as the InCTRL code does; for comparison only.
+        gamma: Exponent that reduces the weight of easy samples.
     """
 
-    def __init__(self, alpha: float = 1.0, gamma: float = 2.0, *, v1_double_sigmoid: bool = False) -> None:
+    def __init__(self, alpha: float = 1.0, gamma: float = 2.0) -> None:
         super().__init__()
         self.alpha = alpha
         self.gamma = gamma
-        self.v1_double_sigmoid = v1_double_sigmoid
 
     def forward(self, probability: Tensor, label: Tensor) -> Tensor:
         """Compute the mean loss.
@@ -45,8 +43,6 @@ class BinaryFocalLoss(nn.Module):
         # Logarithms near 0 and 1 want full precision whatever the autocast.
         probability = probability.float()
         label = label.to(probability)
-        if self.v1_double_sigmoid:
-            probability = probability.sigmoid()
         # Binary cross-entropy clamps its logarithms at -100, so its gradient is finite at 0 and 1.
         with torch.autocast(probability.device.type, enabled=False):
             cross_entropy = F.binary_cross_entropy(probability, label, reduction="none")

@@ -12,15 +12,13 @@ from typing import Any
 
 from safetensors.torch import save
 
-from anomalib_inctrl.backbone import FrozenCLIP
+from anomalib_inctrl.backbones import OpenCLIPBackbone
+from anomalib_inctrl.backbones.openclip import create_without_weights
 from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
-from anomalib_inctrl.io import write_whole_bytes
-from anomalib_inctrl.known_weights import known_weights
-from anomalib_inctrl.models.components.checkpoint_checks import naming
+from anomalib_inctrl.io.files import write_bytes_atomic
+from anomalib_inctrl.io.weights import file_sha256, read_official_state_dict, read_prompt_tensors, write_checkpoint
 from anomalib_inctrl.models.inctrl import InCTRL, InCTRLModel
 from anomalib_inctrl.models.inctrl.official import from_official
-from anomalib_inctrl.openclip import create_without_weights
-from anomalib_inctrl.weights import file_sha256, read_official_state_dict, read_prompt_tensors, write_checkpoint
 
 _BACKBONE = "ViT-B-16-plus-240"
 
@@ -68,9 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BackboneError, CheckpointError, OSError) as error:  # OSError: no such file, or no writing there
         print(f"convert-weights: {error}", file=sys.stderr)
         return 1
-    digest = file_sha256(args.source)
-    known = [entry.name for entry in known_weights() if entry.sha256 == digest]
-    print(f"read   {args.source}  sha256 {digest}{f'  known as {known[0]}' if known else ''}")
+    print(f"read   {args.source}  sha256 {file_sha256(args.source)}")
     for path in written:
         print(f"wrote  {path}  {path.stat().st_size / 1e6:.1f} MB")
     return 0
@@ -101,33 +97,33 @@ def from_official_file(
     official = read_official_state_dict(source)
     clip, _ = from_official(official)
     model = InCTRL(backbone=backbone, pretrained=None, resize_mode="center_crop", visualizer=False).eval()
-    network = InCTRLModel(create_without_weights(backbone), resize_mode="center_crop")
+    network = InCTRLModel(backbone=create_without_weights(backbone), resize_mode="center_crop")
     network.backbone.name = backbone
-    with naming(source):
+    try:
         network.load_official_state_dict(official)
+    except CheckpointError as error:
+        msg = f"{source}: {error}"
+        raise CheckpointError(msg) from error
     for file in _prompt_files(prompts):
         images = read_prompt_tensors(file, network.backbone.image_size)
-        with naming(file):
-            network.set_prompts(images, file.stem, [str(file)])
+        network.set_prompts(images, file.stem, [str(file)])
     written = []
     if pretrained is None:
         tower = output.with_name(f"{output.stem}.backbone.safetensors")
         content = {name: official[name].contiguous() for name in clip if name in official}
-        written.append(write_whole_bytes(tower, save(content)))
+        written.append(write_bytes_atomic(tower, save(content)))
         pretrained = str(tower.resolve())
     elif Path(pretrained).is_file():
         pretrained = str(Path(pretrained).resolve())
     if not written:
-        named = FrozenCLIP(backbone, pretrained)
-        if named.sha256 != network.backbone.sha256:
+        named = OpenCLIPBackbone(backbone, pretrained)
+        if named.fingerprint != network.backbone.fingerprint:
             msg = (
-                f"{source}: its backbone is not pretrained={pretrained!r} of {backbone} (tensors' SHA-256 "
-                f"{network.backbone.sha256[:16]}..., there {named.sha256[:16]}...). Leave --pretrained out: the "
-                f"backbone is then written beside the checkpoint."
+                f"{source}: its backbone is not pretrained={pretrained!r} of {backbone} (fingerprint "
+                f"{network.backbone.fingerprint[:16]}..., there {named.fingerprint[:16]}...). Leave --pretrained out: "
+                f"the backbone is then written beside the checkpoint."
             )
             raise CheckpointError(msg)
-        # The checkpoint is to know this one by its fingerprint, which the logit scale, absent from the source, is in.
-        network.backbone = named
     model.hparams["pretrained"] = network.backbone.pretrained = pretrained
     model.model = network
     return [*written, write_checkpoint(output, model.checkpoint_content())]

@@ -10,7 +10,7 @@ Example:
     >>> Engine().test(model, datamodule=MVTecAD(category="bottle"))  # doctest: +SKIP
 
 Paper:
-    Zhu and Pang, "Toward Generalist Anomaly Detection via In-context Residual Learning with Few-shot Sample Prompts",
+    Zhu and Pang, "Toward Generalist Anomaly Prediction via In-context Residual Learning with Few-shot Sample Prompts",
     CVPR 2024, https://arxiv.org/abs/2403.06495
 
 See Also:
@@ -25,12 +25,12 @@ from anomalib.post_processing import PostProcessor
 from anomalib.visualization import Visualizer
 from torch import Tensor, nn
 
-from anomalib_inctrl.models.components.lightning_base import FewShotMixin
+from anomalib_inctrl.models.components.few_shot_module import FewShotModule
 from anomalib_inctrl.models.components.losses import BinaryFocalLoss
 from anomalib_inctrl.models.inctrl.torch_model import InCTRLModel
 
 
-class InCTRL(FewShotMixin, AnomalibModule):
+class InCTRL(FewShotModule, AnomalibModule):
     """InCTRL: trained once on an auxiliary dataset, then shown a few normal images of anything.
 
     How it runs depends on what it is given. With ``GeneralistDataModule`` its heads are trained. With ``weights`` they
@@ -40,7 +40,7 @@ class InCTRL(FewShotMixin, AnomalibModule):
     Args:
         backbone: Name of an OpenCLIP vision transformer. A checkpoint's own is used where one is given.
         pretrained: OpenCLIP pretrained tag or path of a weights file; ``None`` for random weights.
-        layers: Blocks whose patch tokens are compared, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
+        blocks: Blocks whose patch tokens are compared, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
         resize_mode: ``"squash"`` sees the whole image, ``"center_crop"`` is the authors' protocol.
         k_shot: Number of prompts per class; 0 leaves the text prompts alone.
         class_name: Name of the thing in the pictures, for the text prompts; by default the datamodule's category.
@@ -58,7 +58,6 @@ class InCTRL(FewShotMixin, AnomalibModule):
         residual_scale: ``"half"`` as in the authors' code, ``"full"`` as in the paper's equation.
         learning_rate: Of AdamW.
         weight_decay: Of AdamW.
-        v1_double_sigmoid: Train with the authors' focal loss, which takes a sigmoid of probabilities; for comparison.
         seed: Decides the heads' first weights and the choice of prompts.
         pre_processor: anomalib pre-processor, or whether to use the model's own.
         post_processor: anomalib post-processor, or whether to use the default.
@@ -66,23 +65,13 @@ class InCTRL(FewShotMixin, AnomalibModule):
         visualizer: anomalib visualizer, or whether to use the model's own.
     """
 
-    architecture = (
-        "backbone",
-        "pretrained",
-        "layers",
-        "resize_mode",
-        "use_text",
-        "use_patch",
-        "use_image",
-        "residual",
-        "residual_scale",
-    )
+    model_class = InCTRLModel
 
     def __init__(
         self,
         backbone: str = "ViT-B-16-plus-240",
         pretrained: str | None = "laion400m_e32",
-        layers: list[int] | None = None,
+        blocks: list[int] | None = None,
         resize_mode: Literal["squash", "center_crop"] = "squash",
         k_shot: int = 4,
         class_name: str | None = None,
@@ -97,7 +86,6 @@ class InCTRL(FewShotMixin, AnomalibModule):
         residual_scale: Literal["half", "full"] = "half",
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
-        v1_double_sigmoid: bool = False,
         seed: int = 0,
         pre_processor: nn.Module | bool = True,
         post_processor: PostProcessor | bool = True,
@@ -105,17 +93,13 @@ class InCTRL(FewShotMixin, AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
-        self.loss = BinaryFocalLoss(v1_double_sigmoid=v1_double_sigmoid)
-        self._init_few_shot()
-
-    def build_model(self) -> InCTRLModel:
-        """Create the PyTorch model from the arguments."""
-        return InCTRLModel(**{name: self.hparams[name] for name in (*self.architecture, "prompt_shifts")})
+        self.loss = BinaryFocalLoss()
+        self.setup_few_shot()
 
     def training_losses(self, batch: Any) -> dict[str, Tensor]:
         """Focal losses of the image's score and of the image residual's score (InCTRL, eq. 8 and 10)."""
-        terms = self.model.score_features(*self.encode_batch(batch))
-        losses = {"score_loss": self.loss(terms.score, batch.gt_label)}
-        if terms.image_score is not None:
-            losses["image_loss"] = self.loss(terms.image_score, batch.gt_label)
+        components = self.model.score_features(*self.encode_batch(batch))
+        losses = {"score_loss": self.loss(components.score, batch.gt_label)}
+        if components.image_score is not None:
+            losses["image_loss"] = self.loss(components.image_score, batch.gt_label)
         return losses

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from anomalib_inctrl.openclip import UNUSED
+from anomalib_inctrl.backbones.openclip import UNUSED
 
 # The authors' heads and layers, and where the same ones stand here. Their bn1 layers are never used.
 _HEADS = {"diff_head_ref": "image_scorer.head", "diff_head": "map_head"}

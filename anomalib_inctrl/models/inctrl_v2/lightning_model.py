@@ -27,13 +27,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomalib_inctrl.errors import DatasetError
-from anomalib_inctrl.models.components.lightning_base import FewShotMixin
+from anomalib_inctrl.models.components.few_shot_module import FewShotModule
 from anomalib_inctrl.models.components.losses import BinaryFocalLoss, DiceLoss
 from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
 from anomalib_inctrl.visualization import ExplanationVisualizer
 
 
-class InCTRLv2(FewShotMixin, AnomalibModule):
+class InCTRLv2(FewShotModule, AnomalibModule):
     """InCTRLv2: InCTRL's residuals with two branches guided by text prompts, trained with masks. A reconstruction.
 
     The authors published no code, and the paper leaves some choices open; each is an argument here, marked *open*.
@@ -48,7 +48,7 @@ class InCTRLv2(FewShotMixin, AnomalibModule):
     Args:
         backbone: Name of an OpenCLIP vision transformer. A checkpoint's own is used where one is given.
         pretrained: OpenCLIP pretrained tag or path of a weights file; ``None`` for random weights.
-        layers: Blocks whose patch tokens are used, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
+        blocks: Blocks whose patch tokens are used, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
         resize_mode: ``"squash"`` sees the whole image, ``"center_crop"`` is the authors' protocol.
         k_shot: Number of prompts per class; 0 leaves the text prompts and the discriminative branch alone.
         class_name: Name of the thing in the pictures, for the text prompts; by default the datamodule's category.
@@ -87,32 +87,13 @@ class InCTRLv2(FewShotMixin, AnomalibModule):
     """
 
     model: InCTRLv2Model
-    architecture = (
-        "backbone",
-        "pretrained",
-        "layers",
-        "resize_mode",
-        "use_text",
-        "use_patch",
-        "use_image",
-        "use_dasl",
-        "use_oasl",
-        "pixel_losses",
-        "residual",
-        "residual_scale",
-        "alpha",
-        "beta",
-        "score_map",
-        "temperature_image",
-        "temperature_patch",
-        "adapter_per_block",
-    )
+    model_class = InCTRLv2Model
 
     def __init__(
         self,
         backbone: str = "ViT-B-16-plus-240",
         pretrained: str | None = "laion400m_e32",
-        layers: list[int] | None = None,
+        blocks: list[int] | None = None,
         resize_mode: Literal["squash", "center_crop"] = "squash",
         k_shot: int = 4,
         class_name: str | None = None,
@@ -150,16 +131,19 @@ class InCTRLv2(FewShotMixin, AnomalibModule):
         self.focal = BinaryFocalLoss()
         self.dice = DiceLoss(empty_mask)
         self.loss_weights = {"image": image_weight, "pixel": pixel_weight, "one_class": one_class_weight}
-        self._init_few_shot()
+        self.setup_few_shot()
+
+    @classmethod
+    def model_arguments(cls) -> tuple[str, ...]:
+        """Arguments that shape the PyTorch model, and whether its branches are trained."""
+        return (*super().model_arguments(), "pixel_losses")
 
     def build_model(self) -> InCTRLv2Model:
-        """Create the PyTorch model from the arguments."""
-        options = {name: self.hparams[name] for name in (*self.architecture, "prompt_shifts")}
-        learned = options.pop("pixel_losses")
-        # A branch that nothing trains would add noise to the map.
-        options["use_dasl"] &= learned
-        options["use_oasl"] &= learned
-        return InCTRLv2Model(**options)
+        """Create the PyTorch model from the arguments; a branch that is not trained would add noise to the map."""
+        arguments = {name: self.hparams[name] for name in (*self.model_arguments(), "prompt_shifts")}
+        trains_branches = arguments.pop("pixel_losses")
+        arguments |= {name: arguments[name] and trains_branches for name in ("use_dasl", "use_oasl")}
+        return InCTRLv2Model(**arguments)
 
     @classmethod
     def configure_visualizer(cls) -> ExplanationVisualizer:
@@ -184,7 +168,7 @@ class InCTRLv2(FewShotMixin, AnomalibModule):
             raise DatasetError(msg)
 
     def training_losses(self, batch: Any) -> dict[str, Tensor]:
-        """Loss terms of a batch, weighted; see the class for their sum.
+        """Loss components of a batch, weighted; see the class for their sum.
 
         Args:
             batch: Prompted batch; rows marked ``one_class`` are the one-class branch's own.
@@ -195,23 +179,22 @@ class InCTRLv2(FewShotMixin, AnomalibModule):
         """
         query, context = self.encode_batch(batch)
         one_class = batch.one_class if batch.one_class is not None else torch.zeros(len(batch), dtype=torch.bool)
-        main = ~one_class.to(query.image.device)
-        terms = self.model.score_features(query.rows(main), context.rows(main))
+        main = ~one_class.to(query.embedding.device)
+        components = self.model.score_features(query.rows(main), context.rows(main))
         label = batch.gt_label[main]
-        losses = {"image_focal": self.loss_weights["image"] * self.focal(terms.score, label)}
-        if terms.dasl_map is not None:
+        losses = {"image_focal": self.loss_weights["image"] * self.focal(components.score, label)}
+        if components.dasl_map is not None:
             known = batch.mask_valid if batch.gt_mask is not None else torch.zeros_like(main)
             known = known[main] if known is not None else torch.ones_like(label, dtype=torch.bool)
             mask = batch.gt_mask[main][known] if batch.gt_mask is not None else None
-            fused_map = self.model.dasl_mean(terms)
-            losses |= self._map_losses("pixel", terms.dasl_map[known], fused_map[known], mask, terms.grid)
+            fused_map = self.model.dasl_mean(components)
+            losses |= self._map_losses("pixel", components.dasl_map[known], fused_map[known], mask, components.grid)
         if self.model.oasl_branch is not None and not bool(main.all()):
             query, context = query.rows(~main), context.rows(~main)
-            terms = self.model.training_free_terms(query, context)
-            self.model.apply_branches(query, context, terms)
-            empty = torch.zeros(len(terms.score), *self.model.backbone.image_size, device=terms.score.device)
-            fused_map = self.model.oasl_mean(terms)
-            losses |= self._map_losses("one_class", terms.oasl_map, fused_map, empty, terms.grid)
+            components = self.model.map_components(query, context)
+            empty = torch.zeros(len(components.score), *self.model.backbone.image_size, device=components.score.device)
+            fused_map = self.model.oasl_mean(components)
+            losses |= self._map_losses("one_class", components.oasl_map, fused_map, empty, components.grid)
         return losses
 
     def _map_losses(

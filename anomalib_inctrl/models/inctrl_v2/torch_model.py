@@ -4,18 +4,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+from dataclasses import replace
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from anomalib_inctrl.backbone import ImageFeatures
+from anomalib_inctrl.backbones import ImageFeatures
 from anomalib_inctrl.models.components.branches import SemanticBranch
-from anomalib_inctrl.models.components.few_shot import FewShotModel
-from anomalib_inctrl.models.components.terms import ScoreTerms
-from anomalib_inctrl.prompts.bank import PromptContext
-from anomalib_inctrl.residuals import ResidualOperation, ResidualScale
+from anomalib_inctrl.models.components.few_shot_model import FewShotModel, check_choice, check_positive
+from anomalib_inctrl.models.components.prompt_bank import PromptContext
+from anomalib_inctrl.models.components.score_components import ScoreComponents
 
 ScoreMap = Literal["residual", "dasl", "fused"]
 
@@ -29,80 +28,47 @@ class InCTRLv2Model(FewShotModel):
         \text{anomaly map} &= (1 - \beta) M_p + \beta M_n
 
     with the score s_I of the image residual, the text score s_q, the patch residual map M_x, and the maps S_a and S'_a
-    of the two branches. The map M in the score is M_x, M_p or the anomaly map, by ``score_map``. A part that is
-    switched off leaves the means it stands in. Without trained heads the training-free floor ``(s_q + max M_x) / 2``
+    of the two branches. The map M in the score is M_x, M_p or the anomaly map, by ``score_map``. A component that is
+    switched off leaves the means it stands in. Without trained heads the training-free baseline ``(s_q + max M_x) / 2``
     scores, and M_x is the anomaly map. Without image prompts (K = 0) the score is s_q and the map S_a.
 
     Args:
-        backbone: Name of an OpenCLIP vision transformer, or a ready OpenCLIP module.
+        backbone: Name of an OpenCLIP vision transformer, or an OpenCLIP module.
         pretrained: OpenCLIP pretrained tag, path of a weights file, or ``None`` for random weights.
-        layers: Blocks whose patch tokens are used, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
-        resize_mode: How images are brought to the backbone's size; used by whoever preprocesses for this model.
-        use_text: Whether the text score takes part in the score (ablation "T").
-        use_patch: Whether the patch residual takes part in the score and the maps ("P").
-        use_image: Whether the image residual takes part ("I").
         use_dasl: Whether there is a discriminative branch.
         use_oasl: Whether there is a one-class branch.
-        residual: Operation between the adapted embeddings.
-        residual_scale: ``"half"`` as in the authors' InCTRL code, ``"full"`` as in the equation; concerns s_p.
-        alpha: Weight of the patch score in the score.
-        beta: Weight of M_n in the anomaly map.
+        alpha: Weight of the patch score in the score, in [0, 1].
+        beta: Weight of M_n in the anomaly map, in [0, 1].
         score_map: The map whose maximum is the patch score; the paper leaves it open.
-        temperature_image: Divides the cosines of the text score.
         temperature_patch: Divides the cosines of the branches; the paper leaves it open.
         adapter_per_block: One branch adapter for each block in place of one for all; the paper leaves it open.
-        prompt_shifts: *Ours*: offsets along each axis at which the patches of prompts in the bank are seen; 1 sees
-            prompts as they are.
+        shared: Further arguments of :class:`~anomalib_inctrl.models.components.few_shot_model.FewShotModel`.
 
     Raises:
-        ValueError: If all three parts of the score are switched off, or an argument has a value that it cannot have.
+        ValueError: If all three components of the score are switched off, or an argument has an invalid value.
     """
 
     def __init__(
         self,
         backbone: str | nn.Module = "ViT-B-16-plus-240",
         pretrained: str | None = "laion400m_e32",
-        layers: Sequence[int] | None = None,
-        resize_mode: str = "squash",
-        use_text: bool = True,
-        use_patch: bool = True,
-        use_image: bool = True,
+        *,
         use_dasl: bool = True,
         use_oasl: bool = True,
-        residual: ResidualOperation = "residual",
-        residual_scale: ResidualScale = "half",
         alpha: float = 0.5,
         beta: float = 0.75,
         score_map: ScoreMap = "residual",
-        temperature_image: float = 0.01,
         temperature_patch: float = 0.07,
         adapter_per_block: bool = False,
-        prompt_shifts: int = 1,
+        **shared: Any,
     ) -> None:
         for name, weight in (("alpha", alpha), ("beta", beta)):
             if not 0 <= weight <= 1:
                 msg = f"{name}={weight}: must lie in [0, 1]."
                 raise ValueError(msg)
-        for name, temperature in (("temperature_image", temperature_image), ("temperature_patch", temperature_patch)):
-            if not temperature > 0:
-                msg = f"{name}={temperature}: must be positive."
-                raise ValueError(msg)
-        if score_map not in get_args(ScoreMap):
-            msg = f"score_map={score_map!r}: choose 'residual', 'dasl' or 'fused'."
-            raise ValueError(msg)
-        super().__init__(
-            backbone,
-            pretrained,
-            layers,
-            resize_mode,
-            use_text,
-            use_patch,
-            use_image,
-            residual,
-            residual_scale,
-            temperature_image,
-            prompt_shifts,
-        )
+        check_positive("temperature_patch", temperature_patch)
+        check_choice("score_map", score_map, get_args(ScoreMap))
+        super().__init__(backbone, pretrained, **shared)
         self.alpha = alpha
         self.beta = beta
         self.score_map = score_map
@@ -111,7 +77,7 @@ class InCTRLv2Model(FewShotModel):
             return SemanticBranch(
                 self.backbone.patch_width,
                 self.backbone.embed_dim,
-                len(self.backbone.layers),
+                len(self.backbone.blocks),
                 temperature_patch,
                 adapter_per_block=adapter_per_block,
             )
@@ -120,56 +86,71 @@ class InCTRLv2Model(FewShotModel):
         self.oasl_branch = branch() if use_oasl else None
         self.eval()
 
-    def apply_heads(self, query: ImageFeatures, context: PromptContext, terms: ScoreTerms) -> None:
-        """Map by both branches, then score; without image prompts only the map is theirs.
+    def score_features(self, query: ImageFeatures, context: PromptContext) -> ScoreComponents:
+        """Score by image residual, text and patch residual, and map by both branches; without heads by the baseline.
 
         Args:
             query: Features of ``B`` queries.
-            context: What they are compared with.
-            terms: Those of :meth:`training_free_terms`, changed in place.
+            context: The prompts they are compared with.
+
+        Returns:
+            Scores and their components.
         """
+        if not self.use_heads:
+            return self.baseline_components(query, context)
+        components = self.map_components(query, context)
         if context.k_shot == 0:
-            if self.dasl_branch is not None:
-                terms.anomaly_map = terms.dasl_map = self.dasl_branch(query.patches, context.prototypes)
-            return
-        self.apply_branches(query, context, terms)
-        semantic = [terms.text_score] if self.use_text else []
+            return components
+        image_score, patch_score = None, components.patch_score
+        semantic = [components.text_score] if self.use_text else []
         if self.image_scorer is not None:
-            terms.image_score = self.image_scorer(query.image, context.image)
-            semantic.append(terms.image_score)
+            image_score = self.image_scorer(query.embedding, context.embeddings)
+            semantic.append(image_score)
         if self.score_map != "residual":
-            terms.patch_score = (self.dasl_mean(terms) if self.score_map == "dasl" else terms.anomaly_map).amax(dim=-1)
+            scored = self.dasl_mean(components) if self.score_map == "dasl" else components.anomaly_map
+            patch_score = scored.amax(dim=-1)
         alpha = (self.alpha if semantic else 1.0) if self.use_patch else 0.0
-        terms.score = alpha * terms.patch_score
+        score = alpha * patch_score
         if semantic:
-            terms.score = terms.score + (1 - alpha) * torch.stack(semantic).mean(dim=0)
+            score = score + (1 - alpha) * torch.stack(semantic).mean(dim=0)
+        return replace(components, score=score, image_score=image_score, patch_score=patch_score)
 
-    def apply_branches(self, query: ImageFeatures, context: PromptContext, terms: ScoreTerms) -> None:
-        """Put the branches' maps S_a and S'_a, and the anomaly map fused of them, into the terms.
+    def map_components(self, query: ImageFeatures, context: PromptContext) -> ScoreComponents:
+        """The baseline's components with the maps S_a and S'_a of the branches and the anomaly map fused of them.
+
+        Without image prompts there is no residual: the anomaly map is S_a.
 
         Args:
             query: Features of ``B`` queries.
-            context: What they are compared with.
-            terms: Those of :meth:`training_free_terms`, changed in place.
+            context: The prompts they are compared with.
+
+        Returns:
+            The components; their score is the baseline's.
         """
+        components = self.baseline_components(query, context)
+        if context.k_shot == 0:
+            if self.dasl_branch is None:
+                return components
+            dasl_map = self.dasl_branch(query.patches, context.prototypes)
+            return replace(components, dasl_map=dasl_map, anomaly_map=dasl_map)
         if self.dasl_branch is not None:
-            terms.dasl_map = self.dasl_branch(query.patches, context.prototypes)
+            components = replace(components, dasl_map=self.dasl_branch(query.patches, context.prototypes))
         if self.oasl_branch is not None:
-            terms.oasl_map = self.oasl_branch(query.patches, context.prototypes)
-        discriminative = self.dasl_mean(terms)
-        one_class = self.oasl_mean(terms) if self.oasl_branch is not None else discriminative
-        terms.anomaly_map = (1 - self.beta) * discriminative + self.beta * one_class
+            components = replace(components, oasl_map=self.oasl_branch(query.patches, context.prototypes))
+        discriminative = self.dasl_mean(components)
+        one_class = self.oasl_mean(components) if self.oasl_branch is not None else discriminative
+        return replace(components, anomaly_map=(1 - self.beta) * discriminative + self.beta * one_class)
 
-    def dasl_mean(self, terms: ScoreTerms) -> Tensor:
+    def dasl_mean(self, components: ScoreComponents) -> Tensor:
         """M_p: mean of the patch residual map and S_a ``(B, P)`` in [0, 1]."""
-        return self._with_residual(terms, terms.dasl_map)
+        return self._mean_with_residual(components, components.dasl_map)
 
-    def oasl_mean(self, terms: ScoreTerms) -> Tensor:
+    def oasl_mean(self, components: ScoreComponents) -> Tensor:
         """M_n: mean of the patch residual map and S'_a ``(B, P)`` in [0, 1]."""
-        return self._with_residual(terms, terms.oasl_map)
+        return self._mean_with_residual(components, components.oasl_map)
 
-    def _with_residual(self, terms: ScoreTerms, branch_map: Tensor | None) -> Tensor:
-        residual = terms.patch_map if self.residual_scale == "half" else terms.patch_map / 2
+    def _mean_with_residual(self, components: ScoreComponents, branch_map: Tensor | None) -> Tensor:
+        residual = components.patch_map if self.residual_scale == "half" else components.patch_map / 2
         if branch_map is None:
             return residual
         return (residual + branch_map) / 2 if self.use_patch else branch_map

@@ -1,0 +1,246 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""What every backbone is: a frozen vision transformer that gives patch tokens and a class embedding in one pass."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from anomalib_inctrl.errors import BackboneError, CheckpointError
+from anomalib_inctrl.io.weights import tensors_sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """Features of a batch of images, from one pass of a backbone.
+
+    Attributes:
+        patches: Outputs of the selected blocks, class token dropped, neither normalised nor projected
+            ``(B, L, P, D_v)``.
+        embedding: Class embedding, not normalised ``(B, D)``.
+    """
+
+    patches: Tensor
+    embedding: Tensor
+
+    def rows(self, index: Tensor | Sequence[int] | slice) -> ImageFeatures:
+        """Features of some of the images."""
+        return ImageFeatures(self.patches[index], self.embedding[index])
+
+
+@dataclass(frozen=True)
+class ImagePreprocessing:
+    """How images are prepared for a backbone.
+
+    Attributes:
+        image_size: Side of the square input in pixels.
+        mean: Per-channel mean, RGB, on the [0, 1] scale.
+        std: Per-channel standard deviation.
+    """
+
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Backbone(nn.Module, ABC):
+    """A frozen vision transformer, always in eval mode.
+
+    Its weights never enter a state dict: a checkpoint stores a fingerprint instead, and loading one onto a backbone
+    with other weights or other blocks is refused.
+
+    Args:
+        network: The library's model.
+        transformer_blocks: Its transformer blocks, in order.
+        name: The library's name of the model.
+        pretrained: Tag or file of its weights; ``None`` for random weights.
+        blocks: Blocks whose patch tokens are used, counted from 1; by default :func:`default_blocks`.
+
+    Raises:
+        BackboneError: If ``blocks`` names blocks that do not exist, the same one twice, or none.
+
+    Attributes:
+        blocks: Blocks in use, ascending.
+        grid: Rows and columns of patches.
+        image_size: Height and width of the input in pixels.
+        patch_size: Side of a patch in pixels.
+        patch_width: Width ``D_v`` of the patch tokens.
+        embed_dim: Width ``D`` of the class embedding.
+    """
+
+    network: Any  # the libraries' modules have no type information
+    grid: tuple[int, int]
+    image_size: tuple[int, int]
+    patch_size: int
+    patch_width: int
+    embed_dim: int
+
+    def __init__(
+        self,
+        network: nn.Module,
+        transformer_blocks: Sequence[nn.Module],
+        name: str,
+        pretrained: str | None,
+        blocks: Sequence[int] | None,
+    ) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(requires_grad=False).eval()
+        self.name, self.pretrained = name, pretrained
+        depth = len(transformer_blocks)
+        self.blocks = default_blocks(depth) if blocks is None else tuple(sorted(blocks))
+        if not self.blocks or len(set(self.blocks) & set(range(1, depth + 1))) != len(self.blocks):
+            msg = f"blocks={list(self.blocks)}: name different blocks in 1..{depth}, the depth of {name}."
+            raise BackboneError(msg)
+        # Not registered a second time: they are the network's.
+        self._selected = [transformer_blocks[number - 1] for number in self.blocks]
+        self._fingerprint: str | None = None
+        self.register_state_dict_post_hook(_drop_network)  # type: ignore[no-untyped-call]
+
+    @property
+    def num_patches(self) -> int:
+        """Patches per image, ``P``."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.network.parameters()).device  # type: ignore[no-any-return]
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Set the mode of this module but leave the network in eval mode."""
+        super().train(mode)
+        self.network.eval()
+        return self
+
+    def check_images(self, images: Tensor) -> None:
+        """Refuse images that the network cannot take.
+
+        Args:
+            images: Preprocessed images ``(B, 3, H, W)``.
+
+        Raises:
+            BackboneError: If they do not have three channels and the backbone's size.
+        """
+        if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.image_size):
+            msg = (
+                f"images: expected (B, 3, {self.image_size[0]}, {self.image_size[1]}) for {self.name}, "
+                f"found {tuple(images.shape)}. Preprocess them first (BackbonePreProcessor)."
+            )
+            raise BackboneError(msg)
+
+    @torch.no_grad()
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """Encode images in one pass of the network.
+
+        Args:
+            images: Preprocessed images ``(B, 3, H, W)`` of the backbone's size.
+
+        Returns:
+            Features of all ``B`` images. In memory the patch tokens lie block by block, ``(L, B, P, D_v)``, as they are
+            read afterwards.
+
+        Raises:
+            BackboneError: If the images do not have three channels and the backbone's size.
+        """
+        self.check_images(images)
+        outputs: list[Tensor] = []
+
+        def keep(block: nn.Module, arguments: Any, output: Tensor) -> None:
+            del block, arguments
+            outputs.append(output)
+
+        hooks = [block.register_forward_hook(keep) for block in self._selected]
+        try:
+            embedding = self._embed(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return ImageFeatures(torch.stack([self._patch_tokens(output) for output in outputs]).transpose(0, 1), embedding)
+
+    @abstractmethod
+    def _embed(self, images: Tensor) -> Tensor:
+        """Class embeddings ``(B, D)`` by the library's own forward pass."""
+
+    @abstractmethod
+    def _patch_tokens(self, output: Tensor) -> Tensor:
+        """Patch tokens ``(B, P, D_v)`` in the output of a block."""
+
+    @abstractmethod
+    def text_prototypes(self, class_name: str) -> Tensor:
+        """Encode the text prompts of a class name.
+
+        Args:
+            class_name: Name of the thing in the image; underscores read as spaces.
+
+        Returns:
+            Unit-length prototypes ``(2, D)``: row 0 normal, row 1 abnormal.
+        """
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all weights that are used and of what they do not show: activations and numbers of heads."""
+        if self._fingerprint is None:
+            modules = list(self.network.modules())
+            facts = [sorted({type(module).__name__ for module in modules if "LU" in type(module).__name__})]
+            facts += [[module.num_heads for module in modules if hasattr(module, "num_heads")]]
+            digest = hashlib.sha256(f"{facts} {tensors_sha256(self._used_weights())}".encode())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    def _used_weights(self) -> Mapping[str, Tensor]:
+        return self.network.state_dict()  # type: ignore[no-any-return]
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Name, blocks and fingerprint of the backbone, kept in checkpoints in place of its weights."""
+        return {
+            "backbone": self.name,
+            "pretrained": self.pretrained,
+            "blocks": list(self.blocks),
+            "fingerprint": self.fingerprint,
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Check that a checkpoint was made with this backbone.
+
+        Args:
+            state: The value of :meth:`get_extra_state` when the checkpoint was written.
+
+        Raises:
+            CheckpointError: If blocks or weights differ.
+        """
+        own = self.get_extra_state()
+        for key in ("blocks", "fingerprint"):
+            if state.get(key) != own[key]:
+                msg = (
+                    f"The checkpoint was made with backbone {state.get('backbone')!r} (pretrained "
+                    f"{state.get('pretrained')!r}, {key} {state.get(key)}), this model has {self.name!r} "
+                    f"(pretrained {self.pretrained!r}, {key} {own[key]}). Build the model with the checkpoint's "
+                    "backbone and weights."
+                )
+                raise CheckpointError(msg)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # The network's weights are not in state dicts, so a strict load is given the ones already in place.
+        for key, value in self.network.state_dict().items():
+            state_dict.setdefault(f"{prefix}network.{key}", value)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def default_blocks(depth: int) -> tuple[int, ...]:
+    """Blocks used by default: 7/12, 9/12 and 11/12 of the depth, counted from 1 (7, 9 and 11 of 12)."""
+    return tuple(sorted({max(1, round(depth * part / 12)) for part in (7, 9, 11)}))
+
+
+def _drop_network(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any]) -> None:
+    del module, local_metadata
+    for key in [key for key in state_dict if key.startswith(f"{prefix}network.")]:
+        del state_dict[key]

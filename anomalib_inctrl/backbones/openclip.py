@@ -1,0 +1,313 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""OpenCLIP's vision transformers as backbones, with their text towers; models by name, weights by tag or file."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anomalib_inctrl.backbones.base import Backbone, ImagePreprocessing
+from anomalib_inctrl.backbones.packaged import expand_vocabulary, packaged_tags, packaged_weights
+from anomalib_inctrl.backbones.text_cache import cache_folder, read_prototypes, write_prototypes
+from anomalib_inctrl.backbones.text_prompts import text_prompts
+from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
+from anomalib_inctrl.io.weights import check_keys, read_state_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+logger = logging.getLogger(__name__)
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+UNUSED = ("logit_scale", "logit_bias")
+"""Weights of OpenCLIP that no model here uses; files may lack them."""
+
+_RANDOM_WEIGHTS_SEED = 0
+
+
+class OpenCLIPBackbone(Backbone):
+    """An OpenCLIP vision transformer with its text tower.
+
+    Args:
+        backbone: Name of an OpenCLIP model, or an OpenCLIP ``CLIP`` module.
+        pretrained: OpenCLIP pretrained tag or path of a weights file (``.pt``, ``.pth``, ``.safetensors``); ``None``
+            for random weights from a fixed seed. Unused if ``backbone`` is a module.
+        blocks: Blocks whose patch tokens are used, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
+
+    Raises:
+        BackboneError: If the model is unknown, is not a plain vision transformer, or lacks one of the blocks.
+        PretrainedWeightsError: If the weights can neither be found nor downloaded.
+        CheckpointError: If a weights file does not fit the model.
+    """
+
+    def __init__(
+        self,
+        backbone: str | nn.Module = "ViT-B-16-plus-240",
+        pretrained: str | None = "laion400m_e32",
+        blocks: Sequence[int] | None = None,
+    ) -> None:
+        if isinstance(backbone, nn.Module):
+            name, network = type(backbone).__name__, backbone
+            pretrained = None
+        else:
+            name, network = backbone, create_openclip_model(backbone, pretrained)
+        visual = _require_plain_vision_transformer(network, name)
+        super().__init__(network, list(visual.transformer.resblocks), name, pretrained, blocks)
+        self.grid = tuple(visual.grid_size)
+        self.image_size = tuple(visual.image_size)
+        self.patch_size = int(visual.conv1.kernel_size[0])
+        self.patch_width = int(visual.conv1.out_channels)
+        self.embed_dim = int(visual.proj.shape[1])
+        # OpenCLIP up to 2.26 runs its blocks on (token, batch, width), later releases on (batch, token, width).
+        self._batch_first = getattr(visual.transformer, "batch_first", False)
+        self._text_prototypes: dict[str, Tensor] = {}
+
+    def _embed(self, images: Tensor) -> Tensor:
+        return self.network.encode_image(images)  # type: ignore[no-any-return]
+
+    def _patch_tokens(self, output: Tensor) -> Tensor:
+        return (output if self._batch_first else output.transpose(0, 1))[:, 1:]
+
+    def _used_weights(self) -> Mapping[str, Tensor]:
+        return {key: value for key, value in self.network.state_dict().items() if key not in UNUSED}
+
+    def text_prototypes(self, class_name: str) -> Tensor:
+        """Encode the text prompts of a class name; each name is encoded once and kept.
+
+        Each sentence embedding is normalised, the ensemble averaged, the average normalised (WinCLIP, section 4.1).
+        Prototypes encoded with the same weights before are read from the user's cache folder, see
+        :func:`anomalib_inctrl.backbones.text_cache.cache_folder`.
+
+        Args:
+            class_name: Name of the thing in the image; underscores read as spaces.
+
+        Returns:
+            Unit-length prototypes ``(2, D)``: row 0 normal, row 1 abnormal.
+        """
+        device = self.device
+        if class_name not in self._text_prototypes:
+            # Kept for later, possibly for training: must not be an inference tensor.
+            with torch.inference_mode(mode=False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+                self._text_prototypes[class_name] = self._find_prototypes(class_name, device)
+        return self._text_prototypes[class_name].to(device)
+
+    def _find_prototypes(self, class_name: str, device: torch.device) -> Tensor:
+        tokenize = _tokenizer(self.name, self.network.context_length)
+        tokens = [tokenize(sentences) for sentences in text_prompts(class_name)]
+        if cache_folder() is None:
+            return self._encode_tokens(tokens, device)
+        digest = hashlib.sha256(f"{self.fingerprint} {next(self.network.parameters()).dtype}".encode())
+        for part in tokens:
+            digest.update(f" {tuple(part.shape)} ".encode())
+            digest.update(part.numpy().data)
+        if (found := read_prototypes(digest.hexdigest())) is None:
+            found = self._encode_tokens(tokens, device)
+            write_prototypes(digest.hexdigest(), found)
+        return found
+
+    def _encode_tokens(self, tokens: Sequence[Tensor], device: torch.device) -> Tensor:
+        """Prototypes ``(2, D)`` of the tokens of normal and of abnormal sentences."""
+        rows = [F.normalize(self.network.encode_text(part.to(device)).float(), dim=-1).mean(dim=0) for part in tokens]
+        return F.normalize(torch.stack(rows), dim=-1).cpu()
+
+    def load_weights(self, state_dict: Mapping[str, Tensor], source: str) -> None:
+        """Replace the weights.
+
+        Args:
+            state_dict: Tensors under OpenCLIP's names.
+            source: Where they come from, for messages.
+
+        Raises:
+            CheckpointError: If they do not fit; nothing is loaded then.
+        """
+        _load_strictly(self.network, state_dict, source)
+        self._text_prototypes.clear()
+        self._fingerprint = None
+
+
+def openclip_preprocessing(name: str, pretrained: str | None) -> ImagePreprocessing:
+    """Look up a model's preprocessing without building it.
+
+    Args:
+        name: OpenCLIP model name.
+        pretrained: Pretrained tag or path.
+
+    Returns:
+        Input size, mean and standard deviation.
+
+    Raises:
+        BackboneError: If OpenCLIP has no model of that name or its input is not square.
+    """
+    size = _model_config(name)["vision_cfg"]["image_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        msg = f"backbone={name!r} takes images of {height} x {width}; only square inputs are supported."
+        raise BackboneError(msg)
+    tag = _open_clip().pretrained.get_pretrained_cfg(name, pretrained) if pretrained else {}
+    return ImagePreprocessing(height, tuple(tag.get("mean") or CLIP_MEAN), tuple(tag.get("std") or CLIP_STD))
+
+
+def weights_file(name: str, pretrained: str) -> Path | None:
+    """Find the file of backbone weights.
+
+    Args:
+        name: OpenCLIP model name.
+        pretrained: Path of a file, or a tag.
+
+    Returns:
+        The file itself or that of a packaged tag; ``None`` for other tags, which are OpenCLIP's.
+    """
+    return Path(pretrained) if Path(pretrained).is_file() else packaged_weights(name, pretrained)
+
+
+def create_openclip_model(name: str, pretrained: str | None) -> Any:
+    """Create an OpenCLIP model with its weights.
+
+    Args:
+        name: OpenCLIP model name.
+        pretrained: Path of a weights file, pretrained tag, or ``None`` for random weights from a fixed seed.
+
+    Returns:
+        The OpenCLIP module on the CPU in float32.
+
+    Raises:
+        BackboneError: If OpenCLIP has no model of that name.
+        PretrainedWeightsError: If the weights can neither be found nor downloaded.
+        CheckpointError: If a weights file does not fit the model.
+    """
+    _model_config(name)
+    if pretrained is None:
+        logger.warning("Backbone %s has random weights (pretrained=None): its scores mean nothing.", name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_RANDOM_WEIGHTS_SEED)
+            return create_without_weights(name)
+    if file := weights_file(name, pretrained):
+        return _create_from_file(name, file)
+    open_clip = _open_clip()
+    if config := open_clip.pretrained.get_pretrained_cfg(name, pretrained):
+        return _create_from_tag(name, pretrained, config)
+    tags = ", ".join([*open_clip.list_pretrained_tags_by_model(name), *packaged_tags(name)]) or "none"
+    msg = (
+        f"pretrained={pretrained!r}: neither a file nor a pretrained tag of {name}. Its tags: {tags}. "
+        "Give one of them or the path of a weights file."
+    )
+    raise PretrainedWeightsError(msg)
+
+
+def create_without_weights(name: str) -> Any:
+    """Create an OpenCLIP model with random weights, to be replaced; OpenCLIP 3 would warn of them."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        return _open_clip().create_model(name)
+    finally:
+        logging.disable(disabled)
+
+
+@cache
+def _open_clip() -> Any:
+    """Import OpenCLIP when first needed, since it takes seconds, and add the packaged model configs to it."""
+    import open_clip
+
+    open_clip.add_model_config(Path(__file__).parent / "model_configs")
+    return open_clip
+
+
+def _model_config(name: str) -> dict[str, Any]:
+    """The model's settings, as in OpenCLIP's JSON files."""
+    open_clip = _open_clip()
+    if (config := open_clip.get_model_config(name)) is None:
+        known = ", ".join(model for model in open_clip.list_models() if model.startswith("ViT-"))
+        msg = f"backbone={name!r}: OpenCLIP has no model of that name. Vision transformers it has: {known}."
+        raise BackboneError(msg)
+    return dict(config)
+
+
+@cache
+def _tokenizer(name: str, context_length: int) -> Any:
+    """The tokenizer of an OpenCLIP model; the common byte-pair one for a module that has no registered name."""
+    open_clip = _open_clip()
+    known = open_clip.get_model_config(name) is not None
+    return open_clip.get_tokenizer(name) if known else open_clip.SimpleTokenizer(context_length=context_length)
+
+
+def _create_from_file(name: str, path: str | Path) -> Any:
+    network = create_without_weights(name)
+    state_dict = expand_vocabulary(read_state_dict(path), network.vocab_size, str(path))
+    _load_strictly(network, state_dict, str(path))
+    return network
+
+
+def _create_from_tag(name: str, tag: str, config: Mapping[str, Any]) -> Any:
+    open_clip = _open_clip()
+    from open_clip.pretrained import download_pretrained_from_url
+
+    url = config.get("url", "")
+    try:
+        if url and "openaipublic" not in url:
+            # The URL's file name carries a checksum that is verified; for laion400m_e32 of ViT-B-16-plus-240 the hub
+            # entry of OpenCLIP 3.3 names other weights (e31), so the hub is not asked where a URL is known.
+            _warn_of_quick_gelu(name, tag, trained_with=config.get("quick_gelu", "quickgelu" in url))
+            return _create_from_file(name, download_pretrained_from_url(url))
+        return open_clip.create_model(name, pretrained=tag)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        hub = Path(os.environ.get("HF_HUB_CACHE", "~/.cache/huggingface/hub")).expanduser()
+        msg = (
+            f"The weights {tag!r} of {name} could not be downloaded ({type(error).__name__}: {error}). "
+            f"Cache folders: {Path('~/.cache/clip').expanduser()} and {hub}. "
+            f"Without a connection, fetch {url or config.get('hf_hub')} elsewhere and pass the file: "
+            f"pretrained=/path/to/weights.pt (--model.pretrained on the command line)."
+        )
+        raise PretrainedWeightsError(msg) from error
+
+
+def _warn_of_quick_gelu(name: str, tag: str, *, trained_with: bool) -> None:
+    """Fitting shapes do not show the activation; OpenCLIP warns from release 3 on, and only where it loads itself."""
+    if trained_with and not _model_config(name).get("quick_gelu"):
+        logger.warning(
+            "The weights %r were trained with QuickGELU, which %s does not compute, so its features are wrong: "
+            "choose backbone=%r.",
+            tag,
+            name,
+            f"{name}-quickgelu",
+        )
+
+
+def _load_strictly(network: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Load weights; only the logit scale and bias may be missing. A common ``module.`` prefix is removed."""
+    state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    expected = {key: value for key, value in network.state_dict().items() if key in state_dict or key not in UNUSED}
+    check_keys(state_dict, expected, source)
+    network.load_state_dict(state_dict, strict=False)
+
+
+def _require_plain_vision_transformer(network: nn.Module, name: str) -> Any:
+    visual: Any = getattr(network, "visual", None)
+    plain = (
+        hasattr(visual, "conv1")
+        and hasattr(visual, "class_embedding")
+        and getattr(visual, "attn_pool", None) is None
+        and getattr(visual, "pool_type", "tok") == "tok"
+        and getattr(visual, "proj", None) is not None
+        and hasattr(network, "encode_text")
+    )
+    if not plain:
+        msg = (
+            f"backbone={name!r} has no plain vision transformer with a class token and a projection "
+            f"(its image tower is {type(visual).__name__}). Choose an OpenCLIP 'ViT-...' model."
+        )
+        raise BackboneError(msg)
+    return visual

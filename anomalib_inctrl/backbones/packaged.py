@@ -1,0 +1,109 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Backbone weights that come with the package: the demonstration encoder's.
+
+Its text tower has OpenCLIP's vocabulary of 49408 tokens, but its training sentences use a hundred or two. The file
+keeps the embeddings of those, and one more that stands for every other token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from anomalib_inctrl.errors import CheckpointError
+from anomalib_inctrl.io.files import write_bytes_atomic
+
+_EMBEDDING = "token_embedding.weight"
+_VOCABULARY = "vocabulary"
+_WEIGHTS = Path(__file__).parent / "weights"
+
+
+def packaged_weights(name: str, tag: str) -> Path | None:
+    """Find weights that come with the package.
+
+    Args:
+        name: OpenCLIP model name.
+        tag: Pretrained tag.
+
+    Returns:
+        The file, None if the package has none of that name and tag.
+    """
+    # Compared, not composed: a tag may be any path.
+    return next((path for path in _WEIGHTS.glob("*.safetensors") if path.stem == f"{name}-{tag}"), None)
+
+
+def packaged_tags(name: str) -> list[str]:
+    """List the pretrained tags of a model whose weights come with the package.
+
+    Args:
+        name: OpenCLIP model name.
+
+    Returns:
+        The tags, sorted.
+    """
+    return sorted(path.stem.removeprefix(f"{name}-") for path in _WEIGHTS.glob(f"{name}-*.safetensors"))
+
+
+def write_weights(path: str | Path, state_dict: dict[str, Tensor], vocabulary: Sequence[int]) -> Path:
+    """Write a model's weights in half precision, without the embeddings of tokens it was never trained on.
+
+    Args:
+        path: File to write, atomically.
+        state_dict: Tensors under OpenCLIP's names; the embedding has one row for each token of the vocabulary, in its
+            order, and a last one for all others.
+        vocabulary: Tokens it was trained on.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: If the embedding has another number of rows.
+    """
+    rows = len(state_dict[_EMBEDDING])
+    if rows != len(vocabulary) + 1:
+        msg = f"{_EMBEDDING} has {rows} rows; expected {len(vocabulary)} for the vocabulary and one for the rest."
+        raise ValueError(msg)
+    tensors = {key: value.detach().cpu().half().contiguous() for key, value in state_dict.items()}
+    tensors[_VOCABULARY] = torch.tensor(list(vocabulary), dtype=torch.int32)
+    return write_bytes_atomic(path, save(tensors))
+
+
+def expand_vocabulary(state_dict: dict[str, Tensor], vocabulary_size: int, source: str) -> dict[str, Tensor]:
+    """Restore the embeddings of the whole vocabulary in weights that :func:`write_weights` wrote.
+
+    Args:
+        state_dict: Tensors of a weights file; returned as they are if they hold the whole vocabulary.
+        vocabulary_size: Number of tokens of the tokenizer.
+        source: The file, for messages.
+
+    Returns:
+        Tensors under OpenCLIP's names, restored ones in single precision.
+
+    Raises:
+        CheckpointError: If vocabulary and embeddings do not fit each other.
+    """
+    if _VOCABULARY not in state_dict:
+        return state_dict
+    tensors = dict(state_dict)
+    vocabulary = tensors.pop(_VOCABULARY).long()
+    kept = tensors.get(_EMBEDDING)
+    if (
+        kept is None
+        or len(kept) != len(vocabulary) + 1
+        or not len(vocabulary)
+        or not 0 <= int(vocabulary.min()) <= int(vocabulary.max()) < vocabulary_size
+    ):
+        msg = (
+            f"{source}: expected {_EMBEDDING!r} with one row more than {_VOCABULARY!r}, whose tokens lie in "
+            f"0..{vocabulary_size - 1}. Write it with tools/train_mini_clip.py."
+        )
+        raise CheckpointError(msg)
+    whole = kept[-1:].repeat(vocabulary_size, 1)
+    whole[vocabulary] = kept[:-1]
+    tensors[_EMBEDDING] = whole
+    return {key: value.float() for key, value in tensors.items()}

@@ -1,0 +1,84 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Video clips frame by frame, and the colour part of depth data: anomalib's batches of both as batches of images.
+
+An extension: the papers test on neither and name both as next steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.data import DepthBatch, ImageBatch, VideoBatch
+from anomalib.data.datasets.base import AnomalibVideoDataset
+from torch import Tensor
+
+from anomalib_inctrl.io.images import list_images
+from anomalib_inctrl.io.video import frame_path
+
+
+def as_images(batch: Any, resize: Callable[[Tensor], Tensor] | None = None) -> Any:
+    """Turn a batch of clips or of depth data into one of images; other batches stay as they are.
+
+    Of a clip the frame counts whose truth the batch has, the datamodule's ``target_frame``. (anomalib itself refuses
+    batches of clips with ``target_frame="all"``.) Depth maps are left out.
+
+    Args:
+        batch: A batch of any kind.
+        resize: The model's resize ``(B, 3, H, W)`` to ``(B, 3, S, S)``, for target frames, which anomalib keeps at
+            their own size while it resizes their masks.
+
+    Returns:
+        ``ImageBatch`` with ``image (B, 3, H, W)``, the truth, and a path for each image, see :func:`frame_file`.
+    """
+    if isinstance(batch, DepthBatch):
+        names = ("image", "gt_label", "gt_mask", "mask_path", "image_path")
+        return ImageBatch(**{name: getattr(batch, name) for name in names})
+    if not isinstance(batch, VideoBatch):
+        return batch
+    image, mask = torch.as_tensor(batch.image), batch.gt_mask
+    if image.ndim == 5:
+        # The batch does not say which of its frames the target is; the original image is the target's.
+        image = torch.as_tensor(batch.original_image).flatten(0, 1).float() / 255
+        if mask is not None and mask.shape[-2:] != image.shape[-2:] and resize is not None:
+            image = resize(image)
+    frames = torch.as_tensor(batch.frames).tolist()
+    paths = [str(frame_file(clip, index)) for clip, index in zip(batch.video_path or [], frames, strict=True)]
+    return ImageBatch(image=image, gt_mask=mask, gt_label=batch.gt_label, image_path=paths)
+
+
+def frame_file(video: str | Path, index: int) -> Path:
+    """Find the picture of a frame.
+
+    Args:
+        video: A folder of frames, or a video file.
+        index: Number of the frame, from 0.
+
+    Returns:
+        The frame's file in the folder, or its name below the video file.
+    """
+    if Path(video).is_dir() and index < len(files := list_images(video)):
+        return files[index]
+    return frame_path(video, index)
+
+
+def normal_frames(dataset: AnomalibVideoDataset) -> list[Path]:
+    """List the frames of a dataset's videos, which for a train split are normal.
+
+    Args:
+        dataset: anomalib dataset of videos.
+
+    Returns:
+        Paths of all frames, sorted by video; for video files as :func:`~anomalib_inctrl.io.video.frame_path` names them.
+    """
+    indexer: Any = dataset.indexer
+    paths: list[Path] = []
+    for video, stamps in sorted(
+        zip(indexer.video_paths, indexer.video_pts, strict=True), key=lambda pair: str(pair[0])
+    ):
+        folder = Path(video).is_dir()
+        paths += list_images(video) if folder else [frame_path(video, index) for index in range(len(stamps))]
+    return paths

@@ -1,0 +1,87 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Writing files whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL.Image import SAVE, registered_extensions
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def write_text_atomic(path: str | Path, text: str) -> Path:
+    """Write a text file so that a reader sees the old content or the new, never a part.
+
+    Args:
+        path: File to write; its folder is created.
+        text: Content, written as UTF-8; names of files that are none are written as the bytes they are.
+
+    Returns:
+        The path.
+    """
+    return write_bytes_atomic(path, text.encode(errors="surrogateescape"))
+
+
+def write_bytes_atomic(path: str | Path, content: bytes) -> Path:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Args:
+        path: File to write; its folder is created.
+        content: Its bytes.
+
+    Returns:
+        The path.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+    return Path(path)
+
+
+def write_image_atomic(path: str | Path, picture: Image) -> Path:
+    """Write a picture so that a reader sees the old file or the new, never a part.
+
+    Args:
+        path: File to write, in the format that its suffix names; its folder is created.
+        picture: The picture.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: If Pillow writes no format with this suffix.
+    """
+    path = Path(path)
+    kind = registered_extensions().get(path.suffix.lower())
+    if kind not in SAVE:
+        msg = f"{path}: unknown file extension: {path.suffix}. Give a file name that ends in .png or .jpg."
+        raise ValueError(msg)
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format=kind, compress_level=1)  # what other formats than PNG ignore
+    return path
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary file to write, which takes the place of another at the end, or of which nothing is left.
+
+    Args:
+        path: File to write; its folder is created.
+
+    Yields:
+        The temporary file, in the same folder. Each process has its own.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # a full disk is not filled further

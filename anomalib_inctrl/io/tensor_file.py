@@ -1,0 +1,67 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Small files of tensors that can be made anew: written whole, checked when read, left alone when in doubt."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from anomalib_inctrl.io.files import write_bytes_atomic
+
+logger = logging.getLogger(__name__)
+
+
+def write_tensors(path: str | Path, identity: str, tensors: Mapping[str, Tensor]) -> Path:
+    """Write tensors with a checksum.
+
+    Args:
+        path: File to write, in the safetensors format; its folder is created.
+        identity: What the file is about; it is read for this alone.
+        tensors: Tensors on the CPU, contiguous.
+
+    Returns:
+        The path.
+    """
+    return write_bytes_atomic(path, save(dict(tensors), {"check": _check(identity, tensors)}))
+
+
+def read_tensors(path: str | Path, identity: str) -> dict[str, Tensor] | None:
+    """Read tensors that :func:`write_tensors` wrote.
+
+    Args:
+        path: The file.
+        identity: What it should be about.
+
+    Returns:
+        The tensors; None if there is no such file, or, with a warning, if it cannot be read, is damaged or about
+        something else.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():
+            return None
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+            check = (file.metadata() or {}).get("check")
+    except (SafetensorError, OSError) as error:
+        logger.warning("%s: damaged or not readable (%s); it is not used but made anew.", path, error)
+        return None
+    if check != _check(identity, tensors):
+        logger.warning("%s: damaged, its checksum does not fit; it is not used but made anew.", path)
+        return None
+    return tensors
+
+
+def _check(identity: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(identity.encode(), digest_size=20)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+        digest.update(tensor.numpy().data)
+    return digest.hexdigest()

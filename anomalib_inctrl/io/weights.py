@@ -1,0 +1,254 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Weights: reading them without running code from the file, writing them, whether they fit, which ones they are."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError
+from anomalib_inctrl.io.files import atomic_path
+
+_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".pyth", ".safetensors"}
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint: tensors and plain data only, code in it is refused.
+
+    Args:
+        path: A file written by ``torch.save`` or a ``.safetensors`` file.
+
+    Returns:
+        The dictionary in the file, its tensors on the CPU.
+
+    Raises:
+        PretrainedWeightsError: If there is no such file.
+        CheckpointError: If the file is damaged, holds code, or holds no dictionary.
+    """
+    content = _read(path)
+    if not isinstance(content, dict):
+        msg = f"{path}: expected a dictionary of tensors, found {type(content).__name__}."
+        raise CheckpointError(msg)
+    return content
+
+
+def _read(path: str | Path) -> Any:
+    path = Path(path)
+    if not path.is_file():
+        msg = f"{path}: no such weights file. Check the path."
+        raise PretrainedWeightsError(msg)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        else:
+            _check_sums(path)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        msg = f"{path}: refused, the file holds more than tensors and plain data, or is damaged: {error}"
+        raise CheckpointError(msg) from error
+    except (
+        AttributeError,
+        EOFError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        SafetensorError,
+        struct.error,
+        zipfile.BadZipFile,
+    ) as error:
+        msg = f"{path}: the file is damaged or is no weights file: {error}"
+        raise CheckpointError(msg) from error
+    return content
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the parts of a file written by ``torch.save`` with their checksums, which PyTorch leaves unread."""
+    if not zipfile.is_zipfile(path):
+        return  # PyTorch's format before 1.6 has none
+    with zipfile.ZipFile(path) as parts:
+        if (damaged := parts.testzip()) is not None:
+            msg = f"the checksum of its part {damaged} does not fit"
+            raise zipfile.BadZipFile(msg)
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a weights file, unwrapping a ``state_dict`` entry.
+
+    Args:
+        path: See :func:`read_checkpoint`.
+
+    Returns:
+        Tensors by name.
+
+    Raises:
+        PretrainedWeightsError: If there is no such file.
+        CheckpointError: If the file is damaged, holds code, or holds no tensors.
+    """
+    content = read_checkpoint(path)
+    inside = content.get("state_dict", content)
+    entries = inside.items() if isinstance(inside, Mapping) else ()
+    tensors = {str(key): value for key, value in entries if isinstance(value, Tensor)}
+    if not tensors:
+        msg = f"{path}: holds no tensors; its entries are {sorted(map(str, content))[:10]}."
+        raise CheckpointError(msg)
+    return tensors
+
+
+def read_official_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read a checkpoint of the InCTRL authors' code: a plain state dict, or one under ``model_state``.
+
+    Args:
+        path: Their ``.pyth`` file.
+
+    Returns:
+        Tensors under the authors' names; a common ``module.`` prefix is removed.
+
+    Raises:
+        PretrainedWeightsError: If there is no such file.
+        CheckpointError: If the file is damaged, holds code, or holds other things than tensors.
+    """
+    content = read_checkpoint(path)
+    state = content.get("model_state", content)
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        msg = (
+            f"{path}: expected the authors' weights, a dictionary of tensors by name (or one under 'model_state'); its "
+            f"entries are {sorted(map(str, content))[:10]}. Checkpoints of this package need no conversion."
+        )
+        raise CheckpointError(msg)
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
+
+
+def read_prompt_tensors(path: str | Path, image_size: tuple[int, int]) -> Tensor:
+    """Read a few-shot file of the InCTRL authors: a list of preprocessed images.
+
+    Args:
+        path: Their ``.pt`` file.
+        image_size: Height and width the images must have.
+
+    Returns:
+        The images ``(K, 3, H, W)``, normalised, ready for ``set_prompts``.
+
+    Raises:
+        PretrainedWeightsError: If there is no such file.
+        CheckpointError: If the file is damaged, holds code, or holds other things.
+    """
+    content = _read(path)
+    images = list(content) if isinstance(content, (list, tuple, Tensor)) else []
+    shape = (3, *image_size)
+    if not images or not all(isinstance(image, Tensor) and tuple(image.shape) == shape for image in images):
+        found = [tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__ for image in images[:3]]
+        msg = (
+            f"{path}: expected a list of preprocessed images {shape}, found "
+            f"{type(content).__name__}{f' of {len(images)}, the first {found}' if images else ''}."
+        )
+        raise CheckpointError(msg)
+    return torch.stack(images).float()
+
+
+def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> Path:
+    """Write a checkpoint, whole or not at all; the same content gives the same bytes.
+
+    Args:
+        path: File to write; its folder is created.
+        content: Tensors and plain data.
+
+    Returns:
+        The path.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)  # given a path, PyTorch would write the temporary file's name into it
+    return Path(path)
+
+
+def check_keys(found: Mapping[str, Any], expected: Mapping[str, Any], source: str) -> None:
+    """Refuse entries that do not fit a model.
+
+    Args:
+        found: Entries of a checkpoint.
+        expected: Entries of the model, under the same names.
+        source: Where the former come from.
+
+    Raises:
+        CheckpointError: If keys are missing or unknown, or entries of another shape; names them.
+    """
+    missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    tensors = [key for key in found.keys() & expected.keys() if isinstance(expected[key], Tensor)]
+    wrong = sorted(key for key in tensors if getattr(found[key], "shape", None) != expected[key].shape)
+    wrong += sorted(
+        key
+        for key in found.keys() & expected.keys()
+        if isinstance(expected[key], Mapping) and not isinstance(found[key], Mapping)
+    )
+    if missing or unexpected or wrong:
+        msg = (
+            f"{source}: does not fit this model; missing keys: {missing}, unexpected keys: {unexpected}, keys of "
+            f"another shape: {wrong}."
+        )
+        raise CheckpointError(msg)
+
+
+def find_weights_file(saved: str | None, folder: Path | None = None, own: str | None = None) -> str | None:
+    """Say where the backbone weights that a checkpoint names are now.
+
+    Args:
+        saved: Pretrained tag or path in the checkpoint.
+        folder: Folder the checkpoint was read from.
+        own: Tag or path that the user gave for the same backbone.
+
+    Returns:
+        The user's own file if there is one; otherwise what was saved, or a file of the same name in ``folder`` where
+        that path leads nowhere. Loading checks that these are the weights the checkpoint was made with.
+    """
+    if own is not None and Path(own).is_file():
+        return own
+    if saved is None or folder is None or Path(saved).suffix not in _SUFFIXES or Path(saved).is_file():
+        return saved
+    beside = folder / Path(saved).name
+    return str(beside) if beside.is_file() else saved
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hash a file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its SHA-256 in hexadecimal.
+    """
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Hash tensors by name, shape and value; the same whatever file they were read from and wherever they lie.
+
+    Args:
+        tensors: Tensors by name; floating-point ones are taken in single precision.
+
+    Returns:
+        SHA-256 in hexadecimal.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        value = tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

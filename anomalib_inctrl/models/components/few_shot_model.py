@@ -1,0 +1,298 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""What both models share: a frozen backbone, a prompt bank, the residuals, and scores per class name."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anomalib_inctrl.backbones import ImageFeatures, OpenCLIPBackbone
+from anomalib_inctrl.errors import PromptError
+from anomalib_inctrl.models.components.heads import ImageResidualScorer
+from anomalib_inctrl.models.components.prompt_bank import PromptBank, PromptContext
+from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts, encode_prompts
+from anomalib_inctrl.models.components.residuals import (
+    ResidualOperation,
+    ResidualScale,
+    nearest_prompt_similarity,
+    residual_of,
+    text_score,
+    unit,
+)
+from anomalib_inctrl.models.components.score_components import ScoreComponents
+
+
+class FewShotModel(nn.Module, ABC):
+    """A frozen backbone with a prompt bank: set prompts once, then score any number of queries.
+
+    It is created in eval mode; call ``train()`` before training the heads. A subclass adds its heads and
+    :meth:`score_features`, the formula of its score.
+
+    Args:
+        backbone: Name of an OpenCLIP vision transformer, or an OpenCLIP module.
+        pretrained: OpenCLIP pretrained tag, path of a weights file, or ``None`` for random weights.
+        blocks: Blocks whose patch tokens are compared, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
+        resize_mode: How images are brought to the backbone's size; used by whoever preprocesses for this model.
+        use_text: Whether the text score takes part (ablation "T").
+        use_patch: Whether the patch residual takes part ("P").
+        use_image: Whether the image residual takes part ("I").
+        residual: Operation between the adapted class embeddings; the paper compares ``"residual"`` with ``"concat"``
+            and ``"average"``.
+        residual_scale: ``"half"`` as in the authors' code, ``"full"`` as in the paper's equation.
+        temperature_image: Divides the cosines of the text score.
+        prompt_shifts: *Ours*: offsets along each axis at which the patches of prompts in the bank are seen; 1 sees
+            prompts as they are.
+
+    Raises:
+        ValueError: If all three components are switched off, or an argument has an invalid value.
+
+    Attributes:
+        heads_trained: Whether the heads have been trained or loaded. If not, the training-free baseline scores.
+    """
+
+    def __init__(
+        self,
+        backbone: str | nn.Module = "ViT-B-16-plus-240",
+        pretrained: str | None = "laion400m_e32",
+        blocks: Sequence[int] | None = None,
+        resize_mode: str = "squash",
+        use_text: bool = True,
+        use_patch: bool = True,
+        use_image: bool = True,
+        residual: ResidualOperation = "residual",
+        residual_scale: ResidualScale = "half",
+        temperature_image: float = 0.01,
+        prompt_shifts: int = 1,
+    ) -> None:
+        super().__init__()
+        if not (use_text or use_patch or use_image):
+            msg = "use_text, use_patch and use_image are all off: nothing is left to score with. Switch one on."
+            raise ValueError(msg)
+        check_choice("residual", residual, get_args(ResidualOperation))
+        check_choice("residual_scale", residual_scale, get_args(ResidualScale))
+        check_positive("temperature_image", temperature_image)
+        check_prompt_shifts(prompt_shifts)
+        self.backbone = OpenCLIPBackbone(backbone, pretrained, blocks)
+        self.resize_mode = resize_mode
+        self.use_text = use_text
+        self.use_patch = use_patch
+        self.residual_scale = residual_scale
+        self.temperature_image = temperature_image
+        self.prompt_shifts = prompt_shifts
+        self.bank = PromptBank()
+        self.heads_trained = False
+        self.image_scorer = ImageResidualScorer(self.backbone.embed_dim, residual) if use_image else None
+
+    @classmethod
+    def argument_names(cls) -> tuple[str, ...]:
+        """Names of the constructor's arguments, those of the base class first."""
+        names = [*inspect.signature(FewShotModel).parameters, *inspect.signature(cls).parameters]
+        return tuple(dict.fromkeys(name for name in names if name != "shared"))
+
+    # ------------------------------------------------------------------ prompts
+
+    def set_prompts(self, images: Tensor, class_name: str, files: Sequence[str] = ()) -> None:
+        """Encode the prompts of a class and keep them; replaces earlier ones of the same name.
+
+        Args:
+            images: Preprocessed normal images ``(K, 3, H, W)``. ``K = 0`` sets the text prompts alone (zero-shot).
+            class_name: Name of the thing in the images; the text prompts are made with it.
+            files: Where the images came from, kept with them.
+
+        Raises:
+            PromptError: If the images do not have this shape or hold values that are not finite.
+            BackboneError: If they do not have the backbone's size.
+        """
+        if images.ndim != 4:
+            msg = f"images: expected prompts (K, 3, H, W), found {tuple(images.shape)}."
+            raise PromptError(msg)
+        if not images.isfinite().all():
+            msg = f"images: the prompts of class_name={class_name!r} hold NaN or infinite values."
+            raise PromptError(msg)
+        with torch.inference_mode(mode=False), torch.no_grad():
+            prompts = encode_prompts(self.backbone, images, self.prompt_shifts)
+            prototypes = self.backbone.text_prototypes(class_name)
+            context = PromptContext(unit(prompts.patches), prompts.embedding, prototypes)
+        self.bank.put(class_name, context, list(files))
+
+    # ------------------------------------------------------------------ scores
+
+    def forward(self, images: Tensor, class_name: str | Sequence[str] | None = None) -> InferenceBatch:
+        """Score and map queries; see :meth:`score_components` for arguments and errors.
+
+        Returns:
+            ``pred_score (B,)`` and ``anomaly_map (B, 1, H, W)``, both in [0, 1].
+        """
+        return self.to_inference_batch(self.score_components(images, class_name))
+
+    def score_components(self, images: Tensor, class_name: str | Sequence[str] | None = None) -> ScoreComponents:
+        """Score queries against the prompts in the bank.
+
+        Args:
+            images: Preprocessed queries ``(B, 3, H, W)``.
+            class_name: Class of all queries, or one per query. May be left out if the bank holds one class.
+
+        Returns:
+            Scores and their components. A query meets only the prompts of its own class, so its score does not depend
+            on the batch it comes in.
+
+        Raises:
+            PromptError: If no prompts are set for a class name, or the number of names is not ``B``.
+        """
+        if class_name is None or isinstance(class_name, str):
+            # The batch's length is not looked at, so that an export leaves it open.
+            context = self.bank.select(class_name)
+            return self.score_features(self.backbone.encode_image(images), context)
+        names = list(class_name)
+        if len(names) != len(images):
+            msg = f"class_name: {len(names)} names for {len(images)} images; give one name, or one per image."
+            raise PromptError(msg)
+        groups = list(dict.fromkeys(names))
+        contexts = [self.bank.select(name) for name in groups] or [self.bank.select()]
+        query = self.backbone.encode_image(images)
+        if len(contexts) == 1:
+            return self.score_features(query, contexts[0])
+        rows = [[row for row, name in enumerate(names) if name == group] for group in groups]
+        parts = [self.score_features(query.rows(index), context) for index, context in zip(rows, contexts, strict=True)]
+        return ScoreComponents.merge(parts, rows)
+
+    @abstractmethod
+    def score_features(self, query: ImageFeatures, context: PromptContext) -> ScoreComponents:
+        """Score encoded queries: by the heads if they are trained or being trained, else by the baseline.
+
+        Args:
+            query: Features of ``B`` queries.
+            context: The prompts they are compared with.
+
+        Returns:
+            Scores and their components.
+        """
+
+    def baseline_components(self, query: ImageFeatures, context: PromptContext) -> ScoreComponents:
+        """Score without heads: ``(s_q + s_p) / 2`` and the patch residual map, or the text score alone.
+
+        Args:
+            query: Features of ``B`` queries.
+            context: The prompts they are compared with; without image prompts (K = 0) the text score is the score, and
+                the anomaly map is constant.
+
+        Returns:
+            Scores and their components.
+        """
+        by_text = text_score(query.embedding, context.prototypes, self.temperature_image)
+        if context.k_shot == 0:
+            zero = torch.zeros_like(by_text)
+            constant = by_text.unsqueeze(-1).expand(-1, self.backbone.num_patches)
+            return ScoreComponents(by_text, torch.zeros_like(constant), zero, by_text, constant, self.backbone.grid)
+        similarity = context.similarity
+        if similarity is None:
+            # The context's patch tokens are of unit length already.
+            similarity = nearest_prompt_similarity(query.patches, context.patches)
+        patch_map, anomaly_map = residual_of(similarity, self.residual_scale), residual_of(similarity)
+        patch_score = patch_map.amax(dim=-1)
+        return ScoreComponents(
+            by_text, patch_map, patch_score, (by_text + patch_score) / 2, anomaly_map, self.backbone.grid
+        )
+
+    @property
+    def use_heads(self) -> bool:
+        """Whether the heads score: if they are trained or being trained."""
+        return self.training or self.heads_trained
+
+    def to_inference_batch(self, components: ScoreComponents) -> InferenceBatch:
+        """Convert to anomalib's result.
+
+        Args:
+            components: Scores and their components.
+
+        Returns:
+            ``pred_score (B,)`` and ``anomaly_map (B, 1, H, W)``, bilinear from the patch grid; both in [0, 1].
+        """
+        grid = components.anomaly_map.unflatten(-1, components.grid).unsqueeze(1)
+        anomaly_map = F.interpolate(grid, size=self.backbone.image_size, mode="bilinear", align_corners=False)
+        # Interpolated values lie between the patches'; rounding beyond them would rank the pixels of a constant map.
+        least, largest = (find(grid, dim=(2, 3), keepdim=True) for find in (torch.amin, torch.amax))
+        return InferenceBatch(pred_score=components.score, anomaly_map=anomaly_map.clamp(least, largest))
+
+    # ------------------------------------------------------------------ training
+
+    def encode_pairs(
+        self, images: Tensor, prompt_images: Tensor, class_name: Sequence[str]
+    ) -> tuple[ImageFeatures, PromptContext]:
+        """Encode queries with prompts of their own, as in training; the bank is neither used nor changed.
+
+        Args:
+            images: Preprocessed queries ``(B, 3, H, W)``.
+            prompt_images: Preprocessed prompts of each query ``(B, K, 3, H, W)``.
+            class_name: Class of each query.
+
+        Returns:
+            Features of the queries, and a context for each of them, for :meth:`score_features`.
+        """
+        # One pass for queries and prompts together.
+        features = self.backbone.encode_image(torch.cat([images, prompt_images.flatten(0, 1)]))
+        return self.split_pairs(features, class_name)
+
+    def split_pairs(self, features: ImageFeatures, class_name: Sequence[str]) -> tuple[ImageFeatures, PromptContext]:
+        """Split encoded queries from their prompts; the second half of :meth:`encode_pairs`.
+
+        Args:
+            features: Of ``B`` queries, then of the ``K`` prompts of the first, of the second, and so on.
+            class_name: Class of each query.
+
+        Returns:
+            Features of the queries, and a context for each of them.
+        """
+        batch = len(class_name)
+        k_shot = len(features.embedding) // batch - 1
+        context = PromptContext(
+            patches=unit(features.patches[batch:]).unflatten(0, (batch, k_shot)),
+            embeddings=features.embedding[batch:].unflatten(0, (batch, k_shot)),
+            prototypes=torch.stack([self.backbone.text_prototypes(name) for name in class_name]),
+        )
+        return features.rows(slice(batch)), context
+
+    # ------------------------------------------------------------------ state
+
+    def head_tensors(self) -> dict[str, Tensor]:
+        """Adapters and heads by name, all that training changes; neither backbone nor prompts."""
+        state = self.state_dict()
+        return {name: value for name, value in state.items() if not name.startswith(("backbone.", "bank.", "_extra"))}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Whether the heads are trained, for state dicts."""
+        return {"heads_trained": self.heads_trained}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore the value of :meth:`get_extra_state`."""
+        self.heads_trained = bool(state["heads_trained"])
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse a value that is not one of the choices.
+
+    Raises:
+        ValueError: Names the argument, the value and the choices.
+    """
+    if value not in choices:
+        msg = f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}."
+        raise ValueError(msg)
+
+
+def check_positive(name: str, value: float) -> None:
+    """Refuse a number that is not positive.
+
+    Raises:
+        ValueError: Names the argument and the value.
+    """
+    if not value > 0:
+        msg = f"{name}={value}: must be positive."
+        raise ValueError(msg)

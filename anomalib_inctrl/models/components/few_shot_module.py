@@ -1,0 +1,786 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""The Lightning side of both models: prompts, training, scoring, checkpoints and exports."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import warnings
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning
+import torch
+from anomalib import LearningType
+from anomalib.data import AnomalibDataModule, InferenceBatch
+from anomalib.metrics import Evaluator
+from anomalib.post_processing import PostProcessor
+from anomalib.utils.path import create_versioned_dir
+from huggingface_hub import ModelCard, ModelHubMixin
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning_utilities.core.imports import module_available
+from torch import Tensor
+from torch.optim import AdamW
+
+from anomalib_inctrl.backbones import ImageFeatures, openclip_preprocessing
+from anomalib_inctrl.backbones.preprocessing import CHECKPOINT_KEY, BackbonePreProcessor
+from anomalib_inctrl.data import GeneralistDataModule
+from anomalib_inctrl.data.batch import CachedBatch
+from anomalib_inctrl.data.video import as_images
+from anomalib_inctrl.errors import CheckpointError, ImageDataError, PromptError
+from anomalib_inctrl.io.weights import check_keys, find_weights_file, read_checkpoint
+from anomalib_inctrl.models.components.checkpoint import check_preprocessing, check_settings, check_state
+from anomalib_inctrl.models.components.evaluator import generalist_evaluator
+from anomalib_inctrl.models.components.export import (
+    atomic_export,
+    export_onnx_with_prompts,
+    onnx_options,
+    write_prompt_inputs,
+)
+from anomalib_inctrl.models.components.few_shot_model import FewShotModel
+from anomalib_inctrl.models.components.hub import download, model_card, read_heads, save_heads
+from anomalib_inctrl.models.components.prompt_collector import PromptCollector
+from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts
+from anomalib_inctrl.models.components.training_features import TrainingFeatures
+from anomalib_inctrl.prompts.selection import write_prompt_list
+from anomalib_inctrl.visualization import ExplanationVisualizer, ScoreTable
+
+if TYPE_CHECKING:
+    from anomalib.models import AnomalibModule as _Base
+    from lightning.pytorch import Callback
+    from torch.nn import Parameter
+
+    from anomalib_inctrl.models.components.prompt_bank import PromptContext
+else:
+    _Base = object
+
+logger = logging.getLogger(__name__)
+
+# Lightning warns at every run that this hook of the model is used, as it is meant to be.
+warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer`")
+
+DEFAULT_MAX_EPOCHS = 10
+_LIGHTNING_MAX_EPOCHS = 1000
+
+
+class FewShotModule(ModelHubMixin, _Base):
+    """Everything that both Lightning modules have in common; stands before ``AnomalibModule`` in their bases.
+
+    anomalib finds models by *direct* subclass of ``AnomalibModule`` only, hence a mixin.
+
+    Attributes:
+        model_class: Class of the PyTorch model.
+        loss_terms: Loss terms of the training step under way, with their graph, for callbacks; empty from its backward
+            pass on.
+    """
+
+    model_class: type[FewShotModel]
+    loss_terms: dict[str, Tensor]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # ModelHubMixin's __new__(*args, **kwargs) would hide the constructor's arguments from help() and editors.
+        _self, *arguments = inspect.signature(cls.__init__).parameters.values()
+        cls.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
+
+    def setup_few_shot(self) -> None:
+        """Finish ``__init__`` of a subclass, once its arguments are in ``self.hparams``."""
+        self.loss_terms = {}
+        self._training_features: TrainingFeatures | None = None
+        self._exported_class: str | None = None
+        self._prompts = PromptCollector(self.hparams)
+        self._heads: dict[str, Any] | None = None
+        if self.hparams["weights"] is not None:
+            weights = str(self.hparams["weights"])
+            self._heads = read_heads(weights, type(self).__name__)
+            self._adopt_settings(self._heads, weights, Path(weights))
+
+    # ------------------------------------------------------------------ the PyTorch model
+
+    @classmethod
+    def model_arguments(cls) -> tuple[str, ...]:
+        """Arguments that shape the PyTorch model; a checkpoint decides them, whatever the command line says."""
+        own = inspect.signature(cls.__init__).parameters
+        return tuple(name for name in cls.model_class.argument_names() if name in own and name != "prompt_shifts")
+
+    @property  # type: ignore[override]  # an attribute in anomalib
+    def model(self) -> FewShotModel:
+        """The PyTorch model, created when first needed: a checkpoint, if there is one, decides its backbone."""
+        if "model" not in self._modules:
+            # Heads start from the model's own seed: anomalib's command line does not pass on --seed_everything.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.hparams["seed"])
+                model = self.build_model().to(self.device).train(self.training)
+            if self._heads is not None:
+                _load_heads(model, self._heads, str(self.hparams["weights"]))
+            self.model = model
+        return self._modules["model"]  # type: ignore[return-value]
+
+    @model.setter
+    def model(self, model: FewShotModel) -> None:
+        self._modules["model"] = model
+
+    def build_model(self) -> FewShotModel:
+        """Create the PyTorch model from the arguments."""
+        arguments = {name: self.hparams[name] for name in self.model_arguments()}
+        return self.model_class(**arguments, prompt_shifts=self.hparams["prompt_shifts"])
+
+    def configure_model(self) -> None:
+        """Create the model before training sets up its optimizer; otherwise a checkpoint comes first."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            _ = self.model
+
+    # ------------------------------------------------------------------ what anomalib asks of a model
+
+    @property
+    def learning_type(self) -> LearningType:
+        """Few-shot with given weights, which only need prompts and thresholds; otherwise trained like one-class."""
+        return LearningType.ONE_CLASS if self.hparams["weights"] is None else LearningType.FEW_SHOT
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Trainer settings that anomalib puts over the user's."""
+        return {"num_sanity_val_steps": 0}
+
+    def configure_pre_processor(self, image_size: tuple[int, int] | None = None) -> BackbonePreProcessor:  # type: ignore[override]
+        """Preprocessing of the backbone in use.
+
+        Args:
+            image_size: Another input size; must be square.
+
+        Returns:
+            The pre-processor.
+
+        Raises:
+            ValueError: If the size is not square.
+        """
+        preprocessing = openclip_preprocessing(self.hparams["backbone"], self.hparams["pretrained"])
+        height, width = image_size or (preprocessing.image_size, preprocessing.image_size)
+        if height != width:
+            msg = f"image_size={image_size}: the backbone takes square images; give both sides the same length."
+            raise ValueError(msg)
+        return BackbonePreProcessor(height, self.hparams["resize_mode"], preprocessing.mean, preprocessing.std)
+
+    def configure_post_processor(self) -> PostProcessor:
+        """Anomalib's normalisation and thresholds."""
+        return PostProcessor()
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """The metrics of the generalist protocol on raw scores."""
+        return generalist_evaluator()
+
+    @classmethod
+    def configure_visualizer(cls) -> ExplanationVisualizer:
+        """Anomalib's images and one explanation figure per image."""
+        return ExplanationVisualizer()
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Add the score table; make the results folder a versioned one."""
+        # anomalib test, run before any train, creates a plain folder "latest", on which the next train would fail.
+        root = Path(self.trainer.default_root_dir)
+        if root.name == "latest" and not root.exists() and self.trainer.is_global_zero:
+            create_versioned_dir(root.parent)
+        callbacks = super().configure_callbacks()
+        return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), ScoreTable()]
+
+    def val_dataloader(self) -> list[Any]:
+        """No validation data where none is given.
+
+        anomalib validates few-shot models before it predicts, and in its benchmark without passing the data.
+        """
+        return []
+
+    # ------------------------------------------------------------------ prompts
+
+    @property
+    def prompt_files(self) -> dict[str, list[str]]:
+        """Files of the prompts in use, by class name."""
+        return self.model.bank.files
+
+    @property
+    def _transform(self) -> Any:
+        return self.pre_processor.transform if self.pre_processor is not None else None
+
+    def _collect_prompts(self) -> None:
+        self._prompts.collect(self.model, self._datamodule, self._transform)
+        writes = self.trainer.is_global_zero and not (self.trainer.fast_dev_run or self.trainer.barebones)  # type: ignore[attr-defined]
+        if writes and any(self.prompt_files.values()):
+            write_prompt_list(self.prompt_files, Path(self.trainer.default_root_dir))
+
+    # ------------------------------------------------------------------ training
+
+    @abstractmethod
+    def training_losses(self, batch: Any) -> dict[str, Tensor]:
+        """Loss terms of a training batch by name: weighted scalars, whose sum is minimised."""
+
+    def trainable_groups(self) -> dict[str, list[Parameter]]:
+        """Parameters of each trainable part of the model, by its name.
+
+        Returns:
+            Those of ``image_scorer``, ``map_head``, ``dasl_branch`` and ``oasl_branch`` that the model has.
+        """
+        groups = {name: list(child.parameters()) for name, child in self.model.named_children() if name != "backbone"}
+        return {name: parameters for name, parameters in groups.items() if parameters}
+
+    @property
+    def _datamodule(self) -> Any:
+        return getattr(getattr(self, "_trainer", None), "datamodule", None)
+
+    @property
+    def _trains_heads(self) -> bool:
+        # A stock datamodule has no abnormal images and no prompts per query; dataloaders may have.
+        datamodule = self._datamodule
+        return isinstance(datamodule, GeneralistDataModule) or not isinstance(datamodule, AnomalibDataModule)
+
+    def setup(self, stage: str) -> None:
+        """Check the checkpoint to be restored; give training a finite length.
+
+        Raises:
+            CheckpointError: If the checkpoint is damaged or holds code; names the file, which the trainer would not.
+        """
+        if (path := self._checkpoint_path) is not None:
+            read_checkpoint(path)
+        if stage != TrainerFn.FITTING:
+            return
+        if not self._trains_heads:
+            logger.warning(
+                "%s holds normal images of one category: prompts and thresholds are adapted to it, the heads stay as "
+                "they are. Train them with GeneralistDataModule.",
+                type(self._datamodule).__name__,
+            )
+            self.trainer.fit_loop.max_epochs = 1
+            self.trainer.limit_train_batches = 1
+        elif self.trainer.max_epochs == _LIGHTNING_MAX_EPOCHS and self.trainer.max_steps == -1:
+            logger.info("No max_epochs given: training for %d epochs.", DEFAULT_MAX_EPOCHS)
+            self.trainer.fit_loop.max_epochs = DEFAULT_MAX_EPOCHS
+
+    def configure_optimizers(self) -> AdamW | None:
+        """AdamW over the heads, as in the authors' code; none where they are not trained."""
+        if not self._trains_heads:
+            return None
+        return AdamW(
+            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
+            lr=self.hparams["learning_rate"],
+            weight_decay=self.hparams["weight_decay"],
+        )
+
+    def on_fit_start(self) -> None:
+        """Collect prompts; open the store of training images' features."""
+        self._collect_prompts()
+        self._training_features = TrainingFeatures.open(self.trainer, self.model.backbone, self.pre_processor)
+
+    def on_train_epoch_start(self) -> None:
+        """Encode the epoch's images that the store lacks."""
+        if self._training_features is not None:
+            self._training_features.fill()
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Take videos frame by frame and depth data by its images; add cached features to a batch without pixels."""
+        resize = self._transform.transforms[0] if hasattr(self._transform, "transforms") else None
+        batch = as_images(super().on_before_batch_transfer(batch, dataloader_idx), resize)
+        if self._training_features is not None and isinstance(batch, CachedBatch):
+            return self._training_features.attach(batch)
+        return batch
+
+    def encode_batch(self, batch: Any) -> tuple[ImageFeatures, PromptContext]:
+        """Features of a training batch's queries, and a context for each of them, encoded or cached."""
+        if isinstance(batch, CachedBatch):
+            assert batch.patches is not None
+            assert batch.embeddings is not None
+            features = ImageFeatures(batch.patches.float(), batch.embeddings.float())
+            return self.model.split_pairs(features, batch.class_name)
+        return self.model.encode_pairs(batch.image, batch.prompt_image, batch.class_name)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """One step of the heads.
+
+        Raises:
+            PromptError: If the batch has no prompts.
+        """
+        del batch_idx
+        if not self._trains_heads:
+            return torch.zeros((), device=self.device, requires_grad=True)
+        if not isinstance(batch, CachedBatch) and getattr(batch, "prompt_image", None) is None:
+            msg = (
+                "The training batch has no prompts (prompt_image). Train with GeneralistDataModule, which draws them "
+                "for every query."
+            )
+            raise PromptError(msg)
+        self.model.heads_trained = True
+        losses = self.loss_terms = self.training_losses(batch)
+        loss = torch.stack(list(losses.values())).sum()
+        self.log_dict(
+            {f"train_{name}": value for name, value in losses.items()},
+            batch_size=len(batch),
+            on_epoch=True,
+            on_step=False,
+        )
+        self.log("train_loss", loss, batch_size=len(batch), prog_bar=True, on_epoch=True)
+        return loss
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Release the loss terms; callbacks have seen them before the model does."""
+        del loss
+        self.loss_terms = {}
+
+    def on_fit_end(self) -> None:
+        """Release the store of features, which is the datamodule's."""
+        self._training_features = None
+
+    # ------------------------------------------------------------------ scoring
+
+    def on_validation_start(self) -> None:
+        """Collect prompts."""
+        self._collect_prompts()
+
+    def on_test_start(self) -> None:
+        """Collect prompts; warn if untrained heads leave the training-free baseline."""
+        self._collect_prompts()
+        self._warn_if_untrained()
+
+    def on_predict_start(self) -> None:
+        """Collect prompts; warn if untrained heads leave the training-free baseline, or if there is no threshold."""
+        self._collect_prompts()
+        self._warn_if_untrained()
+        if self._has_no_threshold:
+            logger.warning(
+                "No threshold is known: images are scored, but not labelled. There is one in a checkpoint "
+                "(--ckpt_path) of a training with labelled targets, or of Detector(..., threshold=0.4).save(path)."
+            )
+
+    @property
+    def _has_no_threshold(self) -> bool:
+        threshold: Any = getattr(self.post_processor, "image_threshold", None)
+        return threshold is not None and bool(threshold.isnan())
+
+    def _warn_if_untrained(self) -> None:
+        if not self.model.heads_trained:
+            logger.warning(
+                "The heads are untrained: scores are the training-free baseline, (text score + patch score) / 2. "
+                "Give trained heads with --model.weights or a checkpoint with --ckpt_path."
+            )
+
+    def _score(self, batch: Any) -> Any:
+        """Score a batch; keep raw scores, maps and components in it for metrics and figures."""
+        class_names = getattr(batch, "class_name", None) or self._prompts.class_name
+        components = self.model.score_components(batch.image, class_names)
+        _require_finite(components.score, batch)
+        batch.update(**self.model.to_inference_batch(components)._asdict())
+        batch.raw_score, batch.raw_map, batch.components = batch.pred_score, batch.anomaly_map, components
+        if not isinstance(class_names, list):
+            batch.class_name = [class_names or self.model.bank.class_names[0]] * len(batch)
+        return batch
+
+    def validation_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:
+        """Score a validation batch."""
+        del batch_idx, args, kwargs
+        return self._score(batch)
+
+    def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:
+        """Score a test batch."""
+        del batch_idx, args, kwargs
+        return self._score(batch)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Score a predict batch."""
+        del batch_idx, dataloader_idx
+        return self._score(batch)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    @property
+    def _checkpoint_path(self) -> Path | None:
+        """File that the trainer restores the model from."""
+        path = getattr(getattr(self, "_trainer", None), "ckpt_path", None)
+        return Path(path) if path is not None and Path(path).is_file() else None
+
+    def _adopt_settings(self, checkpoint: Mapping[str, Any], source: str, path: Path | None = None) -> None:
+        """Take the settings that shape the model, and the preprocessing, from a checkpoint."""
+        saved = check_settings(type(self), self.model_arguments(), checkpoint, source)
+        own = self.hparams["pretrained"] if self.hparams["backbone"] == saved["backbone"] else None
+        folder = path if path is None or path.is_dir() else path.parent
+        saved["pretrained"] = find_weights_file(saved["pretrained"], folder, own)
+        for key in self.model_arguments():
+            if self.hparams[key] != saved[key]:
+                logger.info("%s=%r is taken from %s, in place of %r.", key, saved[key], source, self.hparams[key])
+                self.hparams[key] = saved[key]
+        config = checkpoint.get(CHECKPOINT_KEY)
+        if config is not None and isinstance(self.pre_processor, BackbonePreProcessor):
+            check_preprocessing(config, source)
+            self.pre_processor.load_checkpoint_config(config)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # the settings lie in the checkpoint; loading is strict and safe
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a model; the file is read once, and code in it is never run.
+
+        Backbone weights that the checkpoint names by a path that does not exist are looked for beside the checkpoint,
+        or given as ``pretrained``.
+
+        Args:
+            checkpoint_path: The checkpoint.
+            map_location: Device to put the model on; by default the CPU.
+            hparams_file: Not used: a checkpoint holds its settings.
+            strict: Not used: keys must match.
+            weights_only: Not used: never anything but tensors and plain data.
+            kwargs: Arguments of the constructor to replace those in the checkpoint.
+
+        Returns:
+            The model, in eval mode.
+
+        Raises:
+            PretrainedWeightsError: If there is no such file.
+            CheckpointError: If the file is damaged, holds code, or does not fit the model.
+        """
+        del hparams_file, strict, weights_only
+        return cls.from_checkpoint(read_checkpoint(checkpoint_path), checkpoint_path, map_location, **kwargs)
+
+    @classmethod
+    def from_checkpoint(
+        cls, checkpoint: dict[str, Any], path: str | Path, map_location: Any = None, **kwargs: Any
+    ) -> Any:
+        """Create a model from the content of a checkpoint; see :meth:`load_from_checkpoint`.
+
+        Args:
+            checkpoint: The content.
+            path: The file it was read from.
+            map_location: Device to put the model on; by default the CPU.
+            kwargs: Arguments of the constructor to replace those in the checkpoint.
+
+        Returns:
+            The model, in eval mode.
+
+        Raises:
+            CheckpointError: If the content does not fit the model.
+        """
+        saved = check_settings(cls, cls.model_arguments(), checkpoint, str(path))
+        saved["pretrained"] = find_weights_file(saved["pretrained"], Path(path).parent)
+        known = inspect.signature(cls.__init__).parameters
+        module: Any = cls(**({name: value for name, value in saved.items() if name in known} | kwargs))
+        module.restore(checkpoint, str(path), Path(path))
+        module.load_state_dict(checkpoint["state_dict"])
+        return module.to(map_location if isinstance(map_location, (str, torch.device)) else "cpu").eval()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Create the model that the checkpoint describes, and give its preprocessing to the datasets."""
+        path = self._checkpoint_path
+        self.restore(checkpoint, str(path or "The checkpoint"), path)
+        if isinstance(self._datamodule, AnomalibDataModule):
+            # The datasets took over the resize of a model that was not yet the checkpoint's.
+            self._datamodule.setup(self.trainer.state.fn)
+
+    def restore(self, checkpoint: dict[str, Any], source: str, path: Path | None = None) -> None:
+        """Create the model that a checkpoint describes and check that the rest fits; the state is loaded after it.
+
+        Args:
+            checkpoint: Content of the checkpoint.
+            source: Its file, for messages.
+            path: Its file; weights that it names are looked for beside it.
+
+        Raises:
+            CheckpointError: If it does not fit.
+        """
+        if "model" not in self._modules:
+            self._heads = None  # the checkpoint has its own
+            self._adopt_settings(checkpoint, source, path)
+        super().on_load_checkpoint(checkpoint)
+        state = checkpoint.get("state_dict")
+        if not isinstance(state, Mapping):
+            msg = f"{source}: holds no state_dict. Give a checkpoint written by {type(self).__name__}."
+            raise CheckpointError(msg)
+        bank = "model.bank."
+        expected = self.state_dict() | self.model.state_dict(prefix="model.")
+        check_keys(
+            {key: value for key, value in state.items() if not key.startswith(bank)},
+            {key: value for key, value in expected.items() if not key.startswith(bank)},
+            source,
+        )
+        inside = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
+        self._prompts.restored = set(check_state(inside, self.model.backbone, source))
+        if self._prompts.restored:
+            self._keep_prompt_shifts(checkpoint.get("hyper_parameters", {}).get("prompt_shifts", 1), source)
+
+    def _keep_prompt_shifts(self, saved: int, source: str) -> None:
+        """Encode new prompts like those of the checkpoint, which stay as they are."""
+        try:
+            check_prompt_shifts(saved)
+        except ValueError as error:
+            msg = f"{source}: damaged, {error}"
+            raise CheckpointError(msg) from error
+        given = self.hparams["prompt_shifts"]
+        if given not in {1, saved}:
+            logger.warning(
+                "prompt_shifts=%d is ignored: the prompts of %s were encoded with prompt_shifts=%d and stay as they "
+                "are. To encode prompts again, give the checkpoint as --model.weights.",
+                given,
+                source,
+                saved,
+            )
+        self.hparams["prompt_shifts"] = self.model.prompt_shifts = saved
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out paths that the checkpoint makes unnecessary: weights and prompts are inside."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["hyper_parameters"] = dict(checkpoint["hyper_parameters"]) | {"weights": None, "prompts": None}
+
+    def checkpoint_content(self) -> dict[str, Any]:
+        """A checkpoint as Lightning's trainer writes it, without the state of a training."""
+        checkpoint: dict[str, Any] = {
+            "epoch": 0,
+            "global_step": 0,
+            "pytorch-lightning_version": lightning.__version__,
+            "state_dict": self.state_dict(),
+            "hparams_name": "kwargs",
+            "hyper_parameters": dict(self.hparams),
+        }
+        self.on_save_checkpoint(checkpoint)
+        return checkpoint
+
+    # ------------------------------------------------------------------ Hugging Face Hub
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_heads(self, save_directory)
+
+    def generate_model_card(
+        self,
+        license: str | None = None,  # noqa: A002  # the Hub's name for it
+        trained_on: str | None = None,
+        scores: str | None = None,
+        **kwargs: Any,
+    ) -> ModelCard:
+        """Write the card of shared heads; from ``save_pretrained`` its arguments go through ``model_card_kwargs``.
+
+        Args:
+            license: The Hub's identifier of the heads' licence. The data they were trained on may bind it.
+            trained_on: The datasets that the heads were trained on.
+            scores: Measured scores, and how they were measured, in Markdown.
+            kwargs: Further metadata of the card.
+
+        Returns:
+            The card.
+        """
+        return model_card(self, license, trained_on, scores, **kwargs)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        **model_kwargs: Any,
+    ) -> Any:
+        folder = Path(model_id)
+        if not folder.is_dir():
+            folder = download(
+                model_id,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+            )
+        return cls(**model_kwargs, weights=str(folder)).eval()
+
+    # ------------------------------------------------------------------ export
+
+    def forward(self, batch: Tensor, class_name: str | None = None) -> InferenceBatch:
+        """Preprocess, score and post-process images; the function that exports compute.
+
+        Args:
+            batch: Images of any size ``(B, 3, H, W)`` in [0, 1].
+            class_name: Class whose prompts they are compared with. May be left out if the model holds one class, or
+                was given a ``class_name`` that it holds.
+
+        Returns:
+            ``pred_score (B,)`` and ``anomaly_map (B, 1, H', W')`` of the backbone's size, normalised where the model
+            has been validated, and by its thresholds ``pred_label`` and ``pred_mask``.
+
+        Raises:
+            PromptError: If no prompts are set for the class, or several classes have some and none is named.
+        """
+        images = self.pre_processor(batch) if self.pre_processor else batch
+        result = self.model(images, class_name or self._default_class())
+        return self.post_processor(result) if self.post_processor else result  # type: ignore[no-any-return]
+
+    def _default_class(self) -> str | None:
+        if self._exported_class is not None:
+            return self._exported_class
+        given: str | None = self.hparams["class_name"]
+        return given if given in self.model.bank else None
+
+    def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
+        """Export the whole model, backbone included. Its prompts can be changed after loading, by ``set_prompts``.
+
+        Args:
+            export_root: Folder; the file goes to ``weights/torch`` in it.
+            model_file_name: Name of the file without ending.
+
+        Returns:
+            The file.
+
+        Raises:
+            PromptError: If the model has no prompts.
+        """
+        self._prepare_export()
+        with atomic_export(export_root) as folder:
+            path = super().to_torch(folder, model_file_name).relative_to(folder)
+        return Path(export_root) / path
+
+    def to_onnx(  # type: ignore[override]  # anomalib's to_onnx differs from Lightning's
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        class_name: str | None = None,
+        prompts_as_input: bool = False,
+        **kwargs: Any,
+    ) -> Path:
+        """Export a graph from images to scores and maps, for one class.
+
+        From the command line the arguments beyond anomalib's go through ``--onnx_kwargs``, as in
+        ``--onnx_kwargs.class_name gear --onnx_kwargs.prompts_as_input true``.
+
+        Args:
+            export_root: Folder; the file goes to ``weights/onnx`` in it.
+            model_file_name: Name of the file without ending.
+            input_size: Height and width of the images; any if None. The batch may be of any length either way.
+            class_name: Class to export, where the model holds prompts of several.
+            prompts_as_input: Whether the graph takes the prompts as further inputs, in place of holding them. Those of
+                the class are then written beside it, to ``<model_file_name>.prompts.npz``; see
+                :meth:`save_prompt_inputs`.
+            kwargs: Passed on to ``torch.onnx.export``.
+
+        Returns:
+            The file.
+
+        Raises:
+            PromptError: If the model has no prompts of the class, or several classes have some and none is named.
+        """
+        self._prepare_export()
+        exported = class_name or self._default_class()
+        self.model.bank.select(exported)
+        kwargs = onnx_options(self.model.backbone) | kwargs
+        with atomic_export(export_root) as folder:
+            if prompts_as_input:
+                path = folder / "weights" / "onnx" / f"{model_file_name}.onnx"
+                export_onnx_with_prompts(self, path, input_size, kwargs)
+                self.save_prompt_inputs(path.with_name(f"{model_file_name}.prompts.npz"), exported)
+            else:
+                self._exported_class = exported
+                try:
+                    path = super().to_onnx(folder, model_file_name, input_size, **kwargs)
+                finally:
+                    self._exported_class = None
+            path = path.relative_to(folder)
+        return Path(export_root) / path
+
+    def to_openvino(  # type: ignore[override]  # the rest by name
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        *,
+        onnx_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Path:
+        """Export to OpenVINO's format; see anomalib's ``to_openvino`` for the arguments not listed.
+
+        Args:
+            export_root: Folder; the files go to ``weights/openvino`` in it.
+            model_file_name: Name of the files without ending.
+            input_size: Height and width of the images; any if None.
+            onnx_kwargs: Arguments of :meth:`to_onnx`, among them ``class_name`` and ``prompts_as_input``.
+            kwargs: Passed on.
+
+        Returns:
+            The ``.xml`` file.
+
+        Raises:
+            PromptError: See :meth:`to_onnx`.
+            ModuleNotFoundError: If OpenVINO is not installed.
+        """
+        if not module_available("openvino"):
+            msg = "Export to OpenVINO needs the package openvino: pip install 'anomalib-inctrl[openvino]'."
+            raise ModuleNotFoundError(msg, name="openvino")
+        options = {"optimize": False} | (onnx_kwargs or {})  # OpenVINO simplifies the graph itself
+        with atomic_export(export_root) as folder:
+            path = super().to_openvino(folder, model_file_name, input_size, onnx_kwargs=options, **kwargs)
+            if options.get("prompts_as_input"):
+                self.save_prompt_inputs(path.with_name(f"{model_file_name}.prompts.npz"), options.get("class_name"))
+            path = path.relative_to(folder)
+        return Path(export_root) / path
+
+    def save_prompt_inputs(self, path: Path | str, class_name: str | None = None) -> Path:
+        """Write the prompts of a class as the arrays that a graph exported with ``prompts_as_input`` takes.
+
+        Args:
+            path: An ``.npz`` file, written atomically; see
+                :func:`anomalib_inctrl.models.components.export.write_prompt_inputs` for its content.
+            class_name: Class; may be left out if the model holds one.
+
+        Returns:
+            The path.
+
+        Raises:
+            PromptError: If no prompts are set for the class, or several classes have some and none is named.
+        """
+        return write_prompt_inputs(path, self.model.bank.select(class_name or self._default_class()))
+
+    def _prepare_export(self) -> None:
+        """Encode the prompts that the user named; refuse to export without any, warn of what the file will lack."""
+        class_name = self.hparams["class_name"]
+        self._prompts.put_named_prompts(self.model, [name for name in [class_name] if name], self._transform)
+        self._prompts.put_text_prompts(self.model, class_name)
+        if not len(self.model.bank):
+            msg = (
+                "Nothing to export: the file would hold the prompts, and the model has none. Give normal images, "
+                "--model.prompts FOLDER --model.class_name NAME, or a checkpoint that holds prompts, --ckpt_path "
+                "CHECKPOINT; in Python model.model.set_prompts(images, class_name)."
+            )
+            raise PromptError(msg)
+        self._warn_if_untrained()
+        if self._has_no_threshold:
+            logger.warning(
+                "The model has never been validated: scores stay raw, and there are no labels. Run `anomalib train` "
+                "with --model.weights on labelled images first, to export thresholds too."
+            )
+
+
+def _require_finite(score: Tensor, batch: Any) -> None:
+    """A score of NaN is above no threshold: the image would be labelled normal."""
+    if bool(score.isfinite().all()):
+        return
+    row = int((~score.isfinite()).nonzero()[0])
+    name = batch.image_path[row] if getattr(batch, "image_path", None) else f"image {row} of the batch"
+    holds = "it holds" if not bool(batch.image[row].isfinite().all()) else "the model or its prompts hold"
+    msg = f"{name}: its score is not finite, because {holds} NaN or infinite values."
+    raise ImageDataError(msg)
+
+
+def _load_heads(model: FewShotModel, checkpoint: Mapping[str, Any], source: str) -> None:
+    """Load trained heads, without the saved prompts."""
+    state = {
+        key.removeprefix("model."): value
+        for key, value in checkpoint["state_dict"].items()
+        if key.startswith("model.") and not key.startswith("model.bank.")
+    }
+    own = model.state_dict()
+    state |= {key: value for key, value in own.items() if key.startswith("bank.")}
+    check_keys(state, own, source)
+    check_state(state, model.backbone, source)
+    model.load_state_dict(state)
