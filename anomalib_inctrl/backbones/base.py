@@ -60,7 +60,7 @@ class Backbone(nn.Module, ABC):
 
     Args:
         network: The library's model.
-        transformer_blocks: Its transformer blocks, in order.
+        depth: Number of its transformer blocks.
         name: The library's name of the model.
         pretrained: Tag or file of its weights; ``None`` for random weights.
         blocks: Blocks whose patch tokens are used, counted from 1; by default :func:`default_blocks`.
@@ -87,7 +87,7 @@ class Backbone(nn.Module, ABC):
     def __init__(
         self,
         network: nn.Module,
-        transformer_blocks: Sequence[nn.Module],
+        depth: int,
         name: str,
         pretrained: str | None,
         blocks: Sequence[int] | None,
@@ -95,13 +95,10 @@ class Backbone(nn.Module, ABC):
         super().__init__()
         self.network = network.requires_grad_(requires_grad=False).eval()
         self.name, self.pretrained = name, pretrained
-        depth = len(transformer_blocks)
         self.blocks = default_blocks(depth) if blocks is None else tuple(sorted(blocks))
         if not self.blocks or len(set(self.blocks) & set(range(1, depth + 1))) != len(self.blocks):
             msg = f"blocks={list(self.blocks)}: name different blocks in 1..{depth}, the depth of {name}."
             raise BackboneError(msg)
-        # Not registered a second time: they are the network's.
-        self._selected = [transformer_blocks[number - 1] for number in self.blocks]
         self._fingerprint: str | None = None
         self.register_state_dict_post_hook(_drop_network)  # type: ignore[no-untyped-call]
 
@@ -152,27 +149,12 @@ class Backbone(nn.Module, ABC):
             BackboneError: If the images do not have three channels and the backbone's size.
         """
         self.check_images(images)
-        outputs: list[Tensor] = []
-
-        def keep(block: nn.Module, arguments: Any, output: Tensor) -> None:
-            del block, arguments
-            outputs.append(output)
-
-        hooks = [block.register_forward_hook(keep) for block in self._selected]
-        try:
-            embedding = self._embed(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return ImageFeatures(torch.stack([self._patch_tokens(output) for output in outputs]).transpose(0, 1), embedding)
+        patches, embedding = self._encode(images)
+        return ImageFeatures(torch.stack(list(patches)).transpose(0, 1), embedding)
 
     @abstractmethod
-    def _embed(self, images: Tensor) -> Tensor:
-        """Class embeddings ``(B, D)`` by the library's own forward pass."""
-
-    @abstractmethod
-    def _patch_tokens(self, output: Tensor) -> Tensor:
-        """Patch tokens ``(B, P, D_v)`` in the output of a block."""
+    def _encode(self, images: Tensor) -> tuple[Sequence[Tensor], Tensor]:
+        """Patch tokens ``(B, P, D_v)`` of each block in use, and class embeddings ``(B, D)``."""
 
     @abstractmethod
     def text_prototypes(self, class_name: str) -> Tensor:

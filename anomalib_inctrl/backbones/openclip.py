@@ -63,21 +63,21 @@ class OpenCLIPBackbone(Backbone):
         else:
             name, network = backbone, create_openclip_model(backbone, pretrained)
         visual = _require_plain_vision_transformer(network, name)
-        super().__init__(network, list(visual.transformer.resblocks), name, pretrained, blocks)
+        super().__init__(network, len(visual.transformer.resblocks), name, pretrained, blocks)
         self.grid = tuple(visual.grid_size)
         self.image_size = tuple(visual.image_size)
         self.patch_size = int(visual.conv1.kernel_size[0])
         self.patch_width = int(visual.conv1.out_channels)
         self.embed_dim = int(visual.proj.shape[1])
-        # OpenCLIP up to 2.26 runs its blocks on (token, batch, width), later releases on (batch, token, width).
-        self._batch_first = getattr(visual.transformer, "batch_first", False)
         self._text_prototypes: dict[str, Tensor] = {}
 
-    def _embed(self, images: Tensor) -> Tensor:
-        return self.network.encode_image(images)  # type: ignore[no-any-return]
-
-    def _patch_tokens(self, output: Tensor) -> Tensor:
-        return (output if self._batch_first else output.transpose(0, 1))[:, 1:]
+    def _encode(self, images: Tensor) -> tuple[Sequence[Tensor], Tensor]:
+        visual = self.network.visual
+        indices = [number - 1 for number in self.blocks]
+        if not hasattr(visual, "forward_intermediates"):
+            return _encode_with_hooks(visual, indices, images)
+        output = visual.forward_intermediates(images, indices=indices, output_fmt="NLC")
+        return output["image_intermediates"], output["image_features"]
 
     def _used_weights(self) -> Mapping[str, Tensor]:
         return {key: value for key, value in self.network.state_dict().items() if key not in UNUSED}
@@ -134,6 +134,25 @@ class OpenCLIPBackbone(Backbone):
         _load_strictly(self.network, state_dict, source)
         self._text_prototypes.clear()
         self._fingerprint = None
+
+
+def _encode_with_hooks(visual: Any, indices: Sequence[int], images: Tensor) -> tuple[Sequence[Tensor], Tensor]:
+    """The same for OpenCLIP releases that lack ``forward_intermediates``, those that anomalib's WinCLIP works with."""
+    outputs: list[Tensor] = []
+
+    def keep(block: nn.Module, arguments: Any, output: Tensor) -> None:
+        del block, arguments
+        outputs.append(output)
+
+    hooks = [visual.transformer.resblocks[index].register_forward_hook(keep) for index in indices]
+    try:
+        embedding = visual(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    # OpenCLIP up to 2.26 runs its blocks on (token, batch, width), later releases on (batch, token, width).
+    batch_first = getattr(visual.transformer, "batch_first", False)
+    return [(output if batch_first else output.transpose(0, 1))[:, 1:] for output in outputs], embedding
 
 
 def openclip_preprocessing(name: str, pretrained: str | None) -> ImagePreprocessing:

@@ -14,7 +14,7 @@ from safetensors.torch import save
 
 from anomalib_inctrl.backbones import OpenCLIPBackbone
 from anomalib_inctrl.backbones.openclip import create_without_weights
-from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
+from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError, PromptError
 from anomalib_inctrl.io.files import write_bytes_atomic
 from anomalib_inctrl.io.weights import file_sha256, read_official_state_dict, read_prompt_tensors, write_checkpoint
 from anomalib_inctrl.models.inctrl import InCTRL, InCTRLModel
@@ -106,7 +106,11 @@ def from_official_file(
         raise CheckpointError(msg) from error
     for file in _prompt_files(prompts):
         images = read_prompt_tensors(file, network.backbone.image_size)
-        network.set_prompts(images, file.stem, [str(file)])
+        try:
+            network.set_prompts(images, file.stem, [str(file)])
+        except PromptError as error:
+            msg = f"{file}: {error}"
+            raise CheckpointError(msg) from error
     written = []
     if pretrained is None:
         tower = output.with_name(f"{output.stem}.backbone.safetensors")
