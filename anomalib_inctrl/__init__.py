@@ -11,8 +11,7 @@ from anomalib_inctrl.models import InCTRL, InCTRLModel, InCTRLv2, InCTRLv2Model
 from anomalib_inctrl.prediction import Prediction
 from anomalib_inctrl.predictor import Detector
 from anomalib_inctrl.registration import register
-
-__version__ = "0.1.0"
+from anomalib_inctrl.version import __version__
 
 __all__ = [
     "Detector",

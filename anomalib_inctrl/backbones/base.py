@@ -161,7 +161,7 @@ class Backbone(nn.Module, ABC):
         """Encode the text prompts of a class name.
 
         Args:
-            class_name: Name of the thing in the image; underscores read as spaces.
+            class_name: Name of the object in the image; underscores read as spaces.
 
         Returns:
             Unit-length prototypes ``(2, D)``: row 0 normal, row 1 abnormal.

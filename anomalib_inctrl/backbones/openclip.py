@@ -90,7 +90,7 @@ class OpenCLIPBackbone(Backbone):
         :func:`anomalib_inctrl.backbones.text_cache.cache_folder`.
 
         Args:
-            class_name: Name of the thing in the image; underscores read as spaces.
+            class_name: Name of the object in the image; underscores read as spaces.
 
         Returns:
             Unit-length prototypes ``(2, D)``: row 0 normal, row 1 abnormal.

@@ -23,7 +23,7 @@ from anomalib.data import AnomalibDataset
 from anomalib.pipelines.components.base import Job, JobGenerator
 from torch import Tensor
 
-from anomalib_inctrl import __version__
+from anomalib_inctrl.version import __version__
 from anomalib_inctrl.benchmark.config import BenchmarkConfig, ModelConfig
 from anomalib_inctrl.benchmark.outcome import Outcome, Setting, check_both_kinds
 from anomalib_inctrl.data.dataset import GeneralistDataset

@@ -104,7 +104,7 @@ class FewShotModel(nn.Module, ABC):
 
         Args:
             images: Preprocessed normal images ``(K, 3, H, W)``. ``K = 0`` sets the text prompts alone (zero-shot).
-            class_name: Name of the thing in the images; the text prompts are made with it.
+            class_name: Name of the object in the images; the text prompts are made with it.
             files: Where the images came from, kept with them.
 
         Raises:

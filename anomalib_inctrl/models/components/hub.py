@@ -19,6 +19,7 @@ from anomalib_inctrl.backbones.preprocessing import CHECKPOINT_KEY
 from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError
 from anomalib_inctrl.io.files import write_bytes_atomic, write_text_atomic
 from anomalib_inctrl.io.weights import read_checkpoint, tensors_sha256
+from anomalib_inctrl.version import __version__
 
 if TYPE_CHECKING:
     from anomalib_inctrl.models.components.few_shot_module import FewShotModule
@@ -122,8 +123,6 @@ def download(repository: str, **options: Any) -> Path:
 
 
 def _hub_config(module: FewShotModule) -> dict[str, Any]:
-    from anomalib_inctrl import __version__
-
     settings = {name: module.hparams[name] for name in module.model_arguments()}
     if settings["pretrained"] is not None and Path(settings["pretrained"]).is_file():
         settings["pretrained"] = Path(settings["pretrained"]).name

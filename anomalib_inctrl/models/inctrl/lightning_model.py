@@ -31,11 +31,11 @@ from anomalib_inctrl.models.inctrl.torch_model import InCTRLModel
 
 
 class InCTRL(FewShotModule, AnomalibModule):
-    """InCTRL: trained once on an auxiliary dataset, then shown a few normal images of anything.
+    """InCTRL: trained once on an auxiliary dataset, then given a few normal images of any object.
 
-    How it runs depends on what it is given. With ``GeneralistDataModule`` its heads are trained. With ``weights`` they
+    How it runs depends on the arguments. With ``GeneralistDataModule`` its heads are trained. With ``weights`` they
     are taken as they are, and prompts and thresholds set anew on the target. With a checkpoint everything is as saved.
-    With neither it scores by the training-free floor. A stock datamodule adapts prompts and thresholds only.
+    Without either it scores by the training-free baseline. A stock datamodule adapts prompts and thresholds only.
 
     Args:
         backbone: Name of an OpenCLIP vision transformer. A checkpoint's own is used where one is given.
@@ -43,13 +43,13 @@ class InCTRL(FewShotModule, AnomalibModule):
         blocks: Blocks whose patch tokens are compared, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
         resize_mode: ``"squash"`` sees the whole image, ``"center_crop"`` is the authors' protocol.
         k_shot: Number of prompts per class; 0 leaves the text prompts alone.
-        class_name: Name of the thing in the pictures, for the text prompts; by default the datamodule's category.
+        class_name: Name of the object in the images, for the text prompts; by default the datamodule's category.
         prompts: Normal images to use as prompts: a folder, one or several files, a text file with one path a line, or a
             written ``prompts.json``.
         prompt_selection: How prompts are chosen among the train split's normal images: ``"random"``, ``"first"`` or
             ``"representative"``.
         prompt_shifts: *Ours*: offsets along each axis at which the patches of every prompt in use are seen, not those
-            of a training batch; 1 sees prompts as they are. More help where things do not lie as in the prompts.
+            of a training batch; 1 sees prompts as they are. More help where objects do not lie as in the prompts.
         weights: Checkpoint whose trained heads are used.
         use_text: Whether the text score takes part.
         use_patch: Whether the patch residual takes part.

@@ -51,13 +51,13 @@ class InCTRLv2(FewShotModule, AnomalibModule):
         blocks: Blocks whose patch tokens are used, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
         resize_mode: ``"squash"`` sees the whole image, ``"center_crop"`` is the authors' protocol.
         k_shot: Number of prompts per class; 0 leaves the text prompts and the discriminative branch alone.
-        class_name: Name of the thing in the pictures, for the text prompts; by default the datamodule's category.
+        class_name: Name of the object in the images, for the text prompts; by default the datamodule's category.
         prompts: Normal images to use as prompts: a folder, one or several files, a text file with one path a line, or a
             written ``prompts.json``.
         prompt_selection: How prompts are chosen among the train split's normal images: ``"random"``, ``"first"`` or
             ``"representative"``.
         prompt_shifts: *Ours*: offsets along each axis at which the patches of every prompt in use are seen, not those
-            of a training batch; 1 sees prompts as they are. More help where things do not lie as in the prompts.
+            of a training batch; 1 sees prompts as they are. More help where objects do not lie as in the prompts.
         weights: Checkpoint whose trained heads are used.
         use_text: Whether the text score takes part.
         use_patch: Whether the patch residual takes part.
@@ -147,7 +147,7 @@ class InCTRLv2(FewShotModule, AnomalibModule):
 
     @classmethod
     def configure_visualizer(cls) -> ExplanationVisualizer:
-        """Anomalib's pictures and one explaining sheet per image, residuals on a scale of their own."""
+        """Anomalib's images and one explanation figure per image, residuals on a range of their own."""
         return ExplanationVisualizer(map_ranges={"residual map": (0.0, 0.3)})
 
     @property
