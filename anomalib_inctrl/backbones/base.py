@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from anomalib_inctrl.errors import BackboneError, CheckpointError
-from anomalib_inctrl.io.weights import tensors_sha256
+from anomalib_inctrl.io.weights import check_keys, tensors_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,6 +40,8 @@ class ImageFeatures:
 @dataclass(frozen=True)
 class ImagePreprocessing:
     """How images are prepared for a backbone.
+
+    Images are resized with bicubic antialiased interpolation, as all supported models were trained.
 
     Attributes:
         image_size: Side of the square input in pixels.
@@ -75,6 +77,7 @@ class Backbone(nn.Module, ABC):
         patch_size: Side of a patch in pixels.
         patch_width: Width ``D_v`` of the patch tokens.
         embed_dim: Width ``D`` of the class embedding.
+        has_text: Whether there is a text encoder, whose embeddings share the space of the class embedding.
     """
 
     network: Any  # the libraries' modules have no type information
@@ -83,6 +86,7 @@ class Backbone(nn.Module, ABC):
     patch_size: int
     patch_width: int
     embed_dim: int
+    has_text: bool
 
     def __init__(
         self,
@@ -156,7 +160,6 @@ class Backbone(nn.Module, ABC):
     def _encode(self, images: Tensor) -> tuple[Sequence[Tensor], Tensor]:
         """Patch tokens ``(B, P, D_v)`` of each block in use, and class embeddings ``(B, D)``."""
 
-    @abstractmethod
     def text_prototypes(self, class_name: str) -> Tensor:
         """Encode the text prompts of a class name.
 
@@ -164,8 +167,24 @@ class Backbone(nn.Module, ABC):
             class_name: Name of the object in the image; underscores read as spaces.
 
         Returns:
-            Unit-length prototypes ``(2, D)``: row 0 normal, row 1 abnormal.
+            Unit-length prototypes ``(2, D)``: row 0 normal, row 1 abnormal; ``(0, D)`` without a text encoder.
         """
+        del class_name
+        return torch.empty(0, self.embed_dim, device=self.device)
+
+    def load_weights(self, state_dict: Mapping[str, Tensor], source: str) -> None:
+        """Replace the weights.
+
+        Args:
+            state_dict: Tensors under the library's names.
+            source: Where they come from, for messages.
+
+        Raises:
+            CheckpointError: If they do not fit; nothing is loaded then.
+        """
+        check_keys(state_dict, self.network.state_dict(), source)
+        self.network.load_state_dict(state_dict)
+        self._fingerprint = None
 
     @property
     def fingerprint(self) -> str:
@@ -220,6 +239,26 @@ class Backbone(nn.Module, ABC):
 def default_blocks(depth: int) -> tuple[int, ...]:
     """Blocks used by default: 7/12, 9/12 and 11/12 of the depth, counted from 1 (7, 9 and 11 of 12)."""
     return tuple(sorted({max(1, round(depth * part / 12)) for part in (7, 9, 11)}))
+
+
+def check_image_size(image_size: int, patch_size: int, name: str) -> None:
+    """Refuse an image size that patches do not fill.
+
+    Args:
+        image_size: Side of the square input in pixels.
+        patch_size: Side of a patch in pixels.
+        name: Name of the backbone, for the message.
+
+    Raises:
+        BackboneError: If it is not a positive multiple of the patch size; names the nearest multiples.
+    """
+    if image_size < patch_size or image_size % patch_size:
+        below = max(image_size // patch_size, 1) * patch_size
+        msg = (
+            f"image_size={image_size}: {name} has patches of {patch_size} pixels. Give a multiple, such as {below} or "
+            f"{below + patch_size}."
+        )
+        raise BackboneError(msg)
 
 
 def _drop_network(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any]) -> None:

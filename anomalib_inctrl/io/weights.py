@@ -151,11 +151,13 @@ def check_keys(found: Mapping[str, Any], expected: Mapping[str, Any], source: st
         raise CheckpointError(msg)
 
 
-def find_weights_file(saved: str | None, folder: Path | None = None, own: str | None = None) -> str | None:
+def find_weights_file(
+    saved: str | bool | None, folder: Path | None = None, own: str | bool | None = None
+) -> str | bool | None:
     """Find the backbone weights that a checkpoint names.
 
     Args:
-        saved: Pretrained tag or path in the checkpoint.
+        saved: Pretrained tag or path in the checkpoint; other values are returned.
         folder: Folder the checkpoint was read from.
         own: Tag or path that the user gave for the same backbone.
 
@@ -163,9 +165,9 @@ def find_weights_file(saved: str | None, folder: Path | None = None, own: str | 
         The user's own file if there is one; otherwise what was saved, or a file of the same name in ``folder`` where
         that path does not exist. Loading checks that these are the weights the checkpoint was made with.
     """
-    if own is not None and Path(own).is_file():
+    if isinstance(own, str) and Path(own).is_file():
         return own
-    if saved is None or folder is None or Path(saved).suffix not in _SUFFIXES or Path(saved).is_file():
+    if not isinstance(saved, str) or folder is None or Path(saved).suffix not in _SUFFIXES or Path(saved).is_file():
         return saved
     beside = folder / Path(saved).name
     return str(beside) if beside.is_file() else saved

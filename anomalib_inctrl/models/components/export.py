@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from anomalib_inctrl.models.components.few_shot_module import FewShotModule
 
 PROMPT_INPUTS = ("prompt_patches", "prompt_embeddings", "text_prototypes")
+"""Inputs of a graph for the prompts; a backbone without text encoder has no text prototypes."""
 
 # The first opset with everything the graph uses; anomalib asks for 14, to which the exporter then fails to convert.
 _OPSET = 18
@@ -56,19 +57,19 @@ def export_onnx_with_prompts(
     images = torch.zeros(2, 3, *(input_size or backbone.image_size), device=module.device)
     patches = torch.zeros(4, len(backbone.blocks), backbone.num_patches, backbone.patch_width, device=module.device)
     embeddings = torch.zeros(2, backbone.embed_dim, device=module.device)
-    prototypes = torch.zeros(2, backbone.embed_dim, device=module.device)
+    prototypes = (torch.zeros(2, backbone.embed_dim, device=module.device),) if backbone.has_text else ()
     # The patches of each prompt may be there at several offsets.
     batch, k_shot, views = (torch.export.Dim(name) for name in ("batch_size", "k_shot", "prompt_views"))
     sides = {} if input_size else {2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
     graph = _GraphWithPrompts(module).eval()
-    example = (images, patches, embeddings, prototypes)
+    example = (images, patches, embeddings, *prototypes)
     torch.onnx.export(
         graph,
         example,
         str(path),
-        input_names=["input", *PROMPT_INPUTS],
+        input_names=["input", *PROMPT_INPUTS[: len(example) - 1]],
         output_names=[name for name, value in graph(*example)._asdict().items() if value is not None],
-        dynamic_shapes=({0: batch} | sides, {0: views}, {0: k_shot}, None),
+        dynamic_shapes=({0: batch} | sides, {0: views}, {0: k_shot}, *(None for _ in prototypes)),
         dynamo=True,
         **options,
     )
@@ -80,14 +81,16 @@ def write_prompt_inputs(path: Path | str, context: PromptContext) -> Path:
 
     Args:
         path: An ``.npz`` file, written atomically. It holds ``prompt_patches (K, L, P, D_v)`` (with ``prompt_shifts``
-            several times as many), ``prompt_embeddings (K, D)`` and ``text_prototypes (2, D)``, float32.
+            several times as many), ``prompt_embeddings (K, D)`` and, with a text encoder, ``text_prototypes (2, D)``,
+            float32.
         context: The prompts.
 
     Returns:
         The path.
     """
     tensors = (context.patches, context.embeddings, context.prototypes)
-    arrays = {name: tensor.float().cpu().numpy() for name, tensor in zip(PROMPT_INPUTS, tensors, strict=True)}
+    named = zip(PROMPT_INPUTS, tensors, strict=True)
+    arrays = {name: tensor.float().cpu().numpy() for name, tensor in named if len(tensor) or name != PROMPT_INPUTS[-1]}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     return Path(path)
@@ -100,9 +103,13 @@ class _GraphWithPrompts(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, image: Tensor, patches: Tensor, embeddings: Tensor, prototypes: Tensor) -> InferenceBatch:
+    def forward(
+        self, image: Tensor, patches: Tensor, embeddings: Tensor, prototypes: Tensor | None = None
+    ) -> InferenceBatch:
         pre_processor, model, post_processor = self.module.pre_processor, self.module.model, self.module.post_processor
         query = model.backbone.encode_image(pre_processor(image) if pre_processor else image)
+        if prototypes is None:
+            prototypes = embeddings[:0]
         components = model.score_features(query, PromptContext(patches, embeddings, prototypes))
         result = model.to_inference_batch(components)
         return post_processor(result) if post_processor else result

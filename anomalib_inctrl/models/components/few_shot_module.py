@@ -25,7 +25,7 @@ from lightning_utilities.core.imports import module_available
 from torch import Tensor
 from torch.optim import AdamW
 
-from anomalib_inctrl.backbones import ImageFeatures, openclip_preprocessing
+from anomalib_inctrl.backbones import ImageFeatures, backbone_preprocessing, resolve_pretrained
 from anomalib_inctrl.backbones.preprocessing import CHECKPOINT_KEY, BackbonePreProcessor
 from anomalib_inctrl.data import GeneralistDataModule
 from anomalib_inctrl.data.batch import CachedBatch
@@ -93,6 +93,7 @@ class FewShotModule(ModelHubMixin, _Base):
         self._exported_class: str | None = None
         self._prompts = PromptCollector(self.hparams)
         self._heads: dict[str, Any] | None = None
+        self.hparams["pretrained"] = resolve_pretrained(self.hparams["backbone"], self.hparams["pretrained"])
         if self.hparams["weights"] is not None:
             weights = str(self.hparams["weights"])
             self._heads = read_heads(weights, type(self).__name__)
@@ -157,12 +158,14 @@ class FewShotModule(ModelHubMixin, _Base):
         Raises:
             ValueError: If the size is not square.
         """
-        preprocessing = openclip_preprocessing(self.hparams["backbone"], self.hparams["pretrained"])
-        height, width = image_size or (preprocessing.image_size, preprocessing.image_size)
-        if height != width:
+        if image_size is not None and image_size[0] != image_size[1]:
             msg = f"image_size={image_size}: the backbone takes square images; give both sides the same length."
             raise ValueError(msg)
-        return BackbonePreProcessor(height, self.hparams["resize_mode"], preprocessing.mean, preprocessing.std)
+        side = image_size[0] if image_size is not None else self.hparams["image_size"]
+        preprocessing = backbone_preprocessing(self.hparams["backbone"], self.hparams["pretrained"], side)
+        return BackbonePreProcessor(
+            preprocessing.image_size, self.hparams["resize_mode"], preprocessing.mean, preprocessing.std
+        )
 
     def configure_post_processor(self) -> PostProcessor:
         """Anomalib's normalisation and thresholds."""
@@ -405,8 +408,10 @@ class FewShotModule(ModelHubMixin, _Base):
         folder = path if path is None or path.is_dir() else path.parent
         saved["pretrained"] = find_weights_file(saved["pretrained"], folder, own)
         for key in self.model_arguments():
-            if self.hparams[key] != saved[key]:
-                logger.info("%s=%r is taken from %s, in place of %r.", key, saved[key], source, self.hparams[key])
+            given = self.hparams[key]
+            if given != saved[key]:
+                level = logging.WARNING if key == "image_size" and given is not None else logging.INFO
+                logger.log(level, "%s=%r is taken from %s, in place of %r.", key, saved[key], source, given)
                 self.hparams[key] = saved[key]
         config = checkpoint.get(CHECKPOINT_KEY)
         if config is not None and isinstance(self.pre_processor, BackbonePreProcessor):

@@ -71,7 +71,8 @@ def model_card(
         template_str=_CARD_TEMPLATE.read_text(encoding="utf-8"),
         model=config["model"],
         num_values=sum(tensor.numel() for tensor in module.model.head_tensors().values()),
-        backbone=config["tower"],
+        backbone=config["tower"]
+        | {"library": "timm" if config["tower"]["backbone"].startswith("timm/") else "OpenCLIP"},
         settings={name: repr(value) for name, value in config["hyper_parameters"].items()},
         trained_on=trained_on or "not stated",
         licence=licence or "not stated",
@@ -124,7 +125,7 @@ def download(repository: str, **options: Any) -> Path:
 
 def _hub_config(module: FewShotModule) -> dict[str, Any]:
     settings = {name: module.hparams[name] for name in module.model_arguments()}
-    if settings["pretrained"] is not None and Path(settings["pretrained"]).is_file():
+    if isinstance(settings["pretrained"], str) and Path(settings["pretrained"]).is_file():
         settings["pretrained"] = Path(settings["pretrained"]).name
     config = {
         "format": _FORMAT,

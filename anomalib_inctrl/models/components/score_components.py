@@ -16,9 +16,9 @@ class ScoreComponents:
     """Scores of ``B`` queries with their components; a component that takes no part is None.
 
     Attributes:
-        text_score: Probability of "abnormal" by the text prompts, s_q ``(B,)`` in [0, 1].
+        text_score: Probability of "abnormal" by the text prompts, s_q ``(B,)`` in [0, 1]; None without a text encoder.
         patch_map: Patch residual map, M_x ``(B, P)``, in [0, 1] at half scale and [0, 2] at full.
-        patch_score: Largest value of the map that is scored, s_p ``(B,)``; of the patch residual map by default.
+        patch_score: Pooled value of the map that is scored, s_p ``(B,)``; its maximum by default.
         score: Anomaly score of the image ``(B,)`` in [0, 1].
         anomaly_map: Anomaly map on the patch grid ``(B, P)`` in [0, 1]. Without image prompts the text score, constant.
         grid: Rows and columns of patches; ``patch_map`` reshapes to ``(B, *grid)``.
@@ -28,7 +28,7 @@ class ScoreComponents:
         oasl_map: InCTRLv2's one-class branch, S'_a ``(B, P)`` in [0, 1].
     """
 
-    text_score: Tensor
+    text_score: Tensor | None
     patch_map: Tensor
     patch_score: Tensor
     score: Tensor

@@ -38,9 +38,12 @@ class InCTRL(FewShotModule, AnomalibModule):
     Without either it scores by the training-free baseline. A stock datamodule adapts prompts and thresholds only.
 
     Args:
-        backbone: Name of an OpenCLIP vision transformer. A checkpoint's own is used where one is given.
-        pretrained: OpenCLIP pretrained tag or path of a weights file; ``None`` for random weights.
+        backbone: Name of an OpenCLIP vision transformer, or ``timm/`` and the name of a timm one. A checkpoint's own is
+            used where one is given.
+        pretrained: Pretrained tag or path of a weights file; ``True`` for the backbone's default weights, ``None`` for
+            random ones.
         blocks: Blocks whose patch tokens are compared, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
+        image_size: Side of the square input in pixels, a multiple of the patch size; None for the backbone's default.
         resize_mode: ``"squash"`` sees the whole image, ``"center_crop"`` is the authors' protocol.
         k_shot: Number of prompts per class; 0 leaves the text prompts alone.
         class_name: Name of the object in the images, for the text prompts; by default the datamodule's category.
@@ -56,6 +59,7 @@ class InCTRL(FewShotModule, AnomalibModule):
         use_image: Whether the image residual takes part.
         residual: ``"residual"``, or the paper's comparisons ``"concat"`` and ``"average"``.
         residual_scale: ``"half"`` as in the authors' code, ``"full"`` as in the paper's equation.
+        patch_pooling: ``"max"``, the largest patch residual, or, *ours*, the mean of this many largest ones.
         learning_rate: Of AdamW.
         weight_decay: Of AdamW.
         seed: Decides the heads' first weights and the choice of prompts.
@@ -70,8 +74,9 @@ class InCTRL(FewShotModule, AnomalibModule):
     def __init__(
         self,
         backbone: str = "ViT-B-16-plus-240",
-        pretrained: str | None = "laion400m_e32",
+        pretrained: str | bool | None = True,
         blocks: list[int] | None = None,
+        image_size: int | None = None,
         resize_mode: Literal["squash", "center_crop"] = "squash",
         k_shot: int = 4,
         class_name: str | None = None,
@@ -84,6 +89,7 @@ class InCTRL(FewShotModule, AnomalibModule):
         use_image: bool = True,
         residual: Literal["residual", "concat", "average"] = "residual",
         residual_scale: Literal["half", "full"] = "half",
+        patch_pooling: int | Literal["max"] = "max",
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
         seed: int = 0,
