@@ -20,6 +20,7 @@ from anomalib_inctrl.backbones.base import Backbone, ImagePreprocessing, check_i
 from anomalib_inctrl.backbones.packaged import expand_vocabulary, packaged_tags, packaged_weights
 from anomalib_inctrl.backbones.text_cache import cache_folder, read_prototypes, write_prototypes
 from anomalib_inctrl.backbones.text_prompts import text_prompts
+from anomalib_inctrl.backbones.timm_vit import is_vision_transformer, patch_size_of
 from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
 from anomalib_inctrl.io.weights import check_keys, read_state_dict
 
@@ -307,15 +308,13 @@ def supported_openclip_models() -> list[str]:
 def _is_vision_transformer(config: Mapping[str, Any]) -> bool:
     vision = config["vision_cfg"]
     if timm_name := vision.get("timm_model_name"):
-        return timm_name.startswith(("vit_", "eva", "deit", "beit"))  # type: ignore[no-any-return]
+        return is_vision_transformer(timm_name)
     return isinstance(vision.get("layers", 12), int)  # ResNets list the blocks of each stage
 
 
 def _patch_size(config: Mapping[str, Any]) -> int:
     vision = config["vision_cfg"]
     if timm_name := vision.get("timm_model_name"):
-        from anomalib_inctrl.backbones.timm_vit import patch_size_of
-
         return patch_size_of(timm_name)
     return int(vision["patch_size"])
 

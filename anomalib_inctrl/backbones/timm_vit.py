@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from anomalib_inctrl.backbones.base import Backbone, ImagePreprocessing, check_image_size
 from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
-from anomalib_inctrl.io.weights import read_state_dict
+from anomalib_inctrl.io.weights import check_keys, read_state_dict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,13 +126,9 @@ def _create_model(name: str, pretrained: str | bool | None, image_size: int | No
             torch.manual_seed(_RANDOM_WEIGHTS_SEED)
             return timm.create_model(model_name, pretrained=False, **options)
     if isinstance(pretrained, str) and Path(pretrained).is_file():
-        # Read here, so that code in the file is refused; timm renames and resamples what it holds.
-        overlay = {"state_dict": dict(read_state_dict(pretrained)), "source": None}
-        try:
-            return timm.create_model(model_name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
-        except (RuntimeError, KeyError) as error:
-            msg = f"{pretrained}: does not fit {name} ({error}). Give the weights of this model."
-            raise CheckpointError(msg) from error
+        network = timm.create_model(model_name, pretrained=False, **options)
+        _load_strictly(network, read_state_dict(pretrained), pretrained)
+        return network
     try:
         return timm.create_model(model_name, pretrained=True, **options)
     except Exception as error:
@@ -141,6 +138,20 @@ def _create_model(name: str, pretrained: str | bool | None, image_size: int | No
             "(--model.pretrained on the command line)."
         )
         raise PretrainedWeightsError(msg) from error
+
+
+def _load_strictly(network: Any, state_dict: dict[str, Tensor], source: str) -> None:
+    """Load weights without their classifier, renamed and resampled by timm; timm's own loading accepts missing keys."""
+    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    try:
+        state = convert(state_dict, network) if convert is not None else state_dict
+    except (RuntimeError, KeyError, IndexError) as error:
+        msg = f"{source}: does not fit {type(network).__name__} ({error}). Give the weights of this model."
+        raise CheckpointError(msg) from error
+    heads = ("head.", "head_dist.", "fc.")
+    state = {key: value for key, value in state.items() if not key.startswith(heads)}
+    check_keys(state, network.state_dict(), source)
+    network.load_state_dict(state)
 
 
 def _checked_name(name: str, pretrained: str | None = None) -> str:
@@ -153,9 +164,9 @@ def _checked_name(name: str, pretrained: str | None = None) -> str:
     import timm
 
     architecture, _, tag = name.removeprefix(PREFIX).partition(".")
-    if not timm.is_model(architecture) or not _is_vision_transformer(architecture):
+    if not timm.is_model(architecture) or not is_vision_transformer(architecture):
         reason = "is not a vision transformer" if timm.is_model(architecture) else "is not a model of timm"
-        known = [known for known in timm.list_models() if _is_vision_transformer(known)]
+        known = [known for known in timm.list_models() if is_vision_transformer(known)]
         near = difflib.get_close_matches(architecture, known, n=8, cutoff=0.4)
         msg = f"backbone={name!r} {reason}. Near names: {', '.join(PREFIX + match for match in near) or 'none'}."
         raise BackboneError(msg)
@@ -171,8 +182,16 @@ def _checked_name(name: str, pretrained: str | None = None) -> str:
     return f"{architecture}.{tag}" if tag else architecture
 
 
-def _is_vision_transformer(architecture: str) -> bool:
-    plain = ("vit_", "deit_", "deit3_", "eva_", "eva02_", "eva_giant", "beit_", "beitv2_", "samvit_", "flexivit_")
+def is_vision_transformer(architecture: str) -> bool:
+    """Whether a timm architecture is a vision transformer without a convolutional network before or inside it.
+
+    Args:
+        architecture: timm's name, without a tag.
+
+    Returns:
+        Whether it is.
+    """
+    plain = ("vit_", "deit_", "deit3_", "eva_", "eva02_", "eva_giant", "beit_", "beitv2_", "flexivit_", "test_vit")
     hybrid = ("vit_small_resnet", "vit_base_resnet", "vit_small_r26", "vit_base_r", "vit_large_r50", "vit_tiny_r")
     return architecture.startswith(plain) and not architecture.startswith(hybrid)
 

@@ -122,7 +122,7 @@ def test_logit_scale_of_the_backbone_does_not_matter(pyth, converted, tmp_path):
 
 def test_errors_are_one_line_and_leave_no_file(pyth, tmp_path, capsys):
     assert main([str(pyth), str(tmp_path / "out.ckpt"), "--backbone", "ViT-X-99"]) == 1
-    assert "no model of that name" in capsys.readouterr().err
+    assert "is not a model of OpenCLIP" in capsys.readouterr().err
     (tmp_path / "file").write_text("not a folder")
     assert main([str(pyth), str(tmp_path / "file" / "out.ckpt"), "--backbone", BACKBONE]) == 1
     assert "file" in capsys.readouterr().err

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,9 +56,10 @@ class ScoreComponents:
             Components of the whole batch.
         """
         order = torch.tensor([row for group in rows for row in group]).argsort().to(parts[0].score.device)
-        merged = {
-            field.name: torch.cat([getattr(part, field.name) for part in parts])[order]
-            for field in fields(cls)
-            if field.name != "grid" and all(getattr(part, field.name) is not None for part in parts)
-        }
-        return cls(**merged, grid=parts[0].grid)
+
+        def merged(name: str) -> Any:
+            values = [getattr(part, name) for part in parts]
+            return None if any(value is None for value in values) else torch.cat(values)[order]
+
+        names = [field.name for field in fields(cls) if field.name != "grid"]
+        return cls(**{name: merged(name) for name in names}, grid=parts[0].grid)
