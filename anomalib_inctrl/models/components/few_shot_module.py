@@ -35,13 +35,14 @@ from anomalib_inctrl.io.weights import check_keys, find_weights_file, read_check
 from anomalib_inctrl.models.components.checkpoint import check_preprocessing, check_settings, check_state
 from anomalib_inctrl.models.components.evaluator import generalist_evaluator
 from anomalib_inctrl.models.components.export import (
+    GraphWithPrompts,
     atomic_export,
     export_onnx_with_prompts,
     onnx_options,
     write_prompt_inputs,
 )
 from anomalib_inctrl.models.components.few_shot_model import FewShotModel
-from anomalib_inctrl.models.components.hub import download, model_card, read_heads, save_heads
+from anomalib_inctrl.models.components.hub import download, hub_config, model_card, read_heads, save_heads
 from anomalib_inctrl.models.components.prompt_collector import PromptCollector
 from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts
 from anomalib_inctrl.models.components.training_features import TrainingFeatures
@@ -554,8 +555,12 @@ class FewShotModule(ModelHubMixin, _Base):
 
     # ------------------------------------------------------------------ Hugging Face Hub
 
+    def _hub_config(self) -> dict[str, Any]:
+        settings = {name: self.hparams[name] for name in self.model_arguments()}
+        return hub_config(type(self).__name__, self.model, settings, self.pre_processor)
+
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_heads(self, save_directory)
+        save_heads(self.model, self._hub_config(), save_directory)
 
     def generate_model_card(
         self,
@@ -575,7 +580,8 @@ class FewShotModule(ModelHubMixin, _Base):
         Returns:
             The card.
         """
-        return model_card(self, license, trained_on, scores, **kwargs)
+        num_values = sum(tensor.numel() for tensor in self.model.head_tensors().values())
+        return model_card(self._hub_config(), num_values, license, trained_on, scores, **kwargs)
 
     @classmethod
     def _from_pretrained(
@@ -683,7 +689,8 @@ class FewShotModule(ModelHubMixin, _Base):
         with atomic_export(export_root) as folder:
             if prompts_as_input:
                 path = folder / "weights" / "onnx" / f"{model_file_name}.onnx"
-                export_onnx_with_prompts(self, path, input_size, kwargs)
+                graph = GraphWithPrompts(self.model, self.pre_processor, self.post_processor)
+                export_onnx_with_prompts(graph, path, input_size, kwargs)
                 self.save_prompt_inputs(path.with_name(f"{model_file_name}.prompts.npz"), exported)
             else:
                 self._exported_class = exported
