@@ -112,7 +112,7 @@ def backbone_preprocessing(name: str, pretrained: str | bool | None, image_size:
 
 def create_backbone(
     backbone: str | nn.Module,
-    pretrained: str | bool | None = True,
+    pretrained: bool | str | None = True,
     blocks: Sequence[int] | None = None,
     image_size: int | None = None,
 ) -> Backbone:

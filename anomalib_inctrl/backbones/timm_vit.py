@@ -54,7 +54,7 @@ class TimmBackbone(Backbone):
     def __init__(
         self,
         name: str,
-        pretrained: str | bool | None = True,
+        pretrained: bool | str | None = True,
         blocks: Sequence[int] | None = None,
         image_size: int | None = None,
     ) -> None:

@@ -159,3 +159,14 @@ def test_learned_prototypes_equal_the_formula_and_are_trained():
     with pytest.raises(ValueError, match="prototypes='text': timm/test_vit has no text encoder"):
         InCTRLv2Model("timm/test_vit", None, prototypes="text")
     assert InCTRLv2Model("demo-vit-16-240", None, prototypes="learned").dasl_branch.prototypes is not None
+
+
+@pytest.mark.parametrize("size", [80, 160, 192])
+@pytest.mark.parametrize("name", ["timm/test_vit", "demo-vit-16-240"])
+def test_residual_of_a_prompt_is_zero_at_every_size(name, size):
+    model = InCTRLv2Model(name, None, image_size=size)
+    images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
+    model.set_prompts(images[:2], "gear")
+    residuals = model.score_components(images).patch_score
+    assert residuals[:2].max() < 1e-5 < residuals[2]
+    assert model(images).anomaly_map.shape == (3, 1, size, size)

@@ -66,7 +66,7 @@ class FewShotModel(nn.Module, ABC):
     def __init__(
         self,
         backbone: str | nn.Module = "ViT-B-16-plus-240",
-        pretrained: str | bool | None = True,
+        pretrained: bool | str | None = True,
         blocks: Sequence[int] | None = None,
         image_size: int | None = None,
         resize_mode: str = "squash",

@@ -74,7 +74,7 @@ class InCTRL(FewShotModule, AnomalibModule):
     def __init__(
         self,
         backbone: str = "ViT-B-16-plus-240",
-        pretrained: str | bool | None = True,
+        pretrained: bool | str | None = True,
         blocks: list[int] | None = None,
         image_size: int | None = None,
         resize_mode: Literal["squash", "center_crop"] = "squash",

@@ -48,7 +48,7 @@ class InCTRLModel(FewShotModel):
     def __init__(
         self,
         backbone: str | nn.Module = "ViT-B-16-plus-240",
-        pretrained: str | bool | None = True,
+        pretrained: bool | str | None = True,
         **shared: Any,
     ) -> None:
         super().__init__(backbone, pretrained, **shared)

@@ -98,7 +98,7 @@ class InCTRLv2(FewShotModule, AnomalibModule):
     def __init__(
         self,
         backbone: str = "ViT-B-16-plus-240",
-        pretrained: str | bool | None = True,
+        pretrained: bool | str | None = True,
         blocks: list[int] | None = None,
         image_size: int | None = None,
         resize_mode: Literal["squash", "center_crop"] = "squash",

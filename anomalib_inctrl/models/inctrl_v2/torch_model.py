@@ -55,7 +55,7 @@ class InCTRLv2Model(FewShotModel):
     def __init__(
         self,
         backbone: str | nn.Module = "ViT-B-16-plus-240",
-        pretrained: str | bool | None = True,
+        pretrained: bool | str | None = True,
         *,
         use_dasl: bool = True,
         use_oasl: bool = True,
