@@ -31,7 +31,7 @@ from anomalib_inctrl.errors import (
 )
 from anomalib_inctrl.io.files import write_text_atomic
 from anomalib_inctrl.io.images import IMAGE_SUFFIXES, read_image
-from anomalib_inctrl.prediction import Prediction
+from anomalib_inctrl.predictor import Prediction
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class Handlers:
             return None, [], None
         result = results[chosen]
         rows = [[_words(term), f"{value:.3f}", _TERMS.get(term, "")] for term, value in result.components.items()]
-        return result.heat_map(_LARGE), rows, result.sheet(prompts)
+        return result.heat_map(_LARGE), rows, result.explain(prompts)
 
     @_told
     def show_labels(

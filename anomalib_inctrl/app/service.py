@@ -13,8 +13,7 @@ import pandas as pd
 
 from anomalib_inctrl.app.uploads import Limits, check_count, check_picture
 from anomalib_inctrl.errors import CheckpointError, ImageFileError, PromptError
-from anomalib_inctrl.prediction import Prediction
-from anomalib_inctrl.predictor import MODELS, Detector, model_of_checkpoint
+from anomalib_inctrl.predictor import MODELS, Detector, Prediction, model_of_checkpoint
 
 UNTRAINED = "training-free"
 
