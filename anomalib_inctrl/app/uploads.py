@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""What may be dropped into the app, checked before a single pixel is decoded."""
+"""Checks of uploads before a pixel is decoded."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from anomalib_inctrl.io.images import FORMATS, IMAGE_SUFFIXES, UNREADABLE, read_
 
 @dataclass(frozen=True)
 class Limits:
-    """What one visitor may ask for.
+    """Limits of one request.
 
     Attributes:
-        prompts: Largest number of normal pictures.
-        queries: Largest number of pictures to judge at once.
+        prompts: Largest number of normal references.
+        queries: Largest number of images to inspect at once.
         megabytes: Largest size of a file.
-        megapixels: Largest picture.
-        letters: Longest name of a thing.
+        megapixels: Largest image.
+        letters: Longest name of an object.
     """
 
     prompts: int = 8
@@ -34,7 +34,7 @@ class Limits:
 
 
 def check_count(files: Sequence[str] | None, most: int, what: str) -> list[Path]:
-    """Take a list of uploads if its length is right.
+    """Check the number of uploads.
 
     Args:
         files: Paths of the uploads; None for none.
@@ -56,14 +56,14 @@ def check_count(files: Sequence[str] | None, most: int, what: str) -> list[Path]
     return [Path(file) for file in files]
 
 
-def check_picture(path: Path, limits: Limits) -> None:
-    """Check that an upload is a picture of a common format and a size that can be worked with.
+def check_image(path: Path, limits: Limits) -> None:
+    """Check that an upload is an image of a common format and of a size within the limits.
 
-    Messages say the file's name, not where the server keeps it.
+    Messages name the file without the server's folder.
 
     Args:
         path: The upload.
-        limits: Largest file and picture.
+        limits: Largest file and image.
 
     Raises:
         ImageFileError: If it is not.
@@ -80,7 +80,7 @@ def check_picture(path: Path, limits: Limits) -> None:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
     except UNREADABLE as error:
-        msg = f"{name}: {size} bytes, not readable as a picture. Replace or remove the file."
+        msg = f"{name}: {size} bytes, not readable as an image. Replace or remove the file."
         raise ImageFileError(msg) from error
     if width * height > limits.megapixels * 1e6:
         msg = f"{name}: {width} x {height} pixels; at most {limits.megapixels} million are taken. Make it smaller."
