@@ -1,5 +1,7 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
+"""The kinds of images that are accepted and refused."""
+
 import numpy as np
 import pytest
 import torch
@@ -9,61 +11,70 @@ from anomalib_inctrl.errors import ImageDataError, ImageFileError
 from anomalib_inctrl.io.images import UNREADABLE, read_image
 from anomalib_inctrl.io.inputs import list_inputs
 
-
-def read(images):
-    return [picture.read() for picture in list_inputs(images)]
-
-
-FORMS = {
-    "path": lambda pixels, file: file,
-    "text": lambda pixels, file: str(file),
-    "folder": lambda pixels, file: file.parent,
-    "pillow": lambda pixels, file: Image.fromarray(pixels),
-    "pillow, lazy": lambda pixels, file: Image.open(file),
-    "rgba": lambda pixels, file: Image.fromarray(pixels).convert("RGBA"),
-    "uint8": lambda pixels, file: pixels,
-    "uint8, alpha": lambda pixels, file: np.dstack([pixels, pixels[..., 0]]),
-    "uint8, reversed": lambda pixels, file: pixels[::-1].copy()[::-1],
-    "uint16": lambda pixels, file: pixels.astype(np.uint16) * 257,
-    "uint16, foreign": lambda pixels, file: (pixels.astype(np.uint16) * 257).astype(">u2"),
-    "int64": lambda pixels, file: pixels.astype(np.int64),
-    "float32": lambda pixels, file: pixels.astype(np.float32) / 255,
-    "float64": lambda pixels, file: pixels / 255,
-    "tensor": lambda pixels, file: torch.from_numpy(pixels).permute(2, 0, 1),
-    "float tensor": lambda pixels, file: torch.from_numpy(pixels).permute(2, 0, 1) / 255,
-    "uint16 tensor": lambda pixels, file: torch.from_numpy(pixels.astype(np.uint16) * 257).permute(2, 0, 1),
-    "batch": lambda pixels, file: pixels[None],
-    "tensor batch": lambda pixels, file: torch.from_numpy(pixels).permute(2, 0, 1)[None],
-    "list": lambda pixels, file: [pixels],
-    "generator": lambda pixels, file: (item for item in [file]),
+RAMP = np.linspace(0, 200, 50)[None, :, None] + np.linspace(0, 40, 30)[:, None, None]
+PIXELS = (RAMP + np.random.default_rng(0).integers(0, 12, (30, 50, 3)) * [0, 1, 1]).astype(np.uint8)
+TENSOR = torch.from_numpy(PIXELS).permute(2, 0, 1)
+KINDS = {
+    "path": lambda file: file,
+    "text": str,
+    "folder": lambda file: file.parent,
+    "pillow, lazy": Image.open,
+    "generator": lambda file: (item for item in [file]),
+    "pillow": lambda _: Image.fromarray(PIXELS),
+    "rgba": lambda _: Image.fromarray(PIXELS).convert("RGBA"),
+    "uint8": lambda _: PIXELS,
+    "list": lambda _: [PIXELS],
+    "batch": lambda _: PIXELS[None],
+    "uint8, alpha": lambda _: np.dstack([PIXELS, PIXELS[..., 0]]),
+    "uint8, reversed": lambda _: PIXELS[::-1].copy()[::-1],
+    "uint16": lambda _: PIXELS.astype(np.uint16) * 257,
+    "uint16, foreign": lambda _: (PIXELS.astype(np.uint16) * 257).astype(">u2"),
+    "int64": lambda _: PIXELS.astype(np.int64),
+    "float32": lambda _: PIXELS.astype(np.float32) / 255,
+    "float64": lambda _: PIXELS / 255,
+    "tensor": lambda _: TENSOR,
+    "tensor batch": lambda _: TENSOR[None],
+    "float tensor": lambda _: (TENSOR / 255).requires_grad_(),
+    "uint16 tensor": lambda _: torch.from_numpy(PIXELS.astype(np.uint16) * 257).permute(2, 0, 1),
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_same_picture(form, pixels, picture_file):
-    before = pixels.copy()
-    (found,) = read(FORMS[form](pixels, picture_file))
+def read(images):
+    return [item.read() for item in list_inputs(images)]
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "image.png"
+    Image.fromarray(PIXELS).save(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_gives_the_same_image(kind, file):
+    before = PIXELS.copy()
+    (found,) = read(KINDS[kind](file))
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, read_image(picture_file), atol=1e-6, rtol=0)
-    assert (pixels == before).all()
+    torch.testing.assert_close(found.detach(), read_image(file), atol=1e-6, rtol=0)
+    assert (before == PIXELS).all()
 
 
-@pytest.mark.parametrize("form", [lambda grey: grey, lambda grey: grey[..., None], torch.from_numpy, Image.fromarray])
-def test_grey_is_repeated(form, pixels):
-    grey = pixels[..., 0].copy()
-    (found,) = read(form(grey))
+@pytest.mark.parametrize("kind", [lambda grey: grey, lambda grey: grey[..., None], torch.from_numpy, Image.fromarray])
+def test_grey_is_repeated(kind):
+    grey = PIXELS[..., 0].copy()
+    (found,) = read(kind(grey))
     assert (found * 255).round().numpy().astype(np.uint8).tolist() == [grey.tolist()] * 3
 
 
-def test_names_are_paths_or_places(pixels, picture_file):
-    found = list_inputs([pixels, str(picture_file), picture_file.parent, pixels])
-    assert [picture.name for picture in found] == ["images[0]", str(picture_file), str(picture_file), "images[3]"]
+def test_names_are_paths_or_positions(file):
+    found = list_inputs([PIXELS, str(file), file.parent, PIXELS])
+    assert [item.name for item in found] == ["images[0]", str(file), str(file), "images[3]"]
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ([], "images: found no pictures"),
+        ([], "images: found no images"),
         (7, "images: found int"),
         ([np.zeros((4, 4)), None], r"images\[1\]: found NoneType"),
         (np.zeros((3, 40, 50)), r"images\[0\]: found an array \(3, 40, 50\).*transpose\(1, 2, 0\)"),
@@ -82,12 +93,12 @@ def test_names_are_paths_or_places(pixels, picture_file):
         (torch.zeros(3, 4, 4, dtype=torch.bool), "a tensor of torch.bool"),
     ],
 )
-def test_what_is_no_picture_is_told(wrong, message):
+def test_other_inputs_are_refused_by_name(wrong, message):
     with pytest.raises(ImageDataError, match=message):
         read(wrong)
 
 
-def test_files_that_are_none_are_named(tmp_path):
+def test_missing_and_broken_files_are_named(tmp_path):
     with pytest.raises(ImageFileError, match=r"none\.png: no such file or folder"):
         list_inputs(tmp_path / "none.png")
     with pytest.raises(ImageFileError, match="holds no images"):
@@ -102,7 +113,7 @@ def test_files_that_are_none_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("error", UNREADABLE, ids=lambda error: error.__name__)
-def test_whatever_pillow_raises_of_a_broken_image_is_told(error, monkeypatch):
+def test_every_error_of_pillow_is_reported(error, monkeypatch):
     image = Image.new("L", (4, 4))
     monkeypatch.setattr(image, "load", lambda: (_ for _ in ()).throw(error("broken")))
     with pytest.raises(ImageDataError, match=r"images\[0\]: the pixels"):
