@@ -47,7 +47,7 @@ _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 # Fonts of the browser's machine: the page makes no request to other servers.
 THEME = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 CSS = """.gradio-container {max-width: 1400px !important; margin: auto}
-#label h2 {margin: 0}
+#pred-label h2 {margin: 0}
 #prompt-gallery .grid-container {grid-template-columns: repeat(4, minmax(0, 1fr)) !important}"""
 _HEADING = """# Few-shot anomaly detection
 Drop normal references of an object, name it, and drop the images to inspect. Nothing leaves the machine that runs
@@ -261,7 +261,7 @@ def _lay_out_results(handlers: Handlers, form: _Form) -> None:
                 label="Heat map", elem_id="heat-map", interactive=False, height=380, buttons=["fullscreen"]
             )
         with gr.Column(scale=2, min_width=240):
-            label = gr.Markdown(elem_id="label")
+            label = gr.Markdown(elem_id="pred-label")
             components = gr.Dataframe(
                 headers=["component", "value", "meaning"],
                 datatype=["str", "str", "str"],
