@@ -77,13 +77,7 @@ def _reports_errors(handler: _Handler) -> _Handler:
 
 
 class Handlers:
-    """Functions that the page's components call.
-
-    Args:
-        service: Makes the predictions.
-        folder: Folder for tables to download and the example; to be removed with the app.
-        example: Creates the example images.
-    """
+    """Functions that the page's components call; see :func:`build_page` for the arguments."""
 
     def __init__(self, service: PredictionService, folder: Path, example: ExampleSource) -> None:
         self.service = service
@@ -108,15 +102,7 @@ class Handlers:
         weights: str,
         predicted_with: object,
     ) -> tuple[Any, ...]:
-        """Predict.
-
-        The threshold starts at the highest score of the normal references, and then stays where it is set until the
-        prompts, the class name, the model or the weights change.
-
-        Returns:
-            The predictions, their prompts, the one to show, the heat maps, what was left out, the threshold, and the
-            settings that they were predicted with.
-        """
+        """Predict; the threshold starts at the highest score of the references whenever one of the settings changes."""
         result = self.service.predict(prompts, queries, class_name, model, weights)
         settings = [prompts, class_name, model, weights]
         start = 0.5 if result.highest_normal is None else min(math.ceil(result.highest_normal * 1000) / 1000, 1)

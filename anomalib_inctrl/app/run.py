@@ -109,14 +109,7 @@ def _serve(args: argparse.Namespace, folder: Path) -> int:
 
 
 def render_example(folder: Path) -> tuple[list[str], str, list[str]]:
-    """Render example images of the demonstration data.
-
-    Args:
-        folder: Where to render them.
-
-    Returns:
-        Paths of the normal references, the name of what they show, and paths of the images to inspect.
-    """
+    """Render the example: paths of normal references, what they show, and paths of images to inspect."""
     from anomalib_inctrl.demo import DemoSettings, render_category
 
     settings = DemoSettings(train_count=4, test_normal_count=3, test_anomalous_count=5)

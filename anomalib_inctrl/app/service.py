@@ -84,18 +84,7 @@ class PredictionService:
         return list(self._weights[model])
 
     def detector(self, model: str, weights: str) -> Detector:
-        """The detector for a model and weights; the last one is kept.
-
-        Args:
-            model: One of :attr:`models`.
-            weights: One of :meth:`weights_of`.
-
-        Returns:
-            The detector.
-
-        Raises:
-            CheckpointError: If they are not on offer.
-        """
+        """The detector for a model and weights; raises CheckpointError if they are not on offer."""
         if weights not in self._weights.get(model, {}):
             msg = f"There are no weights {weights!r} for {model}."
             raise CheckpointError(msg)
@@ -114,17 +103,7 @@ class PredictionService:
         return self._detector[1]
 
     def check_prompts(self, files: Sequence[str] | None) -> list[Path]:
-        """Check the normal references.
-
-        Args:
-            files: Paths of the uploads.
-
-        Returns:
-            The paths.
-
-        Raises:
-            ImageFileError: If there are none or too many, or one of them cannot be read.
-        """
+        """The paths of normal references; raises ImageFileError if one cannot be used, or their number is wrong."""
         paths = check_count(files, self.limits.prompts, "normal references")
         for path in paths:
             check_image(path, self.limits)
@@ -140,17 +119,14 @@ class PredictionService:
     def predict(
         self, prompts: Sequence[str] | None, queries: Sequence[str] | None, class_name: str, model: str, weights: str
     ) -> ServiceResult:
-        """Predict images.
+        """Predict images, leaving out those that cannot be read.
 
         Args:
             prompts: Paths of the normal references.
-            queries: Paths of the images to inspect; those that cannot be read are left out.
+            queries: Paths of the images to inspect.
             class_name: What they show.
             model: One of :attr:`models`.
             weights: One of :meth:`weights_of`.
-
-        Returns:
-            The predictions and what was left out.
 
         Raises:
             ImageFileError: If there are too few or too many images, or a reference cannot be read.
@@ -179,16 +155,7 @@ class PredictionService:
 
 
 def score_table(predictions: Sequence[Prediction], threshold: float) -> pd.DataFrame:
-    """Predictions as a table, with the column names of ``scores.csv``.
-
-    Args:
-        predictions: Any number of predictions.
-        threshold: Score above which an image is anomalous.
-
-    Returns:
-        One row for each prediction: ``image_path`` (the file's name), ``class_name``, ``score``, ``threshold``,
-        ``pred_label`` (1 anomalous, 0 normal), and the components.
-    """
+    """Predictions as a table, with the columns of ``scores.csv``; 1 is anomalous, with a score above the threshold."""
     rows = [
         {
             "image_path": Path(prediction.name).name,
@@ -204,16 +171,7 @@ def score_table(predictions: Sequence[Prediction], threshold: float) -> pd.DataF
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    """Convert a table of :func:`score_table` to CSV in which spreadsheets find no formulas.
-
-    A name that begins like a formula gets an apostrophe in front, which spreadsheets hide.
-
-    Args:
-        table: The table.
-
-    Returns:
-        Text of the file.
-    """
+    """Convert a table to CSV; a name that begins like a formula gets an apostrophe, which spreadsheets hide."""
     table = table.copy()
     for column in ("image_path", "class_name"):
         if column in table:

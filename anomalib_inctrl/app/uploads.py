@@ -16,15 +16,7 @@ from anomalib_inctrl.io.images import FORMATS, IMAGE_SUFFIXES, UNREADABLE, read_
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one request.
-
-    Attributes:
-        prompts: Largest number of normal references.
-        queries: Largest number of images to inspect at once.
-        megabytes: Largest size of a file.
-        megapixels: Largest image.
-        letters: Longest name of an object.
-    """
+    """Limits of one request: numbers of images, their file size and pixels, and letters of the class name."""
 
     prompts: int = 8
     queries: int = 64
@@ -33,25 +25,13 @@ class Limits:
     letters: int = 80
 
 
-def check_count(files: Sequence[str] | None, most: int, what: str) -> list[Path]:
-    """Check the number of uploads.
-
-    Args:
-        files: Paths of the uploads; None for none.
-        most: Largest number of them.
-        what: What they are, for the message.
-
-    Returns:
-        The paths.
-
-    Raises:
-        ImageFileError: If there are none or too many.
-    """
+def check_count(files: Sequence[str] | None, most: int, kind: str) -> list[Path]:
+    """The paths of uploads; raises ImageFileError, which names their kind, if there are none or more than `most`."""
     if not files:
-        msg = f"No {what} yet. Drop 1 to {most}."
+        msg = f"No {kind} yet. Drop 1 to {most}."
         raise ImageFileError(msg)
     if len(files) > most:
-        msg = f"{len(files)} {what} are too many. Drop 1 to {most}."
+        msg = f"{len(files)} {kind} are too many. Drop 1 to {most}."
         raise ImageFileError(msg)
     return [Path(file) for file in files]
 
@@ -59,20 +39,13 @@ def check_count(files: Sequence[str] | None, most: int, what: str) -> list[Path]
 def check_image(path: Path, limits: Limits) -> None:
     """Check that an upload is an image of a common format and of a size within the limits.
 
-    Messages name the file without the server's folder.
-
-    Args:
-        path: The upload.
-        limits: Largest file and image.
-
     Raises:
-        ImageFileError: If it is not.
+        ImageFileError: If it is not; names the file without the server's folder.
     """
-    name = path.name
+    name, size = path.name, path.stat().st_size
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         msg = f"{name}: not one of the formats {', '.join(sorted(IMAGE_SUFFIXES))}."
         raise ImageFileError(msg)
-    size = path.stat().st_size
     if size > limits.megabytes * 2**20:
         msg = f"{name}: {size / 2**20:.1f} MB; at most {limits.megabytes} MB are taken."
         raise ImageFileError(msg)

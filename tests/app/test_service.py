@@ -41,9 +41,7 @@ def test_predictions_are_those_of_the_detector(checkpoints, good, queries, model
     service = PredictionService([checkpoints], device="cpu", prompt_shifts=prompt_shifts)
     result = service.predict(good[:3], queries[:5], "  steel\n washer ", model, weights)
     path = None if weights == UNTRAINED else checkpoints / model / "model.ckpt"
-    detector = Detector(
-        path, backbone="mini-clip-16-240", pretrained="demo", device="cpu", prompt_shifts=prompt_shifts
-    )
+    detector = Detector(path, backbone="mini-clip-16-240", pretrained="demo", device="cpu", prompt_shifts=prompt_shifts)
     detector.set_prompts(good[:3], class_name="steel washer")
     expected = {prediction.name: prediction for prediction in detector.predict(queries[:5])}
     assert {prediction.name for prediction in result.predictions} == expected.keys()

@@ -123,7 +123,12 @@ def loader(dataset, batch_size=3):
 def fakes():
     """The helpers of this file, which test files cannot import."""
     return SimpleNamespace(
-        BrightSpots=BrightSpots, Files=Files, OneTarget=OneTarget, Components=Components, loader=loader, write_image=write_image
+        BrightSpots=BrightSpots,
+        Files=Files,
+        OneTarget=OneTarget,
+        Components=Components,
+        loader=loader,
+        write_image=write_image,
     )
 
 
