@@ -18,7 +18,6 @@ from anomalib_inctrl.visualization.heat_map import HeatMap, check_heat_map, colo
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
     _Tile = tuple[str, Image.Image, HeatMap | None]
@@ -95,50 +94,52 @@ def explanation_figure(
     notes = [f"{name}: {value}" for name, value in values.items() if value is not None]
     panel = _SCORE + len(notes) * _LINE + len(components) * _BAR + 2 * (_GAP + _CAPTION) + (1.7 if prompts else 0)
     height = _HEADER + max(panel, sum(_CAPTION + side * ratio + _BELOW for side in sides))
-    canvas = _Canvas(width + _PANEL + 3 * _GAP, height, dpi, font)
+    page = _Page(width + _PANEL + 3 * _GAP, height, dpi, font)
 
-    half = (canvas.width - 3 * _GAP) / 2
-    canvas.write(class_name, _GAP, 0.18, half, 17, weight="bold")
-    canvas.write(file_name, canvas.width - _GAP, 0.24, half, 10, color=_MUTED, ha="right")
+    half = (page.width - 3 * _GAP) / 2
+    page.write(class_name, _GAP, 0.18, half, 17, weight="bold")
+    page.write(file_name, page.width - _GAP, 0.24, half, 10, color=_MUTED, ha="right")
     y = _HEADER
     for row, side in zip(rows, sides, strict=True):
         for position, (name, drawn, heat_map) in enumerate(row):
-            x, below = _GAP + position * (side + _GAP), y + _CAPTION + side * ratio + 0.06
-            canvas.write(name, x, y, side, 10, weight="bold")
-            axes = canvas.show(drawn, x, y + _CAPTION, side, side * ratio)
+            x, top, below = _GAP + position * (side + _GAP), y + _CAPTION, y + _CAPTION + side * ratio + 0.06
+            page.write(name, x, y, side, 10, weight="bold")
+            page.show(drawn, x, top, side, side * ratio)
             if heat_map is not None:
-                canvas.colour_bar(heat_map, x, below, side)
+                page.show_colour_bar(heat_map, x, below, side)
             elif mask is not None and name != "query":
-                _draw_contour(axes, mask, drawn.size)
+                page.show_contour(mask, drawn, x, top, side, side * ratio)
                 found = "white line" if np.any(mask) else "no pixel marked" if gt_label else "no defect"
-                canvas.write(f"ground truth: {found}", x, below, side, 9, color=_MUTED)
+                page.write(f"ground truth: {found}", x, below, side, 9, color=_MUTED)
         y += _CAPTION + side * ratio + _BELOW
 
     x, y = width + 2 * _GAP, _HEADER
-    canvas.write_score(score, pred_label, x, y)
+    page.show_score(score, pred_label, x, y)
     y += _SCORE
     for note in notes:
-        canvas.write(note, x, y, _PANEL, 10, color=_MUTED)
+        page.write(note, x, y, _PANEL, 10, color=_MUTED)
         y += _LINE
     y += _GAP / 2
     if components:
-        canvas.bars(components, x, y)
+        page.show_bars(components, x, y)
         y += _CAPTION + len(components) * _BAR + _GAP
     shown = prompts[:MAX_PROMPTS]
     caption = f"prompts (K={k_shot})" + (f", {len(shown)} shown" if len(shown) < k_shot else "")
-    canvas.write(caption if k_shot else "zero-shot: no prompts", x, y, _PANEL, 10, weight="bold")
+    page.write(caption if k_shot else "zero-shot: no prompts", x, y, _PANEL, 10, weight="bold")
     if shown:
-        canvas.show_grid(shown, x, y + _CAPTION)
-    return canvas.to_image()
+        page.show_grid(shown, x, y + _CAPTION)
+    return page.to_image()
 
 
-class _Canvas:
-    """A matplotlib figure whose places are given in inches from the top left."""
+class _Page:
+    """A figure with one axes that covers it, in inches from the top left."""
 
     def __init__(self, width: float, height: float, dpi: int, font: str | None) -> None:
-        self.width, self.height = width, height
-        self.figure = Figure((width, height), dpi, facecolor="white")
-        self.canvas = FigureCanvasAgg(self.figure)
+        self.width, self.height, self.dpi = width, height, dpi
+        figure = Figure((width, height), dpi, facecolor="white")
+        self.canvas: Any = FigureCanvasAgg(figure)  # its methods have no types
+        self.axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+        self.axes.set_axis_off()
         self.font = FontProperties(fname=font)
         try:
             self.known = get_font(findfont(self.font)).get_charmap()
@@ -146,71 +147,71 @@ class _Canvas:
             msg = f"font='{font}' cannot be read; give the path of a .ttf or .otf file."
             raise ValueError(msg) from error
 
-    def axes(self, x: float, y: float, width: float, height: float) -> Axes:
-        place = (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
-        axes = self.figure.add_axes(place, xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-        return axes
-
     def write(self, text: str, x: float, y: float, width: float, size: float, **style: Any) -> None:
         """Write one line, shortened in the middle to `width`."""
         text = "".join(c if ord(c) in self.known else "?" for c in " ".join(text.split()))
         font = self.font.copy()
         font.set_size(size)
         font.set_weight(style.pop("weight", "normal"))
-        place = (x / self.width, 1 - y / self.height)
         defaults: dict[str, Any] = {"va": "top", "color": _INK, "parse_math": False, "fontproperties": font}
-
-        def shortened(length: int) -> str:
+        line = self.axes.text(x, y, "", **(defaults | style))
+        for length in range(min(len(text), 100), 0, -1):
             cut = f"{text[: (length + 1) // 2]}…{text[len(text) - length // 2 :]}"
-            return text if length == len(text) else cut
+            line.set_text(text if length == len(text) else cut)
+            if line.get_window_extent().width <= width * self.dpi:
+                break
 
-        length = min(len(text), 100)
-        line = self.figure.text(*place, shortened(length), **(defaults | style))
-        while length > 1 and (extent := line.get_window_extent().width / self.figure.dpi) > width:
-            length = min(length - 1, int(length * width / extent))
-            line.set_text(shortened(length))
+    def show(self, image: Image.Image, x: float, y: float, width: float, height: float) -> None:
+        """Show an image in the middle of a box, as large as it fits."""
+        left, top, scale = _fit(image, x, y, width, height)
+        extent = (left, left + image.width * scale, top + image.height * scale, top)
+        self.axes.imshow(image, extent=extent, interpolation="bilinear")
 
-    def show(self, image: Image.Image, x: float, y: float, width: float, height: float) -> Axes:
-        axes = self.axes(x, y, width, height)
-        axes.imshow(image, extent=(0, image.width, image.height, 0), interpolation="bilinear")
-        return axes
+    def show_contour(
+        self, mask: NDArray[Any], image: Image.Image, x: float, y: float, width: float, height: float
+    ) -> None:
+        """Draw a white line with a black rim around the non-zero part of the mask of an image."""
+        # Box averages keep defects that are smaller than a pixel of the image.
+        area = Image.fromarray((mask != 0).astype(np.float32)).resize(image.size, Image.Resampling.BOX)
+        marked = np.pad(np.asarray(area) > 0, 1).astype(float)  # closes the line along the border
+        left, top, scale = _fit(image, x, y, width, height)
+        columns, rows = (
+            start + (np.arange(length + 2) - 0.5) * scale for start, length in zip((left, top), image.size, strict=True)
+        )
+        for colour, line_width in (("black", 3.5), ("white", 1.6)) if marked.any() else ():
+            self.axes.contour(columns, rows, marked, [0.5], colors=colour, linewidths=line_width)
 
     def show_grid(self, images: Sequence[Image.Image], x: float, y: float) -> None:
-        """Show images as large as the space below `y` allows."""
+        """Show images in squares as large as the space below `y` allows."""
         height, gap, count = self.height - y - _GAP, 0.08, len(images)
-
-        def side_in(columns: int) -> float:
-            return min((_PANEL + gap) / columns, (height + gap) / -(-count // columns)) - gap
-
-        columns = max(range(math.ceil(count**0.5), count + 1), key=side_in)
-        side = side_in(columns)
+        side, columns = max(
+            (min((_PANEL + gap) / columns, (height + gap) / -(-count // columns)) - gap, columns)
+            for columns in range(math.ceil(count**0.5), count + 1)
+        )
         for position, image in enumerate(images):
             row, column = divmod(position, columns)
-            small = ImageOps.contain(image.convert("RGB"), (max(1, round(side * self.figure.dpi)),) * 2)
+            small = ImageOps.contain(image.convert("RGB"), (max(1, round(side * self.dpi)),) * 2)
             self.show(small, x + column * (side + gap), y + row * (side + gap), side, side)
 
-    def colour_bar(self, heat_map: HeatMap, x: float, y: float, width: float) -> None:
+    def show_colour_bar(self, heat_map: HeatMap, x: float, y: float, width: float) -> None:
         low, high, threshold = heat_map.low, heat_map.high, heat_map.threshold
-        axes = self.axes(x, y, width, 0.11)
         ramp = colours(HeatMap(np.linspace(low, high, 256)[None], low, high), (256, 1))
-        axes.imshow(ramp, extent=(low, high, 0, 1), aspect="auto")
+        self.axes.imshow(ramp, extent=(x, x + width, y + 0.11, y), aspect="auto")
         finite = heat_map.values[np.isfinite(heat_map.values)]
         note = "no finite value"
         if finite.size:
             largest = float(finite.max())
             note = f"empty (max {largest:.2g})" if largest - low < 0.01 * (high - low) else f"max {largest:.3g}"
-        side = width / 6
-        self.write(f"{low:.3g}", x, y + 0.15, side, 9, color=_MUTED)
-        self.write(f"{high:.3g}", x + width, y + 0.15, side, 9, color=_MUTED, ha="right")
-        self.write(note, x + width / 2, y + 0.15, width - 2 * side, 9, ha="center")
+        self.write(f"{low:.3g}", x, y + 0.15, width / 6, 9, color=_MUTED)
+        self.write(f"{high:.3g}", x + width, y + 0.15, width / 6, 9, color=_MUTED, ha="right")
+        self.write(note, x + width / 2, y + 0.15, width * 2 / 3, 9, ha="center")
         marks = ["grey: not finite"] if finite.size < heat_map.values.size else []
         if threshold is not None and low <= threshold <= high:
-            axes.axvline(threshold, color=_INK, linewidth=2)
+            self.axes.vlines(x + (threshold - low) / (high - low) * width, y - 0.02, y + 0.13, _INK, linewidths=2)
             marks.append(f"threshold {threshold:.3g}")
         self.write(", ".join(marks), x + width / 2, y + 0.32, width, 9, color=_MUTED, ha="center")
 
-    def write_score(self, score: float | None, label: bool | None, x: float, y: float) -> None:
+    def show_score(self, score: float | None, label: bool | None, x: float, y: float) -> None:
         colour = _INK if label is None else _RED if label else _GREEN
         self.write("score", x, y, _PANEL, 10, weight="bold")
         self.write(_number(score), x, y + _CAPTION, _PANEL, 38, weight="bold", color=colour)
@@ -219,23 +220,18 @@ class _Canvas:
             style: dict[str, Any] = {"ha": "right", "va": "center", "weight": "bold", "color": "white", "bbox": box}
             self.write(_label(label), x + _PANEL - 0.1, y + 0.57, 1.2, 11, **style)
 
-    def bars(self, components: Mapping[str, float], x: float, y: float) -> None:
+    def show_bars(self, components: Mapping[str, float], x: float, y: float) -> None:
         self.write("components of the score", x, y, _PANEL, 10, weight="bold")
-        y += _CAPTION
-        axes = self.axes(x, y, _PANEL, len(components) * _BAR)
-        axes.set(xlim=(0, 1), ylim=(len(components), 0))
-        places = np.arange(len(components)) + 0.68
-        axes.barh(places, 1, 0.28, color=_GROUND)
-        axes.barh(places, np.nan_to_num(list(components.values())).clip(0, 1), 0.28, color=_BLUE)
-        for position, (name, value) in enumerate(components.items()):
-            top = y + position * _BAR + 0.04
-            self.write(name, x, top, 0.75 * _PANEL, 10)
-            self.write(_number(value), x + _PANEL, top, 0.25 * _PANEL, 10, ha="right")
+        for name, value in components.items():
+            self.write(name, x, y + _CAPTION + 0.04, 0.75 * _PANEL, 10)
+            self.write(_number(value), x + _PANEL, y + _CAPTION + 0.04, 0.25 * _PANEL, 10, ha="right")
+            for length, colour in ((1.0, _GROUND), (float(np.clip(np.nan_to_num(value), 0, 1)), _BLUE)):
+                self.axes.barh(y + _CAPTION + 0.28, length * _PANEL, 0.12, left=x, color=colour)
+            y += _BAR
 
     def to_image(self) -> Image.Image:
-        canvas: Any = self.canvas  # its methods have no types
-        canvas.draw()
-        return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        self.canvas.draw()
+        return Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert("RGB")
 
 
 def _check(maps: Mapping[str, HeatMap], overlay: str | None, mask: NDArray[Any] | None, dpi: int) -> None:
@@ -276,17 +272,10 @@ def _arrange(
     return rows, [width / len(row) - _GAP for row in rows], ratio
 
 
-def _draw_contour(axes: Axes, mask: NDArray[Any], size: tuple[int, int]) -> None:
-    """Draw a white line with a black rim around the non-zero part of the mask."""
-    # Box averages keep defects that are smaller than a pixel of the tile.
-    area = Image.fromarray((np.asarray(mask) != 0).astype(np.float32)).resize(size, Image.Resampling.BOX)
-    padded = np.pad(np.asarray(area) > 0, 1).astype(float)  # closes the line along the border
-    if not padded.any():
-        return
-    x, y = (np.arange(length + 2) - 0.5 for length in size)
-    for colour, line_width in (("black", 3.5), ("white", 1.6)):
-        axes.contour(x, y, padded, [0.5], colors=colour, linewidths=line_width)
-    axes.set(xlim=(0, size[0]), ylim=(size[1], 0))
+def _fit(image: Image.Image, x: float, y: float, width: float, height: float) -> tuple[float, float, float]:
+    """Left, top and scale of an image in the middle of a box."""
+    scale = min(width / image.width, height / image.height)
+    return x + (width - image.width * scale) / 2, y + (height - image.height * scale) / 2, scale
 
 
 def _number(value: float | None) -> str:

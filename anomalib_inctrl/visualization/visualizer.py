@@ -83,16 +83,11 @@ class ExplanationVisualizer(ImageVisualizer):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out whether the names of this run's images need folders."""
         del pl_module
-        self._begin(trainer.test_dataloaders, trainer)
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find out whether the names of this run's images need folders."""
-        del pl_module
-        self._begin(trainer.predict_dataloaders, trainer)
-
-    def _begin(self, dataloaders: Any, trainer: Trainer) -> None:
+        dataloaders = trainer.predict_dataloaders if trainer.predicting else trainer.test_dataloaders
         self._root = _folder_to_keep(dataloaders, trainer)
         self._thumbnails.clear()
+
+    on_predict_start = on_test_start
 
     def on_test_batch_end(
         self,
@@ -156,13 +151,15 @@ class ExplanationVisualizer(ImageVisualizer):
         threshold = post_processor_value(pl_module, "normalized_image_threshold")
         for index, image in enumerate(_query_images(torch.as_tensor(batch.image), pl_module)):
             files = tuple(str(file) for file in prompt_files.get(names[index], ()))
+            if files not in self._thumbnails:
+                self._thumbnails[files] = [_thumbnail(file) for file in files[:MAX_PROMPTS]]
             path = Path(batch.image_path[index]) if batch.image_path is not None else Path()
             yield explanation_figure(
                 image,
                 maps={name: heat_map._replace(values=heat_map.values[index]) for name, heat_map in maps.items()},
                 overlay="anomaly map" if "anomaly map" in maps else None,
                 mask=None if masks is None or not (mask_known is None or mask_known[index]) else masks[index],
-                prompts=self._prompts(files),
+                prompts=self._thumbnails[files],
                 # Prompts given as tensors have no files.
                 k_shot=len(files) or int(getattr(pl_module, "hparams", {}).get("k_shot") or 0),
                 threshold=None if columns["pred_label"][index] is None else threshold,
@@ -193,14 +190,9 @@ class ExplanationVisualizer(ImageVisualizer):
             maps[name] = maps[name]._replace(low=low, high=high)
         return maps
 
-    def _prompts(self, files: tuple[str, ...]) -> list[Image.Image]:
-        """Thumbnails of the first prompts, read once per run for each list of files; grey for unreadable files."""
-        if files not in self._thumbnails:
-            self._thumbnails[files] = [_thumbnail(file) for file in files[:MAX_PROMPTS]]
-        return self._thumbnails[files]
-
 
 def _thumbnail(file: str) -> Image.Image:
+    """A small image of a prompt; grey where the file cannot be read."""
     side = 320
     try:
         image: Image.Image = to_pil_image(read_image(file))

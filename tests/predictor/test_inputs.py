@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from anomalib_inctrl.errors import ImageDataError, ImageFileError
-from anomalib_inctrl.io.images import UNREADABLE, read_image
+from anomalib_inctrl.io.images import read_image
 from anomalib_inctrl.io.inputs import list_inputs
 
 RAMP = np.linspace(0, 200, 50)[None, :, None] + np.linspace(0, 40, 30)[:, None, None]
@@ -110,11 +110,3 @@ def test_missing_and_broken_files_are_named(tmp_path):
         read([np.zeros((4, 4)), Image.open(broken)])
     with pytest.raises(ImageFileError, match=r"broken\.png: 900 bytes"):
         read(tmp_path)
-
-
-@pytest.mark.parametrize("error", UNREADABLE, ids=lambda error: error.__name__)
-def test_every_error_of_pillow_is_reported(error, monkeypatch):
-    image = Image.new("L", (4, 4))
-    monkeypatch.setattr(image, "load", lambda: (_ for _ in ()).throw(error("broken")))
-    with pytest.raises(ImageDataError, match=r"images\[0\]: the pixels"):
-        list_inputs(image)[0].read()

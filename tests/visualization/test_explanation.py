@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from anomalib_inctrl.visualization import HeatMap, explanation_figure, heat_overlay
@@ -41,8 +41,8 @@ def spot(row, column, peak=1.0):
 @pytest.fixture
 def written(monkeypatch):
     """Texts of the figures drawn."""
-    texts, text = [], Figure.text
-    monkeypatch.setattr(Figure, "text", lambda self, x, y, s, *a, **k: texts.append(s) or text(self, x, y, s, *a, **k))
+    texts, set_text = [], Text.set_text
+    monkeypatch.setattr(Text, "set_text", lambda self, text: texts.append(text) or set_text(self, text))
     return texts
 
 
