@@ -140,7 +140,7 @@ class _Page:
         self.canvas: Any = FigureCanvasAgg(figure)  # its methods have no types
         self.axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
         self.axes.set_axis_off()
-        self.font = FontProperties("DejaVu Sans", fname=font)
+        self.font = FontProperties(family="DejaVu Sans", fname=font)
         try:
             self.known = get_font(findfont(self.font)).get_charmap()
         except (OSError, RuntimeError) as error:
