@@ -75,8 +75,8 @@ def test_summary_is_the_mean_over_categories_with_the_spread_over_seeds():
     [
         (["setup.steeps=2"], "steeps"),
         (["reference=other"], "reference='other' is not a row"),
-        (["rows.1.name=InCTRLv2"], "used twice"),
-        (["rows.1.model=InCTRLv3"], "InCTRLv3"),
+        (["rows=[{name: a}, {name: a}]", "reference=a"], "used twice"),
+        (["rows=[{name: a, model: InCTRLv3}]", "reference=a"], "InCTRLv3"),
     ],
 )
 def test_wrong_configs_are_refused(config, overrides, message):

@@ -102,7 +102,7 @@ def full_size():
 @pytest.mark.parametrize("name", ["InCTRL", "InCTRLv2"])
 def test_memory_of_scoring_is_bounded_and_does_not_grow_with_prompts(full_size, name):
     extra, alone = full_size[name, 8]
-    assert extra < 50e6
+    assert extra < 55e6
     assert alone < 200e6
     for few, many in zip(full_size[name, 8], full_size[name, 64], strict=True):
         assert many == pytest.approx(few, rel=0.01)
