@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from anomalib_inctrl.demo.materials import leather, mesh, photographic, terrazzo, tile, weave, wood
 from anomalib_inctrl.demo.products import biscuit, board, cap, capsule, connector, gear, key, screw, washer
-from anomalib_inctrl.demo.shapes import Scene
-from anomalib_inctrl.demo.view import View
+from anomalib_inctrl.demo.scene import Scene, View
 
 
 @dataclass(frozen=True)
