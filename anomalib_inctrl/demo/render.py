@@ -141,7 +141,7 @@ def _check(sample: Sample, categories: Mapping[str, Category]) -> None:
 
 
 def _render(sample: Sample, seed: int, size: int, category: Category) -> tuple[Tensor, Tensor]:
-    """Render one image `(3, H, W)` uint8 and its mask `(H, W)`; a defect that does not show is drawn again elsewhere."""
+    """Render an image `(3, H, W)` uint8 and its mask `(H, W)`; a defect that does not show is drawn again elsewhere."""
     style_key = _key(f"{sample.category}/{sample.style}") if sample.style else None
     draw = Draw(_key(f"{seed}/{sample.category}/{sample.index}/{sample.style}"), style_key)
     x, y = axes(size)
