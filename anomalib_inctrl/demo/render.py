@@ -112,7 +112,7 @@ def render_batch(
         category=[categories[s.category].words for s in samples],
         material=[categories[s.category].material for s in samples],
         defect=[KINDS[s.defect].words if s.defect else None for s in samples],
-        place=[_place(mask) if s.defect else None for s, (_, mask) in zip(samples, rendered, strict=True)],
+        place=[place_in_words(mask) if s.defect else None for s, (_, mask) in zip(samples, rendered, strict=True)],
     )
 
 
@@ -201,7 +201,7 @@ def _grow(mask: Tensor, reach: int) -> Tensor:
     return mask
 
 
-def _place(mask: Tensor) -> str:
+def place_in_words(mask: Tensor) -> str:
     """Name the third of the image in which the middle of a mask lies."""
     axis = (torch.arange(mask.shape[-1]) + 0.5) * (3 / mask.shape[-1])
     total = mask.sum()
