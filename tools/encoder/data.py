@@ -111,11 +111,10 @@ def _auxiliary(rng: np.random.Generator, size: int) -> _Product:
 
 
 def _composed(rng: np.random.Generator, size: int) -> _Product:
-    while True:
-        try:
-            return _rendered(rng, size, random_product(rng), "product", 0)
-        except RenderError:  # such as an element that is missing where it could not be seen
-            continue
+    try:
+        return _rendered(rng, size, random_product(rng), "product", 0)
+    except RenderError:  # such as an element that is missing where it could not be seen
+        return _composed(rng, size)
 
 
 def _texture(rng: np.random.Generator, size: int) -> _Product:
