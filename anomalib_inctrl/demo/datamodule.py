@@ -164,8 +164,6 @@ class InCTRLDemo(AnomalibDataModule):
         val_augmentations: Augmentations of the validation images.
         test_augmentations: Augmentations of the test images.
         augmentations: Augmentations where none are given for the stage.
-        test_split_mode: How the test set is made.
-        test_split_ratio: Share of the data for testing, where the mode asks for it.
         val_split_mode: How the validation set is made.
         val_split_ratio: Share of the data for validation, where the mode asks for it.
         train_count: Number of normal training images.
@@ -198,8 +196,6 @@ class InCTRLDemo(AnomalibDataModule):
         val_augmentations: Transform | None = None,
         test_augmentations: Transform | None = None,
         augmentations: Transform | None = None,
-        test_split_mode: TestSplitMode | str = TestSplitMode.FROM_DIR,
-        test_split_ratio: float = 0.2,
         val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
         val_split_ratio: float = 0.5,
         train_count: int = 40,
@@ -215,8 +211,7 @@ class InCTRLDemo(AnomalibDataModule):
             val_augmentations=val_augmentations,
             test_augmentations=test_augmentations,
             augmentations=augmentations,
-            test_split_mode=test_split_mode,
-            test_split_ratio=test_split_ratio,
+            test_split_mode=TestSplitMode.FROM_DIR,
             val_split_mode=val_split_mode,
             val_split_ratio=val_split_ratio,
             seed=seed,

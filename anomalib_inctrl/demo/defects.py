@@ -210,33 +210,21 @@ def bend(x: Tensor, y: Tensor, at: Site) -> tuple[Tensor, Tensor]:
     return x + push * torch.cos(phi), y + push * torch.sin(phi)
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of defect.
-
-    Attributes:
-        words: What a caption calls it.
-        apply: Changes the scene; None for the kinds for which the product is drawn again.
-        on_rim: Whether it belongs on the rim of the solid.
-    """
-
-    words: str
-    apply: Callable[[Scene, Site], Scene] | None = None
-    on_rim: bool = False
-
-
-KINDS: dict[str, Kind] = {
-    "bent": Kind("a bent part"),
-    "chip": Kind("a broken edge", chip, on_rim=True),
-    "colour": Kind("a discoloured patch", colour),
-    "contamination": Kind("a foreign particle", contamination),
-    "crack": Kind("a crack", crack),
-    "cut": Kind("a cut", cut),
-    "dent": Kind("a dent", dent),
-    "hole": Kind("a hole", hole),
-    "missing": Kind("a missing part"),
-    "scratch": Kind("a scratch", scratch),
-    "stain": Kind("a stain", stain),
-    "thread": Kind("a loose thread", thread),
+KINDS: dict[str, Callable[[Scene, Site], Scene] | None] = {
+    "bent": None,
+    "chip": chip,
+    "colour": colour,
+    "contamination": contamination,
+    "crack": crack,
+    "cut": cut,
+    "dent": dent,
+    "hole": hole,
+    "missing": None,
+    "scratch": scratch,
+    "stain": stain,
+    "thread": thread,
 }
-"""All kinds of defect by the name of their folder."""
+"""All kinds of defect by the name of their folder; None for those for which the product is drawn again."""
+
+ON_RIM = ("chip",)
+"""Kinds that belong on the rim of the solid."""

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Render demo images: pose, product, defect, light, mask, caption."""
+"""Render demo images: pose, product, defect, light, mask."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from anomalib_inctrl.demo.categories import REGISTRY, Category
-from anomalib_inctrl.demo.defects import KINDS, Site, bend, choose_site
+from anomalib_inctrl.demo.defects import KINDS, ON_RIM, Site, bend, choose_site
 from anomalib_inctrl.demo.drawing import Draw, axes
 from anomalib_inctrl.demo.scene import Light, Scene, View, light_scene
 from anomalib_inctrl.errors import DatasetError, RenderError
@@ -55,25 +56,16 @@ class Sample:
     style: int = 0
 
 
-@dataclass
-class RenderedBatch:
-    """Rendered images with masks and the parts of a caption.
+class RenderedBatch(NamedTuple):
+    """Rendered images with masks.
 
     Attributes:
         image: `(B, 3, H, W)` uint8.
         mask: `(B, H, W)` bool, where the defect changed the image.
-        category: What each image shows, in words.
-        material: Its material, in words.
-        defect: Kind of defect, in words; None for normal images.
-        place: Where the defect is, in words; None for normal images.
     """
 
     image: Tensor
     mask: Tensor
-    category: list[str]
-    material: list[str]
-    defect: list[str | None]
-    place: list[str | None]
 
 
 def render_batch(
@@ -104,39 +96,20 @@ def render_batch(
         msg = "render_batch got no samples; give at least one."
         raise ValueError(msg)
     for sample in samples:
-        _check(sample, categories)
-    rendered = [_render(sample, seed, size, categories[sample.category]) for sample in samples]
-    return RenderedBatch(
-        image=torch.stack([image for image, _ in rendered]),
-        mask=torch.stack([mask for _, mask in rendered]),
-        category=[categories[s.category].words for s in samples],
-        material=[categories[s.category].material for s in samples],
-        defect=[KINDS[s.defect].words if s.defect else None for s in samples],
-        place=[place_in_words(mask) if s.defect else None for s, (_, mask) in zip(samples, rendered, strict=True)],
-    )
+        check_category(sample.category, categories)
+        possible = categories[sample.category].defects
+        if sample.defect not in (None, *possible):
+            choices = ", ".join(possible)
+            msg = f"Demo category {sample.category!r} has no defect {sample.defect!r}; choose one of: {choices}."
+            raise DatasetError(msg)
+    images, masks = zip(*(_render(s, seed, size, categories[s.category]) for s in samples), strict=True)
+    return RenderedBatch(torch.stack(images), torch.stack(masks))
 
 
 def check_category(category: str, categories: Mapping[str, Category] = REGISTRY) -> None:
-    """Check that a category exists.
-
-    Args:
-        category: Its name.
-        categories: Those that exist; the demo's by default.
-
-    Raises:
-        DatasetError: If it does not; the message lists those that do.
-    """
+    """Raise a DatasetError that lists the categories if there is none of that name."""
     if category not in categories:
         msg = f"Unknown demo category {category!r}; choose one of: {', '.join(categories)}."
-        raise DatasetError(msg)
-
-
-def _check(sample: Sample, categories: Mapping[str, Category]) -> None:
-    check_category(sample.category, categories)
-    possible = categories[sample.category].defects
-    if sample.defect is not None and sample.defect not in possible:
-        choices = ", ".join(possible)
-        msg = f"Demo category {sample.category!r} has no defect {sample.defect!r}; choose one of: {choices}."
         raise DatasetError(msg)
 
 
@@ -151,10 +124,10 @@ def _render(sample: Sample, seed: int, size: int, category: Category) -> tuple[T
     if sample.defect is None:
         return clean, torch.zeros(size, size, dtype=torch.bool)
 
-    kind = KINDS[sample.defect]
+    apply, on_rim = KINDS[sample.defect], sample.defect in ON_RIM
     for attempt in range(_ATTEMPTS):
-        site = choose_site(scene.outline, clean, kind.on_rim, draw.child(_DEFECT + attempt), least=attempt / _ATTEMPTS)
-        broken = kind.apply(scene, site) if kind.apply else _redrawn(sample.defect, category, draw, x, y, site)
+        site = choose_site(scene.outline, clean, on_rim, draw.child(_DEFECT + attempt), least=attempt / _ATTEMPTS)
+        broken = apply(scene, site) if apply else _redrawn(sample.defect, category, draw, x, y, site)
         image = light_scene(broken, light)
         difference = torch.maximum(image, clean) - torch.minimum(image, clean)  # uint8 throughout: fast
         mask = _tidy(difference.amax(dim=0) > _VISIBLE)
@@ -199,11 +172,3 @@ def _grow(mask: Tensor, reach: int) -> Tensor:
         padded = F.pad(mask, [0, 0, reach, reach] if axis == 0 else [reach, reach])
         mask = reduce(torch.logical_or, [padded.narrow(axis, i, mask.shape[axis]) for i in range(2 * reach + 1)])
     return mask
-
-
-def place_in_words(mask: Tensor) -> str:
-    """Name the third of the image in which the middle of a mask lies."""
-    axis = (torch.arange(mask.shape[-1]) + 0.5) * (3 / mask.shape[-1])
-    total = mask.sum()
-    row, column = (int((mask.sum(dim=along) * axis).sum() / total) for along in (1, 0))
-    return f"{('top', '', 'bottom')[row]} {('left', '', 'right')[column]}".strip() or "middle"

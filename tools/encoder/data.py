@@ -20,8 +20,6 @@ from torch import Tensor
 from anomalib_inctrl.backbones.text_prompts import text_prompts
 from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, REGISTRY, Sample, render_batch
 from anomalib_inctrl.demo.categories import Category
-from anomalib_inctrl.demo.defects import KINDS
-from anomalib_inctrl.demo.render import place_in_words
 from anomalib_inctrl.errors import RenderError
 from tools.encoder.products import NAMES, random_product
 from tools.encoder.textures import EFFECTS, FAMILIES, PARTS, random_texture
@@ -35,6 +33,41 @@ HELD_OUT_DEFECTS = ("cut", "dent", "thread")
 ANY_NAME = "thing"
 """Stands in a caption for a word the text encoder has never met."""
 
+NAMES_OF_CATEGORIES = {
+    "board": "circuit board",
+    "cap": "bottle cap",
+    "gear": "gear wheel",
+    "key": "key",
+    "leather": "leather",
+    "mesh": "wire mesh",
+    "terrazzo": "terrazzo floor",
+    "tile": "ceramic tiles",
+    "weave": "woven cloth",
+}
+"""Names of the auxiliary categories in words, beside the short ones of their folders."""
+
+_MATERIALS = {
+    "board": "laminate",
+    "cap": "painted metal",
+    "gear": "brass",
+    "key": "nickel brass",
+    "leather": "leather",
+    "mesh": "steel wire",
+    "terrazzo": "cement and stone chips",
+    "tile": "glazed ceramic",
+    "weave": "linen and cotton",
+}
+_DEFECTS = {
+    "bent": "a bent part",
+    "chip": "a broken edge",
+    "colour": "a discoloured patch",
+    "contamination": "a foreign particle",
+    "crack": "a crack",
+    "hole": "a hole",
+    "missing": "a missing part",
+    "scratch": "a scratch",
+    "stain": "a stain",
+}
 _PLACES = tuple(f"{v} {h}".strip() or "middle" for v in ("top", "", "bottom") for h in ("left", "", "right"))
 _LONG = "a photo of a {name} of {material} with {defect} at the {place}."
 _LONG_NORMAL = "a photo of a {name} of {material} without defect."
@@ -45,7 +78,7 @@ _UNKNOWN_WORDS = 3  # that a name which the text encoder does not know has at mo
 _LITTLE = 10.0  # degrees by which images of a product may be turned and yet be cropped alike
 _STATE_SENTENCES = 3  # for each state of each product
 _sentences = cache(text_prompts)
-_FOLDER = {REGISTRY[category].words: category for category in AUXILIARY_CATEGORIES}
+_FOLDER = {words: category for category, words in NAMES_OF_CATEGORIES.items()}
 
 
 @dataclass
@@ -76,9 +109,7 @@ class Episode:
 def vocabulary_sentences() -> list[str]:
     """Sentences that hold every word of the captions."""
     names = {*FAMILIES, *PARTS, *NAMES, *_FOLDER, *_FOLDER.values()}
-    materials = {REGISTRY[c].material for c in AUXILIARY_CATEGORIES}
-    defects = {*EFFECTS, *(kind.words for name, kind in KINDS.items() if name not in HELD_OUT_DEFECTS)}
-    words = " ".join(sorted({*names, *materials, *defects, *_PLACES}))
+    words = " ".join(sorted({*names, *_MATERIALS.values(), *_DEFECTS.values(), *EFFECTS, *_PLACES}))
     normal, abnormal = text_prompts("")
     blank = dict.fromkeys(("name", "material", "defect", "place"), "")
     return [*normal, *abnormal, _LONG_NORMAL.format(**blank), _LONG.format(**blank), *words.split()]
@@ -107,12 +138,17 @@ _Product = tuple[Tensor, Tensor, str, str, list[str], bool]
 
 def _auxiliary(rng: np.random.Generator, size: int) -> _Product:
     category = str(rng.choice(AUXILIARY_CATEGORIES))
-    return _rendered(rng, size, REGISTRY[category], category, 1 + int(rng.integers(_STYLES)))
+    style = 1 + int(rng.integers(_STYLES))
+    image, mask, defect = _rendered(rng, size, category, REGISTRY[category], style)
+    turns = REGISTRY[category].turn > _LITTLE
+    return image, mask, NAMES_OF_CATEGORIES[category], _MATERIALS[category], defect, turns
 
 
 def _composed(rng: np.random.Generator, size: int) -> _Product:
+    name, category = random_product(rng)
     try:
-        return _rendered(rng, size, random_product(rng), "product", 0)
+        image, mask, defect = _rendered(rng, size, "product", category, 0)
+        return image, mask, name, "", defect, category.turn > _LITTLE
     except RenderError:  # such as an element that is missing where it could not be seen
         return _composed(rng, size)
 
@@ -122,15 +158,15 @@ def _texture(rng: np.random.Generator, size: int) -> _Product:
     return image, mask, name, "", effect, False
 
 
-def _rendered(rng: np.random.Generator, size: int, category: Category, name: str, style: int) -> _Product:
-    kinds = [kind for kind in category.defects if kind not in HELD_OUT_DEFECTS for _ in range(1 + (kind in _HARD))]
+def _rendered(
+    rng: np.random.Generator, size: int, name: str, category: Category, style: int
+) -> tuple[Tensor, Tensor, list[str]]:
+    kinds = [kind for kind in category.defects if kind in _DEFECTS for _ in range(1 + (kind in _HARD))]
     index = int(rng.integers(2**31))
-    samples = [
-        Sample(name, index + i, str(rng.choice(kinds)) if damaged else None, style) for i, damaged in enumerate(DAMAGED)
-    ]
+    drawn = [str(rng.choice(kinds)) if damaged else None for damaged in DAMAGED]
+    samples = [Sample(name, index + i, kind, style) for i, kind in enumerate(drawn)]
     batch = render_batch(samples, int(rng.integers(2**31)), size, {name: category})
-    defects = [kind or "" for kind in batch.defect]
-    return batch.image, batch.mask, category.words, category.material, defects, category.turn > _LITTLE
+    return batch.image, batch.mask, [_DEFECTS[kind] if kind else "" for kind in drawn]
 
 
 def augment(episode: Episode, seed: tuple[int, ...]) -> Episode:
@@ -210,7 +246,7 @@ def draw_captions(episode: Episode, damaged: Tensor, seed: tuple[int, ...]) -> C
             states += [str(sentence) for sentence in rng.choice(pool, _STATE_SENTENCES)]
         for column in (0, len(DAMAGED) - 1):
             called, bad = _called(name, rng), is_damaged[row][column]
-            place = place_in_words(masks[row, column]) if bad else ""
+            place = _place(masks[row, column]) if bad else ""
             fact = (name, bad, episode.defect[row][column] if bad else "", place)
             if episode.material[row] and rng.random() < 0.4:
                 sentence = _LONG if bad else _LONG_NORMAL
@@ -236,3 +272,9 @@ def _called(name: str, rng: np.random.Generator) -> str:
     if choice < 0.3:
         return " ".join([ANY_NAME] * int(rng.integers(1, _UNKNOWN_WORDS + 1)))
     return _FOLDER.get(name, name) if choice < 0.6 else name
+
+
+def _place(mask: Tensor) -> str:
+    """Name the third of the image in which the middle of a mask `(S, S)` lies."""
+    row, column = (mask.nonzero().float().mean(dim=0) * (3 / len(mask))).long().tolist()
+    return _PLACES[3 * row + column]

@@ -43,14 +43,14 @@ _ALWAYS = ("scratch", "crack", "stain", "colour", "contamination", "bent")
 _SOLID = ("chip", "hole")
 
 
-def random_product(rng: np.random.Generator) -> Category:
+def random_product(rng: np.random.Generator) -> tuple[str, Category]:
     """Compose a product.
 
     Args:
         rng: Decides everything about it.
 
     Returns:
-        A category to render.
+        Its name in words, and a category to render.
     """
     name = str(rng.choice(NAMES))
     outline = _OUTLINES[name](rng)
@@ -82,7 +82,8 @@ def random_product(rng: np.random.Generator) -> Category:
 
     kinds = _ALWAYS + (_SOLID if name != "panel" else ("hole",)) + (("missing",) if arrays and not part else ())
     turn = float(rng.choice([180.0, rng.uniform(4, 25), rng.uniform(1, 4)], p=[0.4, 0.2, 0.4]))
-    return Category(render, name, "", kinds, turn, float(rng.uniform(0.01, 0.05)), float(rng.uniform(0.01, 0.05)))
+    shift, zoom_range = (float(value) for value in rng.uniform(0.01, 0.05, 2))
+    return name, Category(render, kinds, turn, shift, zoom_range)
 
 
 def _colour(rng: np.random.Generator) -> tuple[float, float, float]:

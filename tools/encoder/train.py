@@ -28,7 +28,7 @@ from anomalib_inctrl.backbones.packaged import DEMO_BACKBONE, DEMO_PRETRAINED
 from anomalib_inctrl.backbones.text_prompts import text_prompts
 from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, REGISTRY, Sample, render_batch
 from anomalib_inctrl.models.components.residuals import patch_residual, text_score
-from tools.encoder.data import DAMAGED, Episode, draw_episode
+from tools.encoder.data import DAMAGED, NAMES_OF_CATEGORIES, Episode, draw_episode
 from tools.encoder.model import LOSS_WEIGHTS, SIZE, Encoder, losses, prepare
 
 _SEED = 0
@@ -133,7 +133,7 @@ class Evaluation:
         return {name: sum(scores[name] for scores in found) / len(found) for name in found[0]}
 
     def _score(self, encoder: Encoder, category: str) -> dict[str, float]:
-        words, kinds = REGISTRY[category].words, REGISTRY[category].defects
+        words, kinds = NAMES_OF_CATEGORIES[category], REGISTRY[category].defects
         good = [Sample(category, index) for index in range(self.prompts + self.each)]
         bad = [Sample(category, 1000 + index, kinds[index % len(kinds)]) for index in range(self.each)]
         batch = render_batch([*good, *bad], seed=1234)
