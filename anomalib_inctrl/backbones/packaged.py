@@ -63,14 +63,7 @@ def write_weights(path: str | Path, state_dict: dict[str, Tensor], vocabulary: S
 
     Returns:
         The path.
-
-    Raises:
-        ValueError: If the embedding has another number of rows.
     """
-    rows = len(state_dict[_EMBEDDING])
-    if rows != len(vocabulary) + 1:
-        msg = f"{_EMBEDDING} has {rows} rows; expected {len(vocabulary)} for the vocabulary and one for the rest."
-        raise ValueError(msg)
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in state_dict.items()}
     tensors[_VOCABULARY] = torch.tensor(list(vocabulary), dtype=torch.int32)
     return write_bytes_atomic(path, save(tensors))

@@ -21,7 +21,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import Transform
 
 from anomalib_inctrl.demo.categories import REGISTRY
-from anomalib_inctrl.demo.render import IMAGE_SIZE, Sample, check_category, render_batch
+from anomalib_inctrl.demo.render import CATEGORIES, IMAGE_SIZE, Sample, check_category, render_batch
 from anomalib_inctrl.errors import DatasetError
 
 GENERATOR_VERSION = 1
@@ -183,6 +183,8 @@ class InCTRLDemo(AnomalibDataModule):
         >>> next(iter(datamodule.test_dataloader())).image.shape
         torch.Size([32, 3, 240, 240])
     """
+
+    default_categories = CATEGORIES
 
     def __init__(
         self,
