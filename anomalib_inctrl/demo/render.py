@@ -17,7 +17,7 @@ from torch import Tensor
 from anomalib_inctrl.demo.categories import REGISTRY, Category
 from anomalib_inctrl.demo.defects import KINDS, ON_RIM, Site, bend, choose_site
 from anomalib_inctrl.demo.drawing import Draw, axes
-from anomalib_inctrl.demo.scene import Light, Scene, View, light_scene
+from anomalib_inctrl.demo.scene import Scene, View, light_scene
 from anomalib_inctrl.errors import DatasetError, RenderError
 
 IMAGE_SIZE = 240
@@ -119,8 +119,7 @@ def _render(sample: Sample, seed: int, size: int, category: Category) -> tuple[T
     draw = Draw(_key(f"{seed}/{sample.category}/{sample.index}/{sample.style}"), style_key)
     x, y = axes(size)
     scene = _scene(category, draw, x, y)
-    light = Light.drawn(draw.child(_LIGHT), size)
-    clean = light_scene(scene, light)
+    clean = light_scene(scene, draw.child(_LIGHT))
     if sample.defect is None:
         return clean, torch.zeros(size, size, dtype=torch.bool)
 
@@ -128,7 +127,7 @@ def _render(sample: Sample, seed: int, size: int, category: Category) -> tuple[T
     for attempt in range(_ATTEMPTS):
         site = choose_site(scene.outline, clean, on_rim, draw.child(_DEFECT + attempt), least=attempt / _ATTEMPTS)
         broken = apply(scene, site) if apply else _redrawn(sample.defect, category, draw, x, y, site)
-        image = light_scene(broken, light)
+        image = light_scene(broken, draw.child(_LIGHT))
         difference = torch.maximum(image, clean) - torch.minimum(image, clean)  # uint8 throughout: fast
         mask = _tidy(difference.amax(dim=0) > _VISIBLE)
         if _LEAST_AREA <= mask.float().mean() <= _LARGEST_AREA:

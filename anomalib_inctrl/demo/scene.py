@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""A drawn product before it is lit, what the functions that draw it are given, and the light."""
+"""A drawn product before it is lit, what the functions that draw it are given, and the lighting."""
 
 from __future__ import annotations
 
@@ -100,71 +100,46 @@ class View:
         )
 
 
-@dataclass
-class Light:
-    """How the image is taken: one distant lamp from the upper left, exposure, sensor noise.
-
-    Attributes:
-        x: Direction to the lamp, with `y` and `z` of unit length; scalars.
-        y: See `x`.
-        z: See `x`.
-        exposure: Brightness `(H, W)`, with a slight gradient over the image.
-        noise: Sensor noise `(H, W)`.
-    """
-
-    x: Tensor
-    y: Tensor
-    z: Tensor
-    exposure: Tensor
-    noise: Tensor
-
-    @classmethod
-    def drawn(cls, draw: Draw, size: int) -> Light:
-        """Draw the light of an image of the given side."""
-        u = draw.uniforms(6)
-        azimuth, tilt = u[0] * 0.6 - 2.7, u[1] * 0.2 + 0.6
-        x, y = axes(size)
-        return cls(
-            x=torch.cos(azimuth) * tilt,
-            y=torch.sin(azimuth) * tilt,
-            z=(1 - tilt * tilt).sqrt(),
-            exposure=u[2] * 0.1 + 0.95 + (u[3] * 0.1 - 0.05) * x + (u[4] * 0.1 - 0.05) * y,
-            noise=noise_window(draw, GRAIN, size) * (u[5] * 0.006 + 0.006),
-        )
-
-
-def light_scene(scene: Scene, light: Light) -> Tensor:
-    """Light a scene: diffuse light, highlight, contact shadow beside the solid.
+def light_scene(scene: Scene, draw: Draw) -> Tensor:
+    """Light a scene: diffuse light of a distant lamp at the upper left, highlight, contact shadow beside the solid.
 
     Args:
         scene: What to light.
-        light: The light.
+        draw: Random numbers of the lamp, the exposure and the sensor noise.
 
     Returns:
         Image `(3, H, W)`, uint8.
     """
+    size = scene.outline.shape[-1]
+    u = draw.uniforms(6)
+    azimuth, tilt = u[0] * 0.6 - 2.7, u[1] * 0.2 + 0.6
+    to_lamp_x, to_lamp_y, to_lamp_z = torch.cos(azimuth) * tilt, torch.sin(azimuth) * tilt, (1 - tilt * tilt).sqrt()
+    x, y = axes(size)
+    exposure = u[2] * 0.1 + 0.95 + (u[3] * 0.1 - 0.05) * x + (u[4] * 0.1 - 0.05) * y
+    sensor_noise = noise_window(draw, GRAIN, size) * (u[5] * 0.006 + 0.006)
+
     rim = (-scene.outline / scene.bevel).clamp(0, 1)
     height = scene.relief + rim * (2 - rim) * scene.bevel * 0.5
     padded = F.pad(height[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
-    slope = 0.25 * height.shape[-1]  # half the number of pixels in a unit of length
+    slope = 0.25 * size  # half the number of pixels in a unit of length
     gx = (padded[1:-1, 2:] - padded[1:-1, :-2]) * slope
     gy = (padded[2:, 1:-1] - padded[:-2, 1:-1]) * slope
     steep = (gx * gx + gy * gy + 1).rsqrt()
-    lean = gx * light.x + gy * light.y
-    diffuse = ((light.z - lean) * steep).clamp(min=0)
+    lean = gx * to_lamp_x + gy * to_lamp_y
+    diffuse = ((to_lamp_z - lean) * steep).clamp(min=0)
     # half-way vector between the lamp and the viewer straight above
-    shine = ((light.z + 1 - lean) * (steep * (2 + 2 * light.z).rsqrt())).clamp(min=0)
+    shine = ((to_lamp_z + 1 - lean) * (steep * (2 + 2 * to_lamp_z).rsqrt())).clamp(min=0)
     for _ in range(5):
         shine = shine.square_()
-    shade = (0.35 + diffuse * (0.65 / 0.714)) * light.exposure
+    shade = (0.35 + diffuse * (0.65 / 0.714)) * exposure
 
     covered = coverage(scene.outline)
     shadow = torch.exp(scene.outline.clamp(min=0) * -16) * -0.55 + 1
     image = scene.albedo * (shade * covered)
-    image.addcmul_(scene.backdrop, shadow * light.exposure * (1 - covered))
+    image.addcmul_(scene.backdrop, shadow * exposure * (1 - covered))
     highlight = shine * scene.gloss * covered
     if scene.over is not None and scene.over_colour is not None:
-        image = blend(image, scene.over_colour * light.exposure, scene.over)
+        image = blend(image, scene.over_colour * exposure, scene.over)
         highlight = highlight * (1 - scene.over)
-    image += light.noise + highlight
+    image += sensor_noise + highlight
     return image.mul_(255).add_(0.5).clamp_(0, 255).to(torch.uint8)

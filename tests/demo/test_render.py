@@ -23,7 +23,6 @@ from anomalib_inctrl.demo.drawing import Draw
 from anomalib_inctrl.errors import DatasetError, RenderError
 
 PHOTOGRAPHS = ("brick", "grass", "gravel")
-TEXTURES = {"leather", "mesh", "terrazzo", "weave", "wood", *PHOTOGRAPHS}
 
 
 def test_pixels_do_not_depend_on_the_batch():
