@@ -143,7 +143,7 @@ def _by_category(measured: pd.DataFrame, k_shot: int) -> Table:
     chosen = measured[(measured.model == "InCTRLv2") & (measured.k_shot == k_shot)]
     found = chosen.groupby("category")[list(_METRICS)].mean().mul(100)
     found.loc["mean"] = found.mean()
-    return _table(f"InCTRLv2 on unseen categories, K={k_shot}, in %", found.map("{:.1f}".format))
+    return _table(f"InCTRLv2 on unseen categories, K={k_shot}, in %", found.round(1).astype(str))
 
 
 def _by_model(measured: pd.DataFrame, target: str) -> Table:
@@ -151,7 +151,8 @@ def _by_model(measured: pd.DataFrame, target: str) -> Table:
     keys = ["model", "k_shot"]
     chosen = measured[measured.target == target]
     by_seed = chosen.groupby([*keys, "seed"], sort=False)[list(_METRICS)].mean().mul(100)
-    mean, deviation = (by_seed.groupby(keys, sort=False).agg(what).map("{:.1f}".format) for what in ("mean", "std"))
+    by_k = by_seed.groupby(keys, sort=False)
+    mean, deviation = (values.round(1).astype(str) for values in (by_k.mean(), by_k.std()))
     return _table(f"Unseen categories, {target}: mean in %, ± over draws of prompts", mean + " ± " + deviation)
 
 

@@ -1,6 +1,9 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The demonstration encoder while it is trained, and the components of its loss."""
+"""The demonstration encoder while it is trained, and the components of its loss.
+
+Needs a release of OpenCLIP whose vision transformers have `forward_intermediates`.
+"""
 
 from __future__ import annotations
 
