@@ -239,8 +239,8 @@ def _choose_categories(source: DataSource, datamodule: AnomalibDataModule, where
     wanted = found if source.categories is None else source.categories
     if not wanted:
         msg = (
-            f"{where}.categories: none given and none found in {root}, which holds {_listing(path.name for path in _folders(root))}. "
-            "Correct root or name the categories."
+            f"{where}.categories: none given and none found in {root}, which holds "
+            f"{_listing(folder.name for folder in _folders(root))}. Correct root or name the categories."
         )
         raise DatasetError(msg)
     # Some classes keep no folder for a category; then only reading shows what is there.
