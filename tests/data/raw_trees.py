@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Look-alikes of the raw datasets, a few kilobytes each, with every oddity of the originals."""
+"""Small copies of the raw datasets' layouts, a few kilobytes each, with every irregularity of the originals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 
 def picture(path: Path, size: tuple[int, int], seed: int = 0, mode: str = "L") -> Path:
-    """A picture of coarse noise, which compresses well; size is (width, height)."""
+    """An image of coarse noise, which compresses well; size is (width, height)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 12), dtype=np.uint8)
     Image.fromarray(coarse).resize(size, Image.Resampling.NEAREST).convert(mode).save(path)
@@ -31,7 +31,7 @@ def mask(path: Path, size: tuple[int, int], *boxes: tuple[int, int, int, int]) -
 
 
 def write_aitex(root: Path) -> Path:
-    """Four tiles a strip; pictures with one mask, two, none and an empty one, and one that is narrower."""
+    """Four tiles a strip; images with one mask, two, none and an empty one, and one that is narrower."""
     size = (1024, 256)
     for fabric, name in enumerate(("2306881-210020u", "2311517-195063u")):
         for number in (1, 2, 10):
@@ -76,7 +76,7 @@ def write_elpv(root: Path) -> Path:
 
 
 def write_brain_mri(root: Path) -> Path:
-    """Every ending, mode and several sizes; two names that differ in the ending alone."""
+    """Every suffix, mode and several sizes; two names that differ in the suffix alone."""
     picture(root / "no" / "1 no.jpeg", (40, 50), 1, "RGB")
     picture(root / "no" / "N2.JPG", (64, 44), 2)
     picture(root / "no" / "no 10.jpg", (32, 32), 3)
@@ -89,7 +89,7 @@ def write_brain_mri(root: Path) -> Path:
 
 
 def write_head_ct(root: Path) -> Path:
-    """Numbered pictures of several sizes and modes."""
+    """Numbered images of several sizes and modes."""
     rows = ["id, hemorrhage"]
     for number in range(12):
         picture(
@@ -101,25 +101,23 @@ def write_head_ct(root: Path) -> Path:
 
 
 def write_mnist(root: Path, per_digit: int = 3, size: int = 28) -> Path:
-    """idx files of all ten digits; the test split has one picture fewer of each."""
+    """idx files of all ten digits; the test split has one image fewer of each."""
     generator = np.random.default_rng(0)
-    for split, count in (("train", per_digit), ("t10k", per_digit - 1)):
-        write_idx(root, split, np.arange(10 * count, dtype=np.uint8) % 10, generator, size)
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    for split, per_digit_and_split in (("train", per_digit), ("t10k", per_digit - 1)):
+        count = 10 * per_digit_and_split
+        labels = np.arange(count, dtype=np.uint8) % 10
+        pixels = generator.integers(0, 256, (count, size, size), dtype=np.uint8)
+        header = np.array([2051, count, size, size], dtype=">i4").tobytes()
+        (raw / f"{split}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        header = np.array([2049, count], dtype=">i4").tobytes()
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
     return root
 
 
-def write_idx(root: Path, split: str, labels: np.ndarray, generator: np.random.Generator, size: int) -> None:
-    raw = root / "MNIST" / "raw"
-    raw.mkdir(parents=True, exist_ok=True)
-    pixels = generator.integers(0, 256, (len(labels), size, size), dtype=np.uint8)
-    header = np.array([2051, len(labels), size, size], dtype=">i4").tobytes()
-    (raw / f"{split}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
-    header = np.array([2049, len(labels)], dtype=">i4").tobytes()
-    (raw / f"{split}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
-
-
 def write_cifar10(root: Path, monkeypatch) -> Path:
-    """Batches of 20 pictures; their checksums are put in the place of the originals'."""
+    """Batches of 20 images; their checksums replace those of the originals."""
     from torchvision.datasets import CIFAR10
 
     folder = root / "cifar-10-batches-py"
@@ -157,5 +155,5 @@ WRITERS = {
 
 
 def write_raw(name: str, root: Path, monkeypatch) -> Path:
-    """Write the look-alike of a dataset."""
+    """Write the small copy of a dataset."""
     return write_cifar10(root, monkeypatch) if name == "CIFAR10" else WRITERS[name](root)
