@@ -253,7 +253,7 @@ def test_a_part_of_a_dataset_is_refused_by_default(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "normal", "abnormal"),
     [
-        ("AITEX", 141 * 16, 9),
+        ("AITEX", 2256, 9),
         ("KolektorSDD", 1143, 54),
         ("ELPV", 1508, 715),
         ("BrainMRI", 98, 155),
