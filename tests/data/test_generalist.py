@@ -151,9 +151,7 @@ def test_training_batches_are_balanced_with_prompts_and_one_class_queries_last(a
     ("given", "asks", "expected"),
     [(None, None, 0), (None, False, 0), (None, True, 3), (0, True, 0), (4, True, 4), (4, None, 4), (1, False, 1)],
 )
-def test_one_class_queries_are_drawn_as_needed_or_given(
-    tmp_path, auxiliary, given, asks, expected
-):
+def test_one_class_queries_are_drawn_as_needed_or_given(tmp_path, auxiliary, given, asks, expected):
     model = Recorder(asks)
     engine = trainer(tmp_path, max_epochs=1)
     engine.fit(model, datamodule=build(auxiliary, one_class_batch_size=given))
