@@ -13,7 +13,6 @@ from anomalib_inctrl.data.datasets.records import (
     Scan,
     image_files,
     read_masks,
-    split_normals,
 )
 from anomalib_inctrl.errors import DatasetError
 from anomalib_inctrl.io.images import image_size
@@ -76,17 +75,17 @@ class AITEX(BenchmarkDataModule):
         files = {name: image_files(folder) for name, folder in folders.items()}
         if empty := [name for name, found in files.items() if not found]:
             raise cls.card.missing(root, f"there are no images in {', '.join(empty)}")
-        normal = []
+        records = []
         for path in files["NODefect_images"]:
             fabric = path.relative_to(folders["NODefect_images"]).parent.name
-            normal += _tiles(root, path, GOOD, f"{fabric}_{path.stem}" if fabric else path.stem)
+            records += _tiles(root, path, GOOD, f"{fabric}_{path.stem}" if fabric else path.stem)
         masks: dict[str, list[Path]] = {}
         for path in files["Mask_images"]:
             masks.setdefault(path.stem.partition("_mask")[0], []).append(path)
-        notes, abnormal = [], []
+        notes = []
         for path in files["Defect_images"]:
             tiles = _abnormal_tiles(root, path, masks.get(path.stem, []))
-            abnormal += tiles
+            records += tiles
             if not tiles:
                 why = "its mask is empty" if path.stem in masks else "it has no mask"
                 notes.append(f"{path.name} is left out: {why}, so that its abnormal tiles are not known.")
@@ -99,7 +98,7 @@ class AITEX(BenchmarkDataModule):
             "images in Defect_images": (len(files["Defect_images"]), (105, 106)),
             "images in Defect_images without a mask": (len(defects - masks.keys()), (0, 1)),
         }
-        return Scan(cls.card, root, [*split_normals(normal, cls.card.name), *abnormal], notes, file_counts)
+        return Scan(cls.card, root, records, notes, file_counts)
 
 
 def _inner(folder: Path) -> Path:

@@ -17,7 +17,7 @@ from anomalib.data.utils import TestSplitMode, ValSplitMode
 from torchvision.tv_tensors import Image
 
 from anomalib_inctrl.data.datasets.converted import converted_samples, is_converted, samples_table, write_converted
-from anomalib_inctrl.data.datasets.records import DatasetCard, Scan, natural_key, unique_names
+from anomalib_inctrl.data.datasets.records import DatasetCard, Scan, natural_key, split_normals, unique_names
 from anomalib_inctrl.errors import DatasetError, ImageFileError
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,12 @@ class BenchmarkDataModule(AnomalibDataModule, ABC):
         if not root.is_dir():
             raise cls.card.missing(root, "there is no such folder")
         found = cls._scan(root)
-        records = sorted(unique_names(found.records), key=lambda record: natural_key(record.path))
+        sources = dict.fromkeys(record.source for record in found.records if record.index is None)
+        if absent := [source for source in sources if not (found.base / source).is_file()]:
+            msg = f"{len(absent)} of {len(sources)} images are missing, the first is {absent[0]}"
+            raise cls.card.missing(root, msg)
+        records = unique_names(split_normals(found.records, cls.card.name))
+        records.sort(key=lambda record: natural_key(record.path))
         if check_counts:
             counts = Counter((record.split, record.label) for record in records)
             cls.card.check_counts(f"{cls.card.name} in {root}", counts, found.file_counts)
@@ -122,7 +127,7 @@ class BenchmarkDataModule(AnomalibDataModule, ABC):
     @classmethod
     @abstractmethod
     def _scan(cls, root: Path) -> Scan:
-        """List the images of raw data, split; see :meth:`scan`. The folder exists."""
+        """List the images of raw data; see :meth:`scan`. The folder exists; images without a split are split later."""
 
     @property
     def converted_root(self) -> Path:

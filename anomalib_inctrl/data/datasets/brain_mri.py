@@ -12,7 +12,6 @@ from anomalib_inctrl.data.datasets.records import (
     Record,
     Scan,
     image_files,
-    split_normals,
 )
 
 
@@ -43,7 +42,9 @@ class BrainMRI(BenchmarkDataModule):
         files = {name: image_files(base / name) for name in ("no", "yes")}
         if empty := [name for name, found in files.items() if not found]:
             raise cls.card.missing(root, f"there are no images in {' and '.join(empty)}")
-        sources = {name: [path.relative_to(base).as_posix() for path in found] for name, found in files.items()}
-        normal = [Record("brain", "", GOOD, Path(source).stem, source) for source in sources["no"]]
-        abnormal = [Record("brain", "test", "tumor", Path(source).stem, source) for source in sources["yes"]]
-        return Scan(cls.card, base, [*split_normals(normal, cls.card.name), *abnormal])
+        records = [
+            Record("brain", split, label, path.stem, path.relative_to(base).as_posix())
+            for name, split, label in (("no", "", GOOD), ("yes", "test", "tumor"))
+            for path in files[name]
+        ]
+        return Scan(cls.card, base, records)

@@ -13,9 +13,7 @@ from anomalib_inctrl.data.datasets.records import (
     DatasetCard,
     Record,
     Scan,
-    natural_key,
     safe_path,
-    split_normals,
 )
 from anomalib_inctrl.errors import DatasetError
 
@@ -60,16 +58,11 @@ class ELPV(BenchmarkDataModule):
         if unsafe := [name for name in table["path"] if safe_path(name) is None]:
             msg = f"{labels}: names {unsafe[0]!r}, a path outside its folder. Fetch the file again."
             raise DatasetError(msg)
-        if absent := [name for name in table["path"] if not (base / name).is_file()]:
-            raise cls.card.missing(root, f"{len(absent)} of {len(table)} images are missing, the first is {absent[0]}")
-        normal, abnormal, uncertain = [], [], 0
-        for name, probability, kind in table.itertuples(index=False):
-            if probability == 0:
-                normal.append(Record("solar_cell", "", GOOD, Path(name).stem, name))
-            elif probability == 1:
-                abnormal.append(Record("solar_cell", "test", kind, Path(name).stem, name))
-            else:
-                uncertain += 1
-        abnormal.sort(key=lambda record: natural_key(record.source))
+        certain = table[table["probability"].isin([0, 1])]
+        records = [
+            Record("solar_cell", "test" if defective else "", kind if defective else GOOD, Path(name).stem, name)
+            for name, defective, kind in certain.itertuples(index=False)
+        ]
+        uncertain = len(table) - len(certain)
         notes = [f"{uncertain} images are left out: their labels are uncertain."] if uncertain else []
-        return Scan(cls.card, base, [*split_normals(normal, cls.card.name), *abnormal], notes)
+        return Scan(cls.card, base, records, notes)

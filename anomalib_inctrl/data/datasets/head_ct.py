@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from anomalib_inctrl.data.datasets.base import BenchmarkDataModule
-from anomalib_inctrl.data.datasets.records import ABNORMAL, GOOD, DatasetCard, Record, Scan, split_normals
+from anomalib_inctrl.data.datasets.records import ABNORMAL, GOOD, DatasetCard, Record, Scan
 from anomalib_inctrl.errors import DatasetError
 
 
@@ -43,15 +43,9 @@ class HeadCT(BenchmarkDataModule):
         folder = next((name for name in ("head_ct/head_ct", "head_ct", ".") if any((root / name).glob("*.png"))), None)
         if folder is None:
             raise cls.card.missing(root, "there are no images in head_ct")
-        normal, abnormal, absent = [], [], []
+        records = []
         for number, hemorrhage in table.itertuples(index=False):
+            split, label = ("test", "hemorrhage") if hemorrhage else ("", GOOD)
             source = (Path(folder) / f"{number:03}.png").as_posix()
-            if not (root / source).is_file():
-                absent.append(source)
-            elif hemorrhage:
-                abnormal.append(Record("head", "test", "hemorrhage", f"{number:03}", source))
-            else:
-                normal.append(Record("head", "", GOOD, f"{number:03}", source))
-        if absent:
-            raise cls.card.missing(root, f"{len(absent)} of {len(table)} images are missing, the first is {absent[0]}")
-        return Scan(cls.card, root, [*split_normals(normal, cls.card.name), *abnormal])
+            records.append(Record("head", split, label, f"{number:03}", source))
+        return Scan(cls.card, root, records)

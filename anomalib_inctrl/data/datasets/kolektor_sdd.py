@@ -14,7 +14,6 @@ from anomalib_inctrl.data.datasets.records import (
     Scan,
     image_files,
     read_masks,
-    split_normals,
 )
 from anomalib_inctrl.io.images import image_size
 
@@ -50,15 +49,13 @@ class KolektorSDD(BenchmarkDataModule):
         images = [path for path in files if path.relative_to(base).parts[0].lower().startswith("kos")]
         if not images:
             raise cls.card.missing(root, "there are no folders kos01, kos02 ... with images")
-        parts: list[Record] = []
+        records: list[Record] = []
         for path in images:
             mask = path.with_name(f"{path.stem}_label.bmp")
             if not mask.is_file():
                 raise cls.card.missing(root, f"{path.relative_to(root)} has no {mask.name} beside it")
-            parts += _parts(base, path, mask.relative_to(base).as_posix())
-        normal = [part for part in parts if part.label == GOOD]
-        abnormal = [part for part in parts if part.label != GOOD]
-        return Scan(cls.card, base, [*split_normals(normal, cls.card.name), *abnormal])
+            records += _parts(base, path, mask.relative_to(base).as_posix())
+        return Scan(cls.card, base, records)
 
 
 def _parts(base: Path, path: Path, mask: str) -> list[Record]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path, PurePosixPath
@@ -227,29 +227,32 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(visible, key=lambda path: natural_key(path.relative_to(folder).as_posix()))
 
 
-def split_normals(records: Sequence[Record], name: str) -> list[Record]:
-    """Put three quarters of the normal images into the train split, by the authors' rule.
+def split_normals(records: Iterable[Record], name: str) -> list[Record]:
+    """Put three quarters of the images without a split, the normal ones, into the train split, by the authors' rule.
 
     They draw a quarter at random (scikit-learn, seed 42), but from a list in the order of the file system, so that
     their exact splits cannot be recovered. Here the list is sorted first.
 
     Args:
-        records: Normal images.
+        records: The images.
         name: Name of the dataset, for errors.
 
     Returns:
-        The records with their split, in natural order of their origin.
+        The records, all with a split, in natural order of their origin.
 
     Raises:
-        DatasetError: If there are fewer than two.
+        DatasetError: If there is a single image to split.
     """
-    if len(records) < 2:
-        msg = f"{name}: {len(records)} normal images cannot be split into train and test. At least two are needed."
-        raise DatasetError(msg)
     ordered = sorted(records, key=lambda record: natural_key(record.origin))
-    _, tested = train_test_split(range(len(ordered)), test_size=_TEST_SHARE, random_state=_SPLIT_SEED)
-    test = set(tested)
-    return [replace(record, split="test" if at in test else "train") for at, record in enumerate(ordered)]
+    unsplit = [record for record in ordered if not record.split]
+    if len(unsplit) == 1:
+        msg = f"{name}: a single normal image cannot be split into train and test. At least two are needed."
+        raise DatasetError(msg)
+    if not unsplit:
+        return ordered
+    train, _ = train_test_split(unsplit, test_size=_TEST_SHARE, random_state=_SPLIT_SEED)
+    split = dict.fromkeys(train, "train")
+    return [replace(record, split=record.split or split.get(record, "test")) for record in ordered]
 
 
 def safe_path(name: str) -> PurePosixPath | None:
