@@ -12,17 +12,7 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
-from anomalib.data import (
-    ADAM3D,
-    Avenue,
-    DepthBatch,
-    Folder3D,
-    ImageBatch,
-    MVTec3D,
-    ShanghaiTech,
-    UCSDped,
-    VideoBatch,
-)
+from anomalib.data import Avenue, DepthBatch, ImageBatch, MVTec3D, UCSDped, VideoBatch
 from anomalib.engine import Engine
 from PIL import Image
 
@@ -96,71 +86,23 @@ def make_avenue(root):
     return lambda **options: Avenue(root=root, gt_dir=root / "truth", **options)
 
 
-def make_shanghaitech(root):
-    for name in ("01_001", "01_002"):
-        save_video(root / "training" / "converted_videos" / f"{name}.avi", [frame for frame, _ in clip()])
-    masks = root / "testing" / "test_pixel_mask" / "01_0014.npy"
-    masks.parent.mkdir(parents=True)
-    np.save(masks, np.stack([mask for _, mask in clip(abnormal=True)]).astype(np.uint8))
-    for index, (frame, _) in enumerate(clip(abnormal=True)):
-        save(root / "testing" / "frames" / "01_0014" / f"{index:06}.jpg", frame)
-    return lambda **options: ShanghaiTech(root=root, scene=1, **options)
-
-
 VIDEOS = [
     pytest.param(make_ucsd, 2, marks=needs_av, id="UCSDped"),
     pytest.param(make_avenue, 2, marks=[needs_av, needs_codec], id="Avenue"),
-    pytest.param(make_shanghaitech, 2, marks=[needs_av, needs_codec], id="ShanghaiTech"),
 ]
 
 
-def save_depth(path, shape=(HEIGHT, WIDTH, 3)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tifffile.imwrite(path, np.random.default_rng(1).random(shape).astype(np.float32))
-
-
-def make_3d(root, masks):
+def make_mvtec3d(root):
     for split, label, indices in (("train", "good", range(4)), ("test", "good", range(3)), ("test", "hole", range(3))):
         folder = root / "bagel" / split / label
         for index in indices:
             pixels, mask = street(index, label == "hole")
             save(folder / "rgb" / f"{index:03}.png", pixels)
-            save_depth(folder / "xyz" / f"{index:03}.tiff")
+            (folder / "xyz").mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(folder / "xyz" / f"{index:03}.tiff", np.ones((HEIGHT, WIDTH, 3), dtype=np.float32))
             if split == "test":
-                save(folder / masks / f"{index:03}.png", mask.astype(np.uint8) * 255)
-
-
-def make_mvtec3d(root):
-    make_3d(root, "gt")
-    return lambda **options: MVTec3D(root=root, category="bagel", **options)
-
-
-def make_adam3d(root):
-    make_3d(root, "ground_truth")
-    return lambda **options: ADAM3D(root=root, category="bagel", **options)
-
-
-def make_folder3d(root):
-    make_3d(root, "gt")
-    folders = {
-        "normal_dir": "train/good/rgb",
-        "abnormal_dir": "test/hole/rgb",
-        "normal_test_dir": "test/good/rgb",
-        "mask_dir": "test/hole/gt",
-        "normal_depth_dir": "train/good/xyz",
-        "abnormal_depth_dir": "test/hole/xyz",
-        "normal_test_depth_dir": "test/good/xyz",
-    }
-    return lambda **options: Folder3D(
-        name="bagel", root=root / "bagel", **folders, val_split_mode="same_as_test", **options
-    )
-
-
-DEPTH = [
-    pytest.param(make_mvtec3d, id="MVTec3D"),
-    pytest.param(make_adam3d, id="ADAM3D"),
-    pytest.param(make_folder3d, id="Folder3D"),
-]
+                save(folder / "gt" / f"{index:03}.png", mask.astype(np.uint8) * 255)
+    return MVTec3D(root=root, category="bagel", eval_batch_size=2, num_workers=0)
 
 
 def run(folder, datamodule, step="test", **options):
@@ -208,10 +150,8 @@ def test_videos_work_in_train_and_predict(tmp_path):
     assert predicted.score.to_list() == pytest.approx(scores.score.to_list(), abs=1e-5)
 
 
-@pytest.mark.parametrize("make", DEPTH)
-def test_depth_data_is_scored_by_its_images(make, tmp_path):
-    datamodule = make(tmp_path / "data")(eval_batch_size=2, num_workers=0)
-    (metrics,), scores, prompts = run(tmp_path / "run", datamodule)
+def test_depth_data_is_scored_by_its_images(tmp_path):
+    (metrics,), scores, prompts = run(tmp_path / "run", make_mvtec3d(tmp_path / "data"))
     assert scores.gt_label.to_list() == [int("hole" in path) for path in scores.image_path]
     assert len(scores) == 6
     assert metrics["image_AUROC"] == 1
