@@ -10,7 +10,7 @@ from anomalib.data.utils import Split, TestSplitMode, ValSplitMode
 from anomalib.utils.path import resolve_dataset_root
 from torchvision.transforms.v2 import Transform
 
-from anomalib_inctrl.demo.render import CATEGORIES, check_category
+from anomalib_inctrl.demo.render import check_category
 from anomalib_inctrl.demo.writer import DemoSettings, check_rendered, render_category
 
 
@@ -52,8 +52,6 @@ class InCTRLDemo(AnomalibDataModule):
         >>> next(iter(datamodule.test_dataloader())).image.shape
         torch.Size([32, 3, 240, 240])
     """
-
-    default_categories = CATEGORIES
 
     def __init__(
         self,
