@@ -138,14 +138,13 @@ class GeneralistDataset(AnomalibDataset):
 
     def _cached_item(self, draw: TrainingDraw, size: tuple[int, int]) -> CachedItem:
         sample = self.samples.iloc[draw.query]
-        if sample.has_mask and sample.label_index == int(LabelName.NORMAL):
-            mask: Any = torch.zeros(size, dtype=torch.bool)
-        elif sample.has_mask:
-            # Augmented without its image, a mask is resized as with it.
-            mask = _read_mask(sample, image_size(sample.image_path))
-            mask = (self.augmentations(mask) if self.augmentations is not None else mask).as_subclass(torch.Tensor)
-        else:
-            mask = None
+        mask: Any = None
+        if sample.has_mask:
+            is_normal = sample.label_index == int(LabelName.NORMAL)
+            mask = _read_mask(sample, size if is_normal else image_size(sample.image_path))
+            if not is_normal and self.augmentations is not None:
+                mask = self.augmentations(mask)  # resized as with its image
+            mask = mask.as_subclass(torch.Tensor)
         return CachedItem(draw, sample.class_name, torch.tensor(int(sample.label_index)), mask)
 
     def _read_prompts(self, rows: tuple[int, ...], size: torch.Size) -> Image:

@@ -35,7 +35,6 @@ CARD = "dataset.json"
 COLUMNS = ["path", "split", "label", "category", "source", "sha256"]
 
 _GROUND_TRUTH = "ground_truth"
-_SHOWN = 20
 _PNG_MODES = frozenset({"1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"})
 
 
@@ -88,10 +87,9 @@ def _require_same(scan: Scan, out: Path) -> None:
         msg = f"{out} exists and is no converted dataset. Give a new folder, or remove what is there."
         raise DatasetError(msg)
     if problems := differences(scan.card, out, scan):
-        more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         msg = (
-            f"{out} differs from what would be written: {'; '.join(problems[:_SHOWN])}{more}. Remove it to have it "
-            "converted again."
+            f"{out} differs from what would be written: {len(problems)} differences, the first: {problems[0]}. Remove "
+            "it to have it converted again."
         )
         raise DatasetError(msg)
 
@@ -260,18 +258,11 @@ def samples_table(
     ]
     samples = pd.DataFrame(kept, columns=["image_path", "split", "label", "label_index", "mask_path"])
     files = [*samples["image_path"], *filter(None, samples["mask_path"])]
-    if absent := [path for path in files if not _has_content(path)]:
+    if absent := [path for path in files if not Path(path).is_file()]:
         msg = (
-            f"{card.name}: {len(absent)} of {len(files)} files are missing or empty, the first is {absent[0]}. Copy or "
-            "extract the dataset again."
+            f"{card.name}: {len(absent)} of {len(files)} files are missing, the first is {absent[0]}. Copy or extract "
+            "the dataset again."
         )
         raise DatasetError(msg)
     samples.attrs["task"] = card.task
     return samples
-
-
-def _has_content(path: str) -> bool:
-    try:
-        return Path(path).stat().st_size > 0
-    except OSError:
-        return False

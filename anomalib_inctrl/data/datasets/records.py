@@ -294,16 +294,14 @@ def unique_names(records: Sequence[Record]) -> list[Record]:
     Names that differ in case alone count as the same, since on many file systems they are.
     """
     uses = Counter(record.path.casefold() for record in records)
-    taken: set[str] = set()
-    unique = []
+    unique: dict[str, Record] = {}
     for record in records:
         candidate, number = record, 1
         if uses[record.path.casefold()] > 1:
-            suffix = PurePosixPath(record.source).suffix.lstrip(".").lower()
-            candidate = replace(record, name=f"{record.name}_{suffix}")
-            while candidate.path.casefold() in taken:
+            name = f"{record.name}_{PurePosixPath(record.source).suffix[1:].lower()}"
+            candidate = replace(record, name=name)
+            while candidate.path.casefold() in unique:
                 number += 1
-                candidate = replace(record, name=f"{record.name}_{suffix}_{number}")
-        taken.add(candidate.path.casefold())
-        unique.append(candidate)
-    return unique
+                candidate = replace(record, name=f"{name}_{number}")
+        unique[candidate.path.casefold()] = candidate
+    return list(unique.values())
