@@ -4,17 +4,18 @@
 
 from anomalib_inctrl.data.batch import PromptedBatch, PromptedItem, TrainingDraw
 from anomalib_inctrl.data.datamodule import GeneralistDataModule
-from anomalib_inctrl.data.datamodules import (
+from anomalib_inctrl.data.dataset import GeneralistDataset
+from anomalib_inctrl.data.datasets import (
     AITEX,
     BENCHMARK_DATAMODULES,
     CIFAR10,
+    DATASETS,
     ELPV,
     MNIST,
     BrainMRI,
     HeadCT,
     KolektorSDD,
 )
-from anomalib_inctrl.data.dataset import GeneralistDataset
 from anomalib_inctrl.data.sampler import BalancedSampler
 from anomalib_inctrl.data.sources import DataSource
 
@@ -22,6 +23,7 @@ __all__ = [
     "AITEX",
     "BENCHMARK_DATAMODULES",
     "CIFAR10",
+    "DATASETS",
     "ELPV",
     "MNIST",
     "BalancedSampler",

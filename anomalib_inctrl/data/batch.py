@@ -38,9 +38,9 @@ class PromptedItem(ImageItem):
     """One query image with its class name.
 
     Attributes:
-        class_name: Name of the thing in the picture; prompts and text prototypes are looked up by it.
+        class_name: Name of the class; prompts and text prototypes are looked up by it.
         prompt_image: Prompts ``(K, 3, H, W)`` in [0, 1], drawn for this query in training; None otherwise.
-        mask_valid: Whether ``gt_mask`` is known, a scalar bool tensor. None means: if there is a mask.
+        mask_valid: Whether ``gt_mask`` is known, a scalar bool tensor; if None, it is where there is a mask.
         one_class: Whether the query was drawn for a one-class branch, a scalar bool tensor; None outside training.
     """
 
@@ -112,11 +112,11 @@ def _mask(item: Any, valid: list[bool]) -> Any:  # fields of anomalib's dataclas
 
 @dataclass
 class CachedItem:
-    """A training query whose features are known: what :class:`PromptedItem` says, but rows in place of pixels.
+    """A training query whose features are cached: a :class:`PromptedItem` with rows in place of pixels.
 
     Attributes:
         draw: Rows of the query and its prompts in the dataset.
-        class_name: Name of the thing in the picture.
+        class_name: Name of its class.
         gt_label: 1 for abnormal, a scalar.
         gt_mask: Pixel mask ``(H, W)`` bool; None if unknown.
     """
@@ -129,7 +129,7 @@ class CachedItem:
 
 @dataclass
 class CachedBatch:
-    """A training batch of queries and prompts whose features are known; see :class:`PromptedBatch` for the fields.
+    """A training batch of queries and prompts whose features are cached; see :class:`PromptedBatch` for the fields.
 
     Attributes:
         rows: Rows of the queries in the dataset ``(B,)``.

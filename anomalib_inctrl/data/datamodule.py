@@ -33,10 +33,10 @@ class GeneralistDataModule(AnomalibDataModule):
 
     A target source is validated and tested on what its own datamodule defines. Mind that for most of anomalib's
     datamodules validation is the test set (``val_split_mode="same_as_test"``), so that thresholds are set on it, and
-    that ``Folder`` takes half of the test images away for validation; say otherwise in the source's ``options``. The
-    normal images of its train split are what prompts may be chosen from.
+    that ``Folder`` takes half of the test images for validation; the source's ``options`` change that. Prompts are
+    chosen from the normal images of its train split.
 
-    Files are looked for only when needed: testing a checkpoint works without the auxiliary datasets.
+    Files are read only when needed: testing a checkpoint works without the auxiliary datasets.
 
     Args:
         auxiliary: Datasets to train on. May be left out to validate, test and predict only.
@@ -50,13 +50,13 @@ class GeneralistDataModule(AnomalibDataModule):
         train_augmentations: Applied to training queries and their masks, but not to their prompts.
         one_class_batch_size: Normal queries a training batch and process that are drawn beside the balanced ones for a
             one-class branch; 0 for none. By default half of ``train_batch_size`` for a model whose
-            ``needs_one_class_queries`` is true, otherwise none. A number is obeyed whatever the model; one without
-            such a branch trains on them as on any other.
-        feature_store: Where features of training images are kept once they are encoded; the backbone is frozen, so
-            they never change. ``"memory"`` keeps them as long as this object lives, a folder for later runs, too;
-            ``None`` encodes every image whenever it is drawn. Not used with augmentations, nor where memory would not
-            suffice; then a message says so.
-        seed: Decides what is drawn.
+            ``needs_one_class_queries`` is true, otherwise none. A given number holds for any model; one without
+            such a branch trains on them as on any other query.
+        feature_store: Cache of the features of training images; the backbone is frozen, so they never change.
+            ``"memory"`` keeps them for the lifetime of this datamodule, a folder also for later runs; ``None`` encodes
+            every image whenever it is drawn. Not used with augmentations, nor where memory would not suffice, which is
+            logged.
+        seed: Seed of all draws.
 
     Example:
         >>> datamodule = GeneralistDataModule(
@@ -103,7 +103,7 @@ class GeneralistDataModule(AnomalibDataModule):
         self._datamodules: dict[str, dict[str, AnomalibDataModule]] = {}
 
     def prepare_data(self) -> None:
-        """Let the sources prepare their files; nothing of anomalib's own is downloaded."""
+        """Let the sources prepare their files; datamodules of anomalib download nothing."""
         for argument in self._needed(self.trainer.state.fn if self.trainer else None):
             for datamodule in self._open(argument).values():
                 prepare(datamodule)
@@ -124,7 +124,7 @@ class GeneralistDataModule(AnomalibDataModule):
         if _stage == TrainerFn.FITTING:
             self._require("auxiliary", "train on")
         elif _stage is not None and not hasattr(self, "train_data"):
-            # After a fit a missing target is no mistake: `anomalib train` goes on to test in any case.
+            # After a fit a missing target is no error: `anomalib train` always tests afterwards.
             self._require("targets", f"{TrainerFn(_stage).value} on")
         needed = self._needed(_stage)
         if "auxiliary" in needed and not hasattr(self, "train_data"):
@@ -135,7 +135,7 @@ class GeneralistDataModule(AnomalibDataModule):
                 self.val_data = self._merge("targets", ("val",))
 
     def prompt_candidates(self) -> dict[str, list[Path]]:
-        """Images that prompts of the targets may be chosen from.
+        """List the images that prompts of the targets may be chosen from.
 
         Returns:
             For each target class its normal training images, sorted.
@@ -178,7 +178,7 @@ class GeneralistDataModule(AnomalibDataModule):
         return self._eval_dataloader(self.test_data)
 
     def count_one_class(self) -> int:
-        """Normal queries of a batch that are drawn for the model's one-class branch."""
+        """Count the normal queries of a batch that are drawn for the model's one-class branch."""
         if self.one_class_batch_size is not None:
             return self.one_class_batch_size
         asked = get_nested_attr(self, "trainer.lightning_module.needs_one_class_queries", False)
@@ -195,7 +195,6 @@ class GeneralistDataModule(AnomalibDataModule):
         return DataLoader(dataset, batch_sampler=batches, num_workers=self.num_workers, collate_fn=collate)
 
     def _needed(self, stage: str | None) -> list[str]:
-        """The arguments that were given and whose files the stage reads."""
         used = ("auxiliary", "targets") if stage in {None, TrainerFn.FITTING} else ("targets",)
         return [argument for argument in used if self.sources[argument]]
 

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""One dataset made of many: every sample knows its class."""
+"""One dataset merged from many; every sample carries its class name."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 class GeneralistDataset(AnomalibDataset):
     """Samples of many classes from many anomalib datasets in one table.
 
-    The table has anomalib's columns, ``class_name``, and ``has_mask``, which tells whether the pixel mask is known: for
-    all images of a source that has masks, but for abnormal ones without a mask file. Rows are sorted by class name and
-    image path. Images are read here rather than by the merged datasets, so that every image mode works and every error
+    The table has anomalib's columns, ``class_name``, and ``has_mask``: whether the pixel mask is known, as for all
+    images of a source with masks except abnormal ones without a mask file. Rows are sorted by class name and image
+    path. Images are read here rather than by the merged datasets, so that every image mode works and every error
     names its file.
 
-    Indexed with a row it gives the item, indexed with a :class:`TrainingDraw` the item with its prompts and the mark of
-    one-class queries. Where the features of all images are at hand, :attr:`cached_size` spares reading them: draws then
-    give :class:`CachedItem`.
+    Indexed with a row it gives the item, indexed with a :class:`TrainingDraw` the item with its prompts. Where the
+    features of all images are cached, :attr:`cached_size` is set, and draws give a :class:`CachedItem` without reading
+    any image.
 
     Args:
         samples: Table with the columns ``image_path``, ``split``, ``label_index``, ``mask_path``, ``class_name`` and
@@ -110,7 +110,7 @@ class GeneralistDataset(AnomalibDataset):
         if not isinstance(index, TrainingDraw):
             return self._read(index)
         if self.cached_size is not None:
-            return self._stored_item(index, self.cached_size)
+            return self._cached_item(index, self.cached_size)
         # Random augmentations follow the draw, not the worker that happens to read it.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(index.seed)
@@ -136,16 +136,15 @@ class GeneralistDataset(AnomalibDataset):
             class_name=sample.class_name,
         )
 
-    def _stored_item(self, draw: TrainingDraw, size: tuple[int, int]) -> CachedItem:
+    def _cached_item(self, draw: TrainingDraw, size: tuple[int, int]) -> CachedItem:
         sample = self.samples.iloc[draw.query]
-        if sample.has_mask and sample.label_index == int(LabelName.NORMAL):
-            mask: Any = torch.zeros(size, dtype=torch.bool)
-        elif sample.has_mask:
-            # The mask alone goes the way it goes with its image.
-            mask = _read_mask(sample, image_size(sample.image_path))
-            mask = (self.augmentations(mask) if self.augmentations is not None else mask).as_subclass(torch.Tensor)
-        else:
-            mask = None
+        mask: Any = None
+        if sample.has_mask:
+            is_normal = sample.label_index == int(LabelName.NORMAL)
+            mask = _read_mask(sample, size if is_normal else image_size(sample.image_path))
+            if not is_normal and self.augmentations is not None:
+                mask = self.augmentations(mask)  # resized as with its image
+            mask = mask.as_subclass(torch.Tensor)
         return CachedItem(draw, sample.class_name, torch.tensor(int(sample.label_index)), mask)
 
     def _read_prompts(self, rows: tuple[int, ...], size: torch.Size) -> Image:

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which images go into which batch."""
+"""Samplers that compose training and test batches."""
 
 from __future__ import annotations
 
@@ -23,24 +23,23 @@ class BalancedSampler(DistributedSampler[TrainingDraw]):
     """Draws batches of half normal, half abnormal queries, each with prompts of its own class.
 
     Each run of ``draws_per_step`` draws is one batch of one process: first ``batch_size`` balanced queries in random
-    order, so that a query's place says nothing about its label, then ``one_class_batch_size`` normal ones. Queries are
-    drawn uniformly over all normal and over all abnormal images, as the authors do: a class weighs as much as it has
-    images. Within an epoch no image is drawn again before all of its label were, over all processes together. Prompts
+    order, so that position and label are independent, then ``one_class_batch_size`` normal ones. Queries are drawn
+    uniformly over all normal and over all abnormal images, as the authors do: a class weighs as much as it has images.
+    Within an epoch no image is drawn again before all of its label were, over all processes together. Prompts
     are drawn without replacement from the normal images of the query's class, never the query itself.
 
     The one-class queries are drawn as the others are, but from a pool of their own: an image may be in both parts of a
     batch, and the balanced queries, their prompts and augmentations are the same with and without them.
 
-    What is drawn depends on seed, epoch, step and rank alone. Being a ``DistributedSampler``, it is left in place by
-    Lightning and told the epoch.
+    Draws depend on seed, epoch, step and rank alone. Lightning keeps a ``DistributedSampler`` and sets its epoch.
 
     Args:
-        dataset: What to draw from.
+        dataset: Dataset to draw from.
         batch_size: Balanced queries a batch and process, an even number.
         steps_per_epoch: Batches an epoch.
         k_shot: Prompts a query.
         one_class_batch_size: Normal queries for a one-class branch, a batch and process, beside ``batch_size``.
-        seed: Decides every draw.
+        seed: Seed of all draws.
         world_size: Number of processes; that of ``torch.distributed`` by default, or one.
         rank: Index of this process, likewise.
 
@@ -131,14 +130,13 @@ class BalancedSampler(DistributedSampler[TrainingDraw]):
             yield [self._draw(query, own, one_class=True) for query in self._share(deck, self.one_class_batch_size)]
 
     def _streams(self, *part: int) -> tuple[np.random.Generator, np.random.Generator]:
-        """The stream of all processes and that of this one, for a part of the batch."""
-        # The queries come from the shared stream, so that they can be dealt out without overlap. A part of 0 would be
-        # seeded like none.
+        """The random streams of all processes and of this one, for a part of the batch (not 0: seeded like none)."""
+        # Queries come from the shared stream, so that they are dealt out without overlap.
         shared, own = (np.random.default_rng([self.seed, self.epoch, who, *part]) for who in (0, 1 + self.rank))
         return shared, own
 
     def _share(self, deck: _Deck, count: int) -> np.ndarray:
-        """What this process gets when ``count`` queries are dealt to each."""
+        """Rows for this process when ``count`` are dealt to each."""
         return deck.deal(count * self.num_replicas)[self.rank * count : (self.rank + 1) * count]
 
     def _draw(self, query: int, rng: np.random.Generator, one_class: bool = False) -> TrainingDraw:
@@ -151,7 +149,7 @@ class BalancedSampler(DistributedSampler[TrainingDraw]):
 
 
 class _Deck:
-    """Deals the cards of a pool in random order and reshuffles when all are dealt."""
+    """Deals the rows of a pool in random order and reshuffles when all are dealt."""
 
     def __init__(self, pool: np.ndarray, rng: np.random.Generator) -> None:
         self._pool = pool
@@ -162,7 +160,7 @@ class _Deck:
         dealt = self._left[:0]
         while len(dealt) < count:
             if not len(self._left):
-                # What this hand already holds goes to the bottom: no repetition in a step unless the pool is smaller.
+                # Rows dealt in this step come last, so that a step repeats a row only if the pool is smaller.
                 shuffled = self._rng.permutation(self._pool)
                 held = np.isin(shuffled, dealt)
                 self._left = np.concatenate([shuffled[~held], shuffled[held]])

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where images come from: any anomalib datamodule, one instance a category."""
+"""Sources of images: any anomalib datamodule, one instance a category."""
 
 import importlib
 import inspect
@@ -8,15 +8,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anomalib.data
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.datamodules.base import AnomalibVideoDataModule
 from omegaconf import OmegaConf
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from anomalib_inctrl.data.raw import DatasetCard, RawDataset
 from anomalib_inctrl.errors import DatasetError
+
+# What the folder of a category holds: in MVTec AD's layout and those like it, in VisA as distributed, in Real-IAD.
+_CATEGORY_FOLDERS = frozenset({"train", "Data", "OK"})
 
 
 @dataclass
@@ -27,70 +30,59 @@ class DataSource:
         datamodule: Name of an anomalib datamodule class: short (``MVTecAD``) or with its module
             (``my_package.MyDataModule``).
         root: Folder of the dataset; the class's default if not given.
-        categories: Categories to use; all that are found if not given. Not for classes that have none, such as
-            ``Folder``.
-        options: Further arguments of the class, for example ``val_split_mode``. A class that splits at random does it
+        categories: Categories to use; if not given, the ``default_categories`` of the class, or else all that are found
+            in ``root``. Not for classes that have none, such as ``Folder``.
+        options: Further arguments of the class, for example ``val_split_mode``. A class that splits at random does so
             with seed 0 if not given another.
-        class_name: What the source's one class is called. By default the category, or for classes that have none
-            their ``name``.
+        class_name: Name of the source's one class. By default the category, or for classes that have none their
+            ``name``.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", revalidate_instances="always")
+
     datamodule: str
-    root: str | None = None
+    root: str | Path | None = None
     categories: list[str] | None = None
     options: dict[str, Any] | None = None
     class_name: str | None = None
 
 
+_SOURCES = TypeAdapter(list[DataSource])
+
+
 def parse_sources(sources: Iterable[DataSource | Mapping[str, Any]] | None, argument: str) -> list[DataSource]:
-    """Take sources as objects, or as the mappings that YAML gives.
+    """Check sources given as :class:`DataSource` or as mappings, as YAML gives them.
 
     Args:
         sources: The sources, or None for none.
         argument: Name of the argument, for errors.
 
     Returns:
-        The sources as objects.
+        The sources.
 
     Raises:
-        DatasetError: If there is something else than a list of sources, or a source has keys or values that it cannot
-            have, or lacks ``datamodule``.
+        DatasetError: If this is no list of sources, or a source has unknown keys, wrong values or no ``datamodule``.
     """
     if OmegaConf.is_config(sources):
         sources = OmegaConf.to_container(sources, resolve=True)  # type: ignore[assignment]
-    if isinstance(sources, (str, Mapping, DataSource)):
-        msg = f"{argument}={sources!r}: give a list of sources."
-        raise DatasetError(msg)
-    parsed = []
-    given: Iterable[Any] = sources or []
-    for index, source in enumerate(given):
-        if isinstance(source, Mapping):
-            try:
-                source = DataSource(**source)  # noqa: PLW2901
-            except TypeError as error:
-                known = ", ".join(field.name for field in fields(DataSource))
-                msg = f"{argument}[{index}]: {error}. A source takes {known}; datamodule is needed."
-                raise DatasetError(msg) from error
-        if not isinstance(source, DataSource):
-            msg = f"{argument}[{index}]={source!r}: give a DataSource, or a mapping with the key datamodule."
-            raise DatasetError(msg)
-        names: Any = source.categories
-        options: Any = source.options or {}
-        if names is not None and (isinstance(names, str) or not all(isinstance(name, str) for name in names)):
-            msg = f"{argument}[{index}].categories={names!r}: give a list of names, in quotes where they are numbers."
-            raise DatasetError(msg)
-        if not isinstance(options, Mapping):
-            msg = f"{argument}[{index}].options={options!r}: give a mapping of arguments."
-            raise DatasetError(msg)
-        parsed.append(source)
-    return parsed
+    try:
+        return _SOURCES.validate_python(sources or [])
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"])
+        known = ", ".join(field.name for field in fields(DataSource))
+        msg = (
+            f"{argument}{place}={first['input']!r}: {first['msg']}. Give a list of sources; a source takes {known}, of "
+            "which datamodule is needed."
+        )
+        raise DatasetError(msg) from error
 
 
 def build_datamodules(sources: list[DataSource], argument: str) -> dict[str, AnomalibDataModule]:
     """Build one datamodule for each category of each source, without reading images.
 
-    A class is called as its category. Where two sources have the same, both are called
-    ``<datamodule>/<category>``: their images are not of one kind.
+    A class has the name of its category. Where two sources have the same, both are called ``<datamodule>/<category>``:
+    their images are not of one kind.
 
     Args:
         sources: The sources.
@@ -120,10 +112,10 @@ def build_datamodules(sources: list[DataSource], argument: str) -> dict[str, Ano
 
 
 def prepare(datamodule: AnomalibDataModule) -> None:
-    """Let a datamodule write what it needs, but not download.
+    """Let a datamodule prepare its files without a download.
 
-    The classes of anomalib download whatever is not in place, so with a mistyped folder they would fetch gigabytes.
-    They are only asked to prepare what is there, as Visa does, which applies its split. Classes of other packages may
+    The classes of anomalib download what they do not find, so with a mistyped folder they would fetch gigabytes. They
+    are only asked to prepare data that is present, as Visa does, which applies its split. Classes of other packages may
     create their data.
 
     Args:
@@ -152,14 +144,14 @@ def read_parts(class_name: str, datamodule: AnomalibDataModule, argument: str) -
     if not hasattr(datamodule, "test_data"):
         try:
             datamodule.setup()
-        except Exception as error:  # whatever a datamodule raises, the user needs to know which one it was
+        except Exception as error:  # whatever a datamodule raises, the message names it
             msg = (
                 f"{argument}: {type(datamodule).__name__} cannot read class {class_name!r} in "
                 f"{_root(datamodule)}: {error} Check that the dataset is complete and that its folders "
                 f"are as {type(datamodule).__name__} expects."
             )
             raise DatasetError(msg) from error
-    # The test loader knows best what is tested on: MVTecAD2 has several sets.
+    # Not test_data: MVTecAD2 has several test sets, its loader takes the chosen one.
     parts = {"train": getattr(datamodule, "train_data", None), "val": getattr(datamodule, "val_data", None)}
     return {
         **{split: part for split, part in parts.items() if part is not None},
@@ -214,8 +206,13 @@ def _build_source(
         msg = f"{where}.categories={source.categories}: {cls.__name__} has no categories. Leave them out."
         raise DatasetError(msg)
     probe = _construct(cls, given, where)
-    if _is_anomalibs(cls):
-        _check_root(probe, where)
+    root = _root(probe)
+    if _is_anomalibs(cls) and root is not None and not root.is_dir():
+        msg = (
+            f"{where}.root: there is no folder {root}. Give the folder that holds {cls.__name__}; if you do not have "
+            f"the dataset yet, fetch it with {cls.__name__}(root=...).prepare_data() or from its home page."
+        )
+        raise DatasetError(msg)
     if not has_categories:
         return [(source.class_name or probe.name, probe)]
     categories = _choose_categories(source, probe, where)
@@ -229,74 +226,42 @@ def _construct(cls: type[AnomalibDataModule], arguments: dict[str, Any], where: 
     try:
         return cls(**arguments)
     except (TypeError, ValueError) as error:
-        msg = f"{where}: {error}. {cls.__name__} takes {', '.join(inspect.signature(cls).parameters)}."
+        takes = f". {cls.__name__} takes {', '.join(inspect.signature(cls).parameters)}."
+        msg = f"{where}: {error}{'' if isinstance(error, DatasetError) else takes}"
         raise DatasetError(msg) from error
-
-
-def _check_root(datamodule: AnomalibDataModule, where: str) -> None:
-    root = _root(datamodule)
-    if root is not None and not root.is_dir():
-        name = type(datamodule).__name__
-        msg = (
-            f"{where}.root: there is no folder {root}. Give the folder that holds {name}; if you do not have the "
-            f"dataset yet, fetch it with {name}(root=...).prepare_data() or from its home page."
-        )
-        raise DatasetError(msg)
 
 
 def _choose_categories(source: DataSource, datamodule: AnomalibDataModule, where: str) -> list[str]:
     cls, root = type(datamodule), _root(datamodule)
-    known = _known_categories(cls)
-    # Classes of other packages may create their categories; those of anomalib must find them.
-    creates = not _is_anomalibs(cls)
-    found = (_default_categories(cls) or known) if creates and known else _categories_on_disk(root, known)
+    # A class that lists its categories creates or converts them; others are searched for them.
+    listed = sorted(getattr(cls, "default_categories", ()))
+    found = listed or _categories_on_disk(root)
     wanted = found if source.categories is None else source.categories
     if not wanted:
         msg = (
-            f"{where}.categories: none given and none found in {root}, which holds {_listing(_folders(root))}. "
-            "Correct root or name the categories."
+            f"{where}.categories: none given and none found in {root}, which holds "
+            f"{_listing(folder.name for folder in _folders(root))}. Correct root or name the categories."
         )
         raise DatasetError(msg)
     # Some classes keep no folder for a category; then only reading shows what is there.
-    available = (known or wanted) if creates else found or known
-    if missing := [name for name in wanted if name not in available]:
-        msg = f"{where}.categories: {_listing(missing)} not found in {root}. Available: {_listing(available)}."
+    missing = [name for name in wanted if name not in found] if found and not listed and _is_anomalibs(cls) else []
+    if missing:
+        msg = f"{where}.categories: {_listing(missing)} not found in {root}. Available: {_listing(found)}."
         raise DatasetError(msg)
     return list(wanted)
 
 
-def _known_categories(cls: type[AnomalibDataModule]) -> list[str]:
-    """The category names a dataset's card, module or package lists, sorted; empty if none does."""
-    if (card := _card(cls)) is not None:
-        return sorted(card.categories)
-    module = cls.__module__
-    for name in (module, module.replace(".datamodules.", ".datasets."), module.rpartition(".")[0]):
-        try:
-            contents = vars(importlib.import_module(name))
-        except ImportError:
-            continue
-        for constant in sorted((key for key in contents if key.endswith("CATEGORIES")), key=len):
-            return sorted(contents[constant])
-    return []
-
-
-def _default_categories(cls: type[AnomalibDataModule]) -> list[str]:
-    """Of several settings that which stands for the whole dataset, such as one-vs-all; empty without such a choice."""
-    card = _card(cls)
-    return [] if card is None else sorted(card.default_categories)
-
-
-def _card(cls: type[AnomalibDataModule]) -> DatasetCard | None:
-    raw = getattr(cls, "raw", None)
-    return raw.card if isinstance(raw, RawDataset) else None
-
-
-def _categories_on_disk(root: Path | None, known: list[str]) -> list[str]:
-    """Known categories with a folder in root or one below, and folders laid out as in MVTec AD under other names."""
+def _categories_on_disk(root: Path | None) -> list[str]:
+    """Folders in root, or in a folder of it, that are laid out as a category is in one of anomalib's datasets."""
     folders = _folders(root)
-    below = {folder: _folders(root / folder) for folder in folders} if root else {}
-    names = {*folders, *(name for inner in below.values() for name in inner)}
-    return sorted({*(set(known) & names), *(folder for folder, inner in below.items() if "train" in inner)})
+    return sorted(
+        {
+            folder.name
+            for parent in (*([root] if root else []), *folders)
+            for folder in _folders(parent)
+            if _CATEGORY_FOLDERS & {inner.name for inner in _folders(folder)}
+        }
+    )
 
 
 def _root(datamodule: AnomalibDataModule) -> Path | None:
@@ -304,14 +269,14 @@ def _root(datamodule: AnomalibDataModule) -> Path | None:
     return None if root is None else Path(root)
 
 
-def _folders(root: Path | None) -> list[str]:
-    """Folders directly in root, sorted; not hidden ones, which unfinished work and tools leave."""
+def _folders(root: Path | None) -> list[Path]:
+    """Folders directly in root, sorted, without hidden ones, which unfinished work and tools leave."""
     if root is None or not root.is_dir():
         return []
-    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _listing(names: list[str]) -> str:
+def _listing(names: Iterable[str]) -> str:
     return ", ".join(names) or "no folders"
 
 

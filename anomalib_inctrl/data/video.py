@@ -23,8 +23,8 @@ from anomalib_inctrl.io.video import frame_path
 def as_images(batch: Any, resize: Callable[[Tensor], Tensor] | None = None) -> Any:
     """Turn a batch of clips or of depth data into one of images; other batches stay as they are.
 
-    Of a clip the frame counts whose truth the batch has, the datamodule's ``target_frame``. (anomalib itself refuses
-    batches of clips with ``target_frame="all"``.) Depth maps are left out.
+    Of a clip the frame is taken that the batch's ground truth belongs to, the datamodule's ``target_frame``. (anomalib
+    itself refuses batches of clips with ``target_frame="all"``.) Depth maps are left out.
 
     Args:
         batch: A batch of any kind.
@@ -32,7 +32,8 @@ def as_images(batch: Any, resize: Callable[[Tensor], Tensor] | None = None) -> A
             their own size while it resizes their masks.
 
     Returns:
-        ``ImageBatch`` with ``image (B, 3, H, W)``, the truth, and a path for each image, see :func:`frame_file`.
+        ``ImageBatch`` with ``image (B, 3, H, W)``, the ground truth, and a path for each image: the file of a frame in
+        a folder of frames, or its :func:`~anomalib_inctrl.io.video.frame_path` in a video file.
     """
     if isinstance(batch, DepthBatch):
         names = ("image", "gt_label", "gt_mask", "mask_path", "image_path")
@@ -41,28 +42,18 @@ def as_images(batch: Any, resize: Callable[[Tensor], Tensor] | None = None) -> A
         return batch
     image, mask = torch.as_tensor(batch.image), batch.gt_mask
     if image.ndim == 5:
-        # The batch does not say which of its frames the target is; the original image is the target's.
+        # The batch does not record which of its frames is the target; the original image is the target's.
         image = torch.as_tensor(batch.original_image).flatten(0, 1).float() / 255
         if mask is not None and mask.shape[-2:] != image.shape[-2:] and resize is not None:
             image = resize(image)
     frames = torch.as_tensor(batch.frames).tolist()
-    paths = [str(frame_file(clip, index)) for clip, index in zip(batch.video_path or [], frames, strict=True)]
+    paths = [_frame_file(clip, index) for clip, index in zip(batch.video_path or [], frames, strict=True)]
     return ImageBatch(image=image, gt_mask=mask, gt_label=batch.gt_label, image_path=paths)
 
 
-def frame_file(video: str | Path, index: int) -> Path:
-    """Find the picture of a frame.
-
-    Args:
-        video: A folder of frames, or a video file.
-        index: Number of the frame, from 0.
-
-    Returns:
-        The frame's file in the folder, or its name below the video file.
-    """
-    if Path(video).is_dir() and index < len(files := list_images(video)):
-        return files[index]
-    return frame_path(video, index)
+def _frame_file(video: str, index: int) -> str:
+    files = list_images(video) if Path(video).is_dir() else []
+    return str(files[index] if index < len(files) else frame_path(video, index))
 
 
 def normal_frames(dataset: AnomalibVideoDataset) -> list[Path]:
@@ -72,13 +63,15 @@ def normal_frames(dataset: AnomalibVideoDataset) -> list[Path]:
         dataset: anomalib dataset of videos.
 
     Returns:
-        Paths of all frames, sorted by video; for video files as :func:`~anomalib_inctrl.io.video.frame_path` names them.
+        Paths of all frames, sorted by video, as :func:`as_images` gives them.
     """
     indexer: Any = dataset.indexer
     paths: list[Path] = []
     for video, stamps in sorted(
         zip(indexer.video_paths, indexer.video_pts, strict=True), key=lambda pair: str(pair[0])
     ):
-        folder = Path(video).is_dir()
-        paths += list_images(video) if folder else [frame_path(video, index) for index in range(len(stamps))]
+        if Path(video).is_dir():
+            paths += list_images(video)
+        else:
+            paths += [frame_path(video, index) for index in range(len(stamps))]
     return paths

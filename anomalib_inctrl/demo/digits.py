@@ -2,29 +2,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real handwriting that comes with scikit-learn, as a semantic target that needs no download."""
 
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.datasets import load_digits
 
-from anomalib_inctrl.data.convert import convert
-from anomalib_inctrl.data.datamodules import ConvertibleDataModule
-from anomalib_inctrl.data.manifest import is_converted
-from anomalib_inctrl.data.raw.base import DatasetCard
-from anomalib_inctrl.data.raw.semantic import DIGITS, SemanticDataset
+from anomalib_inctrl.data.datasets.base import BenchmarkDataModule
+from anomalib_inctrl.data.datasets.converted import is_converted, write_converted
+from anomalib_inctrl.data.datasets.records import DIGITS, DatasetCard, Scan, scan_arrays
 
-_EVERY = 6  # of so many pictures one is for testing
+_EVERY = 6  # one image of so many is for testing
 _STRETCH = 255 / 16  # they have 17 levels
 
 
-class RawScikitDigits(SemanticDataset):
-    """The digits of scikit-learn: handwritten, 8 x 8 pixels, grey. They come with that package, not in a folder."""
+class ScikitDigits(BenchmarkDataModule):
+    """The digits of scikit-learn: handwritten, 8 x 8 pixels, grey; one-vs-all and multi-class, with image labels.
 
-    labels = DIGITS
-    normal = {"even_digit": frozenset(DIGITS[::2])}  # noqa: RUF012
-    _folder = "digits"
+    For the categories ``digit_0`` to ``digit_9`` one digit is normal and the others are abnormal; for ``even_digit``
+    the even ones are normal. Every sixth image is for testing. `prepare_data` writes the images in their own size to
+    `root`, ``./datasets/ScikitDigits`` if not given. For the arguments see :class:`BenchmarkDataModule`.
+
+    A stand-in for :class:`anomalib_inctrl.data.MNIST` where nothing can be downloaded; it is in no paper. Licence,
+    source and citation: see ``card``.
+    """
+
     card = DatasetCard(
         name="ScikitDigits",
         title="Optical recognition of handwritten digits, the test set that comes with scikit-learn",
@@ -34,55 +35,32 @@ class RawScikitDigits(SemanticDataset):
         citation=(
             "E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits. UCI Machine Learning Repository, 1998."
         ),
-        layout="  (nothing: scikit-learn brings the pictures)",
+        layout="  (nothing: scikit-learn contains the images)",
         categories=(*DIGITS, "even_digit"),
         default_categories=DIGITS,
-        folders=dict.fromkeys((*DIGITS, "even_digit"), "digits"),
+        folder="digits",
+        normal_labels={**{digit: (digit,) for digit in DIGITS}, "even_digit": DIGITS[::2]},
         expected={},
     )
 
-    def _find(self, root: Path) -> Path:
-        return root
-
-    def _source(self, split: str) -> str:
-        return f"sklearn.datasets.load_digits {split}"
-
-    def _arrays(self, base: Path, split: str) -> tuple[npt.NDArray[np.uint8], list[int]]:
-        del base
-        return _digits(split)
-
-
-@lru_cache(maxsize=2)
-def _digits(split: str) -> tuple[npt.NDArray[np.uint8], list[int]]:
-    digits = load_digits()
-    chosen = (np.arange(len(digits.target)) % _EVERY == 0) == (split == "test")
-    pictures = np.rint(digits.images[chosen] * _STRETCH).astype(np.uint8)
-    return pictures, [int(target) for target in digits.target[chosen]]
-
-
-class ScikitDigits(ConvertibleDataModule):
-    """Handwritten digits that come with scikit-learn, one-vs-all and multi-class, with image labels.
-
-    For the categories ``digit_0`` to ``digit_9`` one digit is normal and the others are abnormal; for ``even_digit``
-    the even ones are normal. Every sixth picture is for testing. `prepare_data` writes the pictures, 8 x 8 pixels as
-    they are, to `root`, ``./datasets/ScikitDigits`` if not given. See :class:`ConvertibleDataModule` for the arguments.
-
-    A stand-in for :class:`anomalib_inctrl.data.MNIST` where nothing can be downloaded; it is in no paper.
-
-    Licence: CC BY 4.0. Source: https://archive.ics.uci.edu/dataset/80, within scikit-learn
-
-    Reference: E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits. UCI Machine Learning Repository, 1998.
-    """
-
-    raw = RawScikitDigits()
+    @classmethod
+    def _scan(cls, root: Path) -> Scan:
+        digits = load_digits()
+        images = np.rint(digits.images * _STRETCH).astype(np.uint8)
+        is_test = np.arange(len(images)) % _EVERY == 0
+        splits = {
+            split: (f"sklearn.datasets.load_digits {split}", images[chosen], digits.target[chosen].tolist())
+            for split, chosen in (("train", ~is_test), ("test", is_test))
+        }
+        return scan_arrays(cls.card, root, DIGITS, splits)
 
     @property
     def converted_root(self) -> Path:
-        """Folder of the pictures: root itself."""
+        """Folder of the images: root itself."""
         return self.root
 
     def prepare_data(self) -> None:
-        """Write the pictures, unless they are there."""
+        """Write the images, unless they are present."""
         if not is_converted(self.root):
             self.root.parent.mkdir(parents=True, exist_ok=True)
-            convert(self.raw, self.root.parent, self.root)
+            write_converted(self.scan(self.root.parent), self.root)

@@ -66,6 +66,26 @@ def image_size(path: str | Path) -> tuple[int, int]:
         raise _unreadable(path, error) from error
 
 
+def open_image(path: str | Path) -> Image.Image:
+    """Read an image file in its own mode.
+
+    Args:
+        path: Image file.
+
+    Returns:
+        The image, its pixels read.
+
+    Raises:
+        ImageFileError: If the file is missing, empty, truncated or no image.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            image.load()
+            return image
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
 def read_image(path: str | Path) -> Tensor:
     """Read an image file as RGB.
 

@@ -44,17 +44,14 @@ def read_frame(path: str | Path) -> NDArray[np.uint8]:
     Raises:
         ImageFileError: If the file is no video or has no such frame.
     """
-    import cv2  # slow to import, and few need it
+    import cv2  # slow to import and rarely needed
 
-    path = Path(path)
-    video, index = path.parent, int(path.stem)
+    video, index = Path(path).parent, int(Path(path).stem)
     capture: Any = cv2.VideoCapture(str(video))
-    try:
-        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
-        found = index < count and capture.set(cv2.CAP_PROP_POS_FRAMES, index)
-        read, pixels = capture.read() if found else (False, None)
-    finally:
-        capture.release()
+    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+    found = index < count and capture.set(cv2.CAP_PROP_POS_FRAMES, index)
+    read, pixels = capture.read() if found else (False, None)
+    capture.release()
     if not read or pixels is None:
         holds = f"has {count} frames" if count else "is no video that OpenCV can read"
         msg = f"{path}: frame {index} cannot be read, {video} {holds}."

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which normal images serve as prompts."""
+"""Choosing the normal images that serve as prompts."""
 
 from anomalib_inctrl.prompts.selection import (
     SELECTORS,

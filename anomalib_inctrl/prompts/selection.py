@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which normal images serve as prompts: strategies, and lists kept and given back.
+"""Choosing normal images as prompts: strategies, and lists that are written and read.
 
 A choice depends on the candidates in sorted order, on ``k_shot`` and on the seed, and on nothing else. The choices of
 one seed are nested: the prompts of K = 2 are the first two of K = 4.
@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from anomalib_inctrl.errors import PromptError
@@ -23,16 +23,15 @@ from anomalib_inctrl.io.files import write_text_atomic
 from anomalib_inctrl.io.images import list_images
 from anomalib_inctrl.io.video import is_frame
 
-logger = logging.getLogger(__name__)
-
 Encoder = Callable[[Sequence[Path]], Tensor]
 """Images to one feature vector each, ``(N, D)``."""
 
 PROMPT_LIST_NAME = "prompts.json"
+_PROMPT_LISTS = TypeAdapter(dict[str, list[str]])
 
 
 def check_k_shot(k_shot: int) -> None:
-    """Refuse a number of prompts that cannot be.
+    """Check a number of prompts.
 
     Args:
         k_shot: The number.
@@ -46,10 +45,10 @@ def check_k_shot(k_shot: int) -> None:
 
 
 class PromptSelector(ABC):
-    """A way to choose ``k_shot`` prompts among normal images.
+    """A strategy to choose ``k_shot`` prompts among normal images.
 
     Args:
-        seed: Decides between equally good choices; strategies without chance ignore it.
+        seed: Seed of random choices; deterministic strategies ignore it.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -61,7 +60,7 @@ class PromptSelector(ABC):
         Args:
             candidates: Normal images of one class, in any order.
             k_shot: How many to choose.
-            encode: Gives the candidates' features to strategies that look at the images.
+            encode: Gives the candidates' features to strategies that need them.
 
         Returns:
             ``k_shot`` paths, in order of choice.
@@ -91,15 +90,15 @@ class RandomSelector(PromptSelector):
         return sorted(range(len(candidates)), key=self._rank)[:k_shot]
 
     def _rank(self, position: int) -> bytes:
-        # A hash, not a random generator: no library promises its generator's sequence for ever.
+        # A hash, not a random generator: no library guarantees its generator's sequence across releases.
         return hashlib.sha256(f"{self.seed}/{position}".encode()).digest()
 
 
 class FirstSelector(PromptSelector):
-    """The first ones in sorted order."""
+    """The first candidates in sorted order."""
 
     def order(self, candidates: Sequence[Path], k_shot: int, encode: Encoder) -> list[int]:
-        """Count from the start; see :meth:`PromptSelector.order`."""
+        """Take candidates from the start; see :meth:`PromptSelector.order`."""
         del candidates, encode
         return list(range(k_shot))
 
@@ -107,7 +106,7 @@ class FirstSelector(PromptSelector):
 class RepresentativeSelector(PromptSelector):
     """Greedy k-center in feature space: the most central image, then always the one farthest from those chosen.
 
-    Meant against unrepresentative prompts, which the authors name as the method's main weakness (InCTRL, section 5).
+    It avoids unrepresentative prompts, which the authors name as the method's main weakness (InCTRL, section 5).
     Encodes every candidate once.
     """
 
@@ -150,7 +149,7 @@ def create_selector(name: str, seed: int = 0) -> PromptSelector:
 
 
 def read_prompt_list(source: str | Path | Sequence[str | Path]) -> dict[str | None, list[Path]]:
-    """Read which images the user wants as prompts.
+    """Read a choice of prompts made by the user.
 
     Args:
         source: A folder of images, one image, several images, a text file with one path a line, or a ``prompts.json``
@@ -163,54 +162,40 @@ def read_prompt_list(source: str | Path | Sequence[str | Path]) -> dict[str | No
     Raises:
         PromptError: If there is no such source, it is empty, or an image it names does not exist.
     """
+    lists: Mapping[str | None, Sequence[str | Path]]
     if not isinstance(source, (str, Path)):
-        if not len(source):
-            msg = f"prompts={source}: the list is empty. Name at least one normal image."
+        lists = {None: source}
+    elif (source := Path(source)).is_dir():
+        if not (images := list_images(source)):
+            msg = f"prompts={source}: the folder holds no images. Put the normal images directly into it."
             raise PromptError(msg)
-        return {None: [_existing(Path(path), source) for path in source]}
-    path = Path(source)
-    if path.is_dir():
-        if not (images := list_images(path)):
-            msg = f"prompts={path}: the folder holds no images. Put the normal images directly into it."
-            raise PromptError(msg)
-        return {None: list(images)}
-    if not path.is_file():
-        msg = f"prompts={path}: no such folder or file. Give a folder of normal images or a list of them."
+        return {None: images}
+    elif not source.is_file():
+        msg = f"prompts={source}: no such folder or file. Give a folder of normal images or a list of them."
         raise PromptError(msg)
-    if path.suffix == ".json":
+    elif source.suffix == ".json":
         try:
-            lists = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            msg = f"prompts={path}: expected {{class name: [paths]}} as written to {PROMPT_LIST_NAME} ({error})."
+            lists = dict(_PROMPT_LISTS.validate_json(source.read_bytes()).items())
+        except ValueError as error:
+            msg = f"prompts={source}: expected {{class name: [paths]}} as written to {PROMPT_LIST_NAME} ({error})."
             raise PromptError(msg) from error
-        return _read_lists(lists, path)
-    if path.suffix == ".txt":
+    elif source.suffix == ".txt":
         try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = source.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
-            msg = f"prompts={path}: not readable as text ({error}). Write one image path a line, in UTF-8."
+            msg = f"prompts={source}: not readable as text ({error}). Write one image path a line, in UTF-8."
             raise PromptError(msg) from error
-        if not lines:
-            msg = f"prompts={path}: the list is empty. Write one image path a line."
-            raise PromptError(msg)
-        return {None: [_existing(Path(line), path) for line in lines]}
-    return {None: [path]}
-
-
-def _read_lists(lists: object, path: Path) -> dict[str | None, list[Path]]:
-    if not isinstance(lists, dict) or not all(
-        isinstance(files, list) and all(isinstance(file, str) for file in files) for files in lists.values()
-    ):
-        msg = f"prompts={path}: expected {{class name: [paths]}} as written to {PROMPT_LIST_NAME}."
+        lists = {None: [line.strip() for line in lines if line.strip()]}
+    else:
+        return {None: [source]}
+    if not lists or (None in lists and not len(lists[None])):
+        msg = f"prompts={source}: the list is empty. Name at least one normal image."
         raise PromptError(msg)
-    if not lists:
-        msg = f"prompts={path}: the list is empty. Name the normal images of at least one class."
-        raise PromptError(msg)
-    return {name: [_existing(Path(file), path) for file in files] for name, files in lists.items()}
+    return {name: [_existing(Path(path), source) for path in paths] for name, paths in lists.items()}
 
 
 def write_prompt_list(prompts: Mapping[str, Sequence[str]], folder: str | Path) -> Path:
-    """Write the prompts in use to ``prompts.json``, from where they can be given back.
+    """Write the prompts in use to ``prompts.json``, which :func:`read_prompt_list` reads.
 
     Args:
         prompts: Paths by class name.
@@ -224,18 +209,16 @@ def write_prompt_list(prompts: Mapping[str, Sequence[str]], folder: str | Path) 
 
 
 def _existing(path: Path, source: object) -> Path:
-    places = [path]
-    if isinstance(source, Path) and not path.is_absolute():
-        places.append(source.parent / path)
+    places = [path, source.parent / path] if isinstance(source, Path) else [path]
     for place in places:
-        if _is_picture(place):
+        if _is_image(place):
             return place
     msg = f"prompts={source}: names {path}, which does not exist. Correct the list."
     raise PromptError(msg)
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     try:
         return path.is_file() or is_frame(path)
-    except OSError:  # no name that a file can have
+    except OSError:  # not a valid file name
         return False

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where the prompts of a run come from: a list the user gave, or the normal images of a datamodule's train split."""
+"""Sources of prompts: a list given by the user, or the normal images of a datamodule's train split."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def class_name_of(datamodule: object, class_name: str | None) -> str | None:
     """Find the class name of a run on one class.
 
     Args:
-        datamodule: anomalib datamodule with a ``category``, or something else.
-        class_name: What the user said; goes before the category.
+        datamodule: anomalib datamodule with a ``category``, or any other object.
+        class_name: Name given by the user; takes precedence over the category.
 
     Returns:
-        The user's name, the datamodule's category, ``"object"`` for a datamodule without one, ``None`` without
+        The given name, the datamodule's category, ``"object"`` for a datamodule without one, or ``None`` without a
         datamodule.
     """
-    # A datamodule of several targets says the class with every image.
+    # Images of a datamodule of several targets carry their class names.
     if class_name or hasattr(datamodule, "prompt_candidates") or not isinstance(datamodule, AnomalibDataModule):
         return class_name
     return datamodule.category or DEFAULT_CLASS_NAME
@@ -60,7 +60,7 @@ def prompt_candidates(datamodule: Any, class_name: str | None) -> dict[str, list
 
 
 def given_prompts(source: str | list[str], class_names: list[str]) -> dict[str, list[Path]]:
-    """Read the prompts the user gave and say which class they are of.
+    """Read the prompts given by the user and assign them to classes.
 
     Args:
         source: See :func:`anomalib_inctrl.prompts.selection.read_prompt_list`.

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Trains and tests on two CPU processes and writes what each was given; started by a test."""
+"""Train and test on two CPU processes and write the images given to each; started by a test."""
 
 import json
 import sys

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Look-alikes of the raw datasets, a few kilobytes each, with every oddity of the originals."""
+"""Small copies of the raw datasets' layouts, a few kilobytes each, with every irregularity of the originals."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 
-def picture(path: Path, size: tuple[int, int], seed: int = 0, mode: str = "L") -> Path:
-    """A picture of coarse noise, which compresses well; size is (width, height)."""
+def noise_image(path: Path, size: tuple[int, int], seed: int = 0, mode: str = "L") -> Path:
+    """An image of coarse noise, which compresses well; size is (width, height)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 12), dtype=np.uint8)
     Image.fromarray(coarse).resize(size, Image.Resampling.NEAREST).convert(mode).save(path)
@@ -31,21 +31,21 @@ def mask(path: Path, size: tuple[int, int], *boxes: tuple[int, int, int, int]) -
 
 
 def write_aitex(root: Path) -> Path:
-    """Four tiles a strip; pictures with one mask, two, none and an empty one, and one that is narrower."""
+    """Four tiles a strip; images with one mask, two, none and an empty one, and one that is narrower."""
     size = (1024, 256)
     for fabric, name in enumerate(("2306881-210020u", "2311517-195063u")):
         for number in (1, 2, 10):
-            picture(root / "NODefect_images" / name / f"{number:04}_000_0{fabric}.png", size, 10 * fabric + number)
+            noise_image(root / "NODefect_images" / name / f"{number:04}_000_0{fabric}.png", size, 10 * fabric + number)
     defects, masks = root / "Defect_images", root / "Mask_images"
-    picture(defects / "0011_002_00.png", size, 30)
+    noise_image(defects / "0011_002_00.png", size, 30)
     mask(masks / "0011_002_00_mask.png", size, (250, 0, 260, 9))  # across the first cut
-    picture(defects / "0044_019_04.png", size, 31)
+    noise_image(defects / "0044_019_04.png", size, 31)
     mask(masks / "0044_019_04_mask1.png", size, (10, 10, 20, 20))
     mask(masks / "0044_019_04_mask2.png", size, (800, 10, 820, 20))
-    picture(defects / "0094_027_05.png", (724, 256), 32)
+    noise_image(defects / "0094_027_05.png", (724, 256), 32)
     mask(masks / "0094_027_05_mask.png", (724, 256), (720, 200, 724, 256))
-    picture(defects / "0100_025_08.png", size, 33)
-    picture(defects / "0106_010_03.png", size, 34)
+    noise_image(defects / "0100_025_08.png", size, 33)
+    noise_image(defects / "0106_010_03.png", size, 34)
     mask(masks / "0106_010_03_mask.png", size)
     (root / "NODefect_images" / ".DS_Store").write_bytes(b"\0")
     (defects / "._0011_002_00.png").write_bytes(b"\0")
@@ -58,7 +58,7 @@ def write_kolektor(root: Path) -> Path:
     defects = {("kos01", 2): [(3, 12, 8, 15)], ("kos02", 10): [(3, 19, 8, 22)]}
     for folder in ("kos01", "kos02", "kos10"):
         for part in (0, 2, 10):
-            picture(root / folder / f"Part{part}.jpg", size, part)
+            noise_image(root / folder / f"Part{part}.jpg", size, part)
             mask(root / folder / f"Part{part}_label.bmp", size, *defects.get((folder, part), []))
     return root
 
@@ -69,30 +69,30 @@ def write_elpv(root: Path) -> Path:
     for number in range(1, 21):
         probability = (0.0, 0.0, 0.3333333333333333, 1.0, 0.6666666666666666)[number % 5]
         kind = "mono" if number % 2 else "poly"
-        picture(root / "images" / f"cell{number:04}.png", (30, 30), number)
+        noise_image(root / "images" / f"cell{number:04}.png", (30, 30), number)
         rows.append(f"images/cell{number:04}.png  {probability}   {kind}")
     (root / "labels.csv").write_text("\n".join(rows) + "\n")
     return root
 
 
 def write_brain_mri(root: Path) -> Path:
-    """Every ending, mode and several sizes; two names that differ in the ending alone."""
-    picture(root / "no" / "1 no.jpeg", (40, 50), 1, "RGB")
-    picture(root / "no" / "N2.JPG", (64, 44), 2)
-    picture(root / "no" / "no 10.jpg", (32, 32), 3)
-    picture(root / "no" / "no 9.jpg", (30, 31), 4)
-    picture(root / "no" / "N17.png", (33, 30), 5, "RGBA")
-    picture(root / "yes" / "Y1.jpg", (60, 30), 6)
-    picture(root / "yes" / "Y1.JPG", (30, 60), 7, "RGB")
-    picture(root / "yes" / "Y20.jpg", (31, 33), 8, "CMYK")
+    """Every suffix, mode and several sizes; two names that differ in the suffix alone."""
+    noise_image(root / "no" / "1 no.jpeg", (40, 50), 1, "RGB")
+    noise_image(root / "no" / "N2.JPG", (64, 44), 2)
+    noise_image(root / "no" / "no 10.jpg", (32, 32), 3)
+    noise_image(root / "no" / "no 9.jpg", (30, 31), 4)
+    noise_image(root / "no" / "N17.png", (33, 30), 5, "RGBA")
+    noise_image(root / "yes" / "Y1.jpg", (60, 30), 6)
+    noise_image(root / "yes" / "Y1.JPG", (30, 60), 7, "RGB")
+    noise_image(root / "yes" / "Y20.jpg", (31, 33), 8, "CMYK")
     return root
 
 
 def write_head_ct(root: Path) -> Path:
-    """Numbered pictures of several sizes and modes."""
+    """Numbered images of several sizes and modes."""
     rows = ["id, hemorrhage"]
     for number in range(12):
-        picture(
+        noise_image(
             root / "head_ct" / "head_ct" / f"{number:03}.png", (30 + number, 28), number, "RGB" if number % 3 else "L"
         )
         rows.append(f"{number},{int(number < 5)}")
@@ -101,25 +101,23 @@ def write_head_ct(root: Path) -> Path:
 
 
 def write_mnist(root: Path, per_digit: int = 3, size: int = 28) -> Path:
-    """idx files of all ten digits; the test split has one picture fewer of each."""
+    """idx files of all ten digits; the test split has one image fewer of each."""
     generator = np.random.default_rng(0)
-    for split, count in (("train", per_digit), ("t10k", per_digit - 1)):
-        write_idx(root, split, np.arange(10 * count, dtype=np.uint8) % 10, generator, size)
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    for split, per_digit_and_split in (("train", per_digit), ("t10k", per_digit - 1)):
+        count = 10 * per_digit_and_split
+        labels = np.arange(count, dtype=np.uint8) % 10
+        pixels = generator.integers(0, 256, (count, size, size), dtype=np.uint8)
+        header = np.array([2051, count, size, size], dtype=">i4").tobytes()
+        (raw / f"{split}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        header = np.array([2049, count], dtype=">i4").tobytes()
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
     return root
 
 
-def write_idx(root: Path, split: str, labels: np.ndarray, generator: np.random.Generator, size: int) -> None:
-    raw = root / "MNIST" / "raw"
-    raw.mkdir(parents=True, exist_ok=True)
-    pixels = generator.integers(0, 256, (len(labels), size, size), dtype=np.uint8)
-    header = np.array([2051, len(labels), size, size], dtype=">i4").tobytes()
-    (raw / f"{split}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
-    header = np.array([2049, len(labels)], dtype=">i4").tobytes()
-    (raw / f"{split}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
-
-
 def write_cifar10(root: Path, monkeypatch) -> Path:
-    """Batches of 20 pictures; their checksums are put in the place of the originals'."""
+    """Batches of 20 images; their checksums replace those of the originals."""
     from torchvision.datasets import CIFAR10
 
     folder = root / "cifar-10-batches-py"
@@ -157,5 +155,5 @@ WRITERS = {
 
 
 def write_raw(name: str, root: Path, monkeypatch) -> Path:
-    """Write the look-alike of a dataset."""
+    """Write the small copy of a dataset."""
     return write_cifar10(root, monkeypatch) if name == "CIFAR10" else WRITERS[name](root)

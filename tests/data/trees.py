@@ -11,7 +11,7 @@ from PIL import Image
 
 
 def write_image(path: Path, seed: int, size: tuple[int, int] = (32, 32)) -> Path:
-    """A picture of noise; size is (height, width)."""
+    """An image of noise; size is (height, width)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
     return path

@@ -30,7 +30,7 @@ def encode(paths):
 
 
 @pytest.mark.parametrize("name", sorted(SELECTORS))
-def test_choice_depends_on_the_sorted_list_alone_and_is_nested(candidates, name):
+def test_choices_are_nested_and_independent_of_the_order_of_candidates(candidates, name):
     selector = create_selector(name, seed=3)
     whole = selector.select(candidates, 12, encode)
     assert sorted(whole) == candidates
@@ -39,17 +39,14 @@ def test_choice_depends_on_the_sorted_list_alone_and_is_nested(candidates, name)
         assert selector.select(shuffled, k_shot, encode) == whole[:k_shot]
 
 
-def test_random_depends_on_the_seed_and_never_changes(candidates):
+def test_random_choice_depends_on_the_seed_and_never_changes(candidates):
     chosen = {seed: tuple(create_selector("random", seed).select(candidates, 4, encode)) for seed in range(8)}
     assert len(set(chosen.values())) > 5
-    # Fixed for ever: prompt lists of published results must be had again from their seed.
-    assert [path.stem for path in chosen[0]] == PINNED
+    # Fixed, so that the prompts of published results can be chosen again from their seed.
+    assert [path.stem for path in chosen[0]] == ["10", "04", "00", "06"]
 
 
-PINNED = ["10", "04", "00", "06"]
-
-
-def test_first(candidates):
+def test_first_takes_the_first_in_sorted_order(candidates):
     assert create_selector("first").select(candidates[::-1], 3, encode) == candidates[:3]
 
 
@@ -57,33 +54,31 @@ def test_representative_starts_in_the_middle_and_spreads(candidates):
     chosen = [int(path.stem) for path in create_selector("representative").select(candidates, 3, encode)]
     assert chosen[0] in {5, 6}
     assert set(chosen[1:]) == {0, 11}
-
-
-def test_representative_with_equal_images_chooses_each_once(candidates):
-    chosen = create_selector("representative").select(candidates, 12, lambda paths: torch.ones(len(paths), 2))
-    assert sorted(chosen) == candidates
-
-
-def test_too_few_candidates_tells_both_counts(candidates):
-    with pytest.raises(PromptError, match=r"k_shot=13: only 12 normal images"):
-        create_selector("random").select(candidates, 13, encode)
-    with pytest.raises(PromptError, match="k_shot=1: only 0"):
-        create_selector("random").select([], 1, encode)
+    equal = create_selector("representative").select(candidates, 12, lambda paths: torch.ones(len(paths), 2))
+    assert sorted(equal) == candidates
 
 
 @pytest.mark.parametrize("name", sorted(SELECTORS))
-def test_a_negative_number_of_prompts_is_refused(candidates, name):
-    with pytest.raises(PromptError, match="k_shot=-1"):
-        create_selector(name).select(candidates, -1, encode)
+def test_wrong_numbers_of_prompts_are_refused(candidates, name):
+    selector = create_selector(name)
+    for paths, k_shot, message in (
+        (candidates, 13, "k_shot=13: only 12 normal images"),
+        ([], 1, "k_shot=1: only 0"),
+        (candidates, -1, "k_shot=-1"),
+    ):
+        with pytest.raises(PromptError, match=message):
+            selector.select(paths, k_shot, encode)
 
 
-def test_a_strategy_of_ones_own(candidates, monkeypatch):
+def test_own_strategies_are_found_by_name(candidates, monkeypatch):
     class Last(PromptSelector):
         def order(self, candidates, k_shot, encode):
             return list(range(len(candidates)))[::-1][:k_shot]
 
     monkeypatch.setitem(SELECTORS, "last", Last)
     assert create_selector("last").select(candidates, 2, encode) == candidates[:-3:-1]
+    with pytest.raises(PromptError, match="prompt_selection='best': no such strategy"):
+        create_selector("best")
 
 
 def test_lists_are_read_in_every_form(candidates, tmp_path):
@@ -99,30 +94,32 @@ def test_lists_are_read_in_every_form(candidates, tmp_path):
     assert [path.name for path in written.parent.iterdir()] == ["prompts.json"]
 
 
-def test_lists_that_cannot_be_used(candidates, tmp_path):
-    with pytest.raises(PromptError, match="no such folder or file"):
-        read_prompt_list(tmp_path / "missing")
-    (tmp_path / "empty").mkdir()
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing", None, "no such folder or file"),
+        ("gone.txt", b"nowhere.png\n", r"gone\.txt: names nowhere\.png"),
+        ("blank.txt", b"\n\n", "the list is empty"),
+        ("latin.txt", b"\xe9.png\n", "not readable as text"),
+        ("none.json", b"{}", r"none\.json: the list is empty"),
+        *[("prompts.json", text, r"prompts\.json: expected") for text in (b"{", b"[1]", b'{"a": "07.png"}', b"\xff")],
+    ],
+)
+def test_unusable_lists_are_named(name, content, message, tmp_path):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(PromptError, match=message):
+        read_prompt_list(tmp_path / name)
+
+
+def test_empty_folders_and_lists_are_refused(tmp_path):
     with pytest.raises(PromptError, match="holds no images"):
-        read_prompt_list(tmp_path / "empty")
-    (tmp_path / "gone.txt").write_text("nowhere.png\n")
-    with pytest.raises(PromptError, match=r"gone\.txt: names nowhere\.png"):
-        read_prompt_list(tmp_path / "gone.txt")
-    (tmp_path / "blank.txt").write_text("\n\n")
-    with pytest.raises(PromptError, match="the list is empty"):
-        read_prompt_list(tmp_path / "blank.txt")
+        read_prompt_list(tmp_path)
     with pytest.raises(PromptError, match=r"prompts=\[\]: the list is empty"):
         read_prompt_list([])
-    (tmp_path / "none.json").write_text("{}")
-    with pytest.raises(PromptError, match=r"none\.json: the list is empty"):
-        read_prompt_list(tmp_path / "none.json")
-    for content in ("{", "[1, 2]", '{"a": 3}', '{"a": "07.png"}'):
-        (tmp_path / "prompts.json").write_text(content)
-        with pytest.raises(PromptError, match=r"prompts\.json: expected"):
-            read_prompt_list(tmp_path / "prompts.json")
 
 
-def test_a_list_without_class_names_does_for_one_class_only(candidates, tmp_path):
+def test_lists_without_class_names_are_for_one_class_only(candidates, tmp_path):
     assert given_prompts(str(candidates[0]), ["gear"]) == {"gear": candidates[:1]}
     assert given_prompts(str(candidates[0]), []) == {"object": candidates[:1]}
     with pytest.raises(PromptError, match=r"several classes.*prompts\.json"):
@@ -131,7 +128,7 @@ def test_a_list_without_class_names_does_for_one_class_only(candidates, tmp_path
     assert given_prompts(str(tmp_path / "prompts.json"), ["gear", "cap"]) == {"cap": candidates[:1]}
 
 
-def test_sentences():
+def test_text_prompts():
     normal, abnormal = text_prompts("Visa/pipe_fryum")
     assert (len(set(normal)), len(set(abnormal))) == (154, 88)
     assert "a blurry photo of the flawless pipe fryum." in normal

@@ -29,64 +29,41 @@ def test_batch_mixes_images_with_and_without_masks(order):
     assert batch.mask_valid.tolist() == [(True, False, True)[index] for index in order]
     assert batch.gt_mask.flatten(1).any(1).tolist() == [(True, False, False)[index] for index in order]
     assert batch.mask_path == [("bottle_mask.png", "", "")[index] for index in order]
-    assert batch.prompt_image is None
+    assert (items[1].gt_mask, items[1].mask_valid) == (None, None)  # items are left unchanged
 
 
-def test_batch_without_any_mask_has_none():
+def test_batch_without_any_mask_has_no_masks():
     batch = PromptedBatch.collate([item(1, mask=False), item(0, mask=False)])
-    assert batch.gt_mask is None
-    assert batch.mask_path is None
+    assert (batch.gt_mask, batch.mask_path, batch.prompt_image, batch.one_class) == (None, None, None, None)
     assert batch.mask_valid.tolist() == [False, False]
 
 
-def test_prompts_and_names_are_stacked():
-    items = [item(prompts=2, name="a"), item(1, prompts=2, name="b")]
-    batch = PromptedBatch.collate(items)
-    assert batch.prompt_image.shape == (2, 2, 3, 8, 8)
-    assert torch.equal(batch.prompt_image[1], items[1].prompt_image)
-    assert batch.class_name == ["a", "b"]
-
-
-def test_mark_of_one_class_queries_is_stacked_and_split():
-    batch = PromptedBatch.collate([item(1, one_class=False), item(mask=False, one_class=True)])
-    assert batch.one_class.dtype == torch.bool
-    assert batch.one_class.tolist() == [False, True]
-    assert [bool(one.one_class) for one in batch] == [False, True]
-    assert torch.equal(PromptedBatch.collate(list(batch)).one_class, batch.one_class)
-    assert move_data_to_device(batch, torch.device("meta")).one_class.device.type == "meta"
-    assert PromptedBatch.collate([item(), item(1)]).one_class is None
-
-
-def test_collate_leaves_items_alone():
-    items = [item(1, mask=False), item(1)]
-    PromptedBatch.collate(items)
-    assert items[0].gt_mask is None
-    assert items[0].mask_valid is None
-    assert items[1].mask_path == "bottle_mask.png"
-
-
 def test_batch_splits_into_items_and_back():
-    batch = PromptedBatch.collate([item(1, name="a"), item(1, mask=False, name="b")])
+    batch = PromptedBatch.collate(
+        [item(1, prompts=2, name="a", one_class=False), item(1, mask=False, prompts=2, name="b", one_class=True)]
+    )
+    assert batch.prompt_image.shape == (2, 2, 3, 8, 8)
     items = list(batch)
-    assert [type(one) for one in items] == [PromptedItem] * 2
-    assert [one.class_name for one in items] == ["a", "b"]
-    assert [one.prompt_image for one in items] == [None, None]
+    assert [(type(one), one.class_name, bool(one.one_class)) for one in items] == [
+        (PromptedItem, "a", False),
+        (PromptedItem, "b", True),
+    ]
     again = PromptedBatch.collate(items)
-    assert torch.equal(again.mask_valid, batch.mask_valid)
-    assert torch.equal(again.gt_mask, batch.gt_mask)
-    assert again.mask_path == batch.mask_path
+    assert all(torch.equal(again[key], batch[key]) for key in ("mask_valid", "gt_mask", "prompt_image", "one_class"))
+    assert (again.mask_path, again.class_name) == (batch.mask_path, ["a", "b"])
 
 
-def test_images_of_several_sizes_meet_with_their_prompts():
+def test_images_of_several_sizes_are_resized_with_their_prompts():
     batch = PromptedBatch.collate([item(prompts=2, size=(8, 8)), item(1, mask=False, prompts=2, size=(12, 12))])
     assert batch.image.shape[-2:] == batch.prompt_image.shape[-2:] == batch.gt_mask.shape[-2:] == (12, 12)
 
 
-def test_moves_to_a_device():
-    batch = PromptedBatch.collate([item(prompts=1), item(1, prompts=1)])
+def test_all_tensors_move_to_a_device():
+    batch = PromptedBatch.collate([item(prompts=1, one_class=False), item(1, prompts=1, one_class=True)])
     moved = move_data_to_device(batch, torch.device("meta"))
     assert isinstance(moved, PromptedBatch)
-    assert {moved[key].device.type for key in ("image", "gt_mask", "mask_valid", "prompt_image")} == {"meta"}
+    for key in ("image", "gt_mask", "mask_valid", "prompt_image", "one_class"):
+        assert moved[key].device.type == "meta"
     assert moved.class_name == batch.class_name
 
 

@@ -1,0 +1,207 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Base of the benchmark datasets: an anomalib datamodule that reads a dataset as its authors distribute it."""
+
+import errno
+import logging
+from abc import ABC, abstractmethod
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+from anomalib.data import AnomalibDataset, DatasetItem
+from anomalib.data.datamodules.base.image import AnomalibDataModule
+from anomalib.data.utils import TestSplitMode, ValSplitMode
+from torchvision.tv_tensors import Image
+
+from anomalib_inctrl.data.datasets.converted import converted_samples, is_converted, samples_table, write_converted
+from anomalib_inctrl.data.datasets.records import DatasetCard, Scan, natural_key, split_normals, unique_names
+from anomalib_inctrl.errors import DatasetError, ImageFileError
+
+logger = logging.getLogger(__name__)
+
+
+class BenchmarkDataModule(AnomalibDataModule, ABC):
+    """A dataset of the papers that anomalib lacks. Nothing is downloaded.
+
+    `root` is the folder of the raw data or of converted data. Raw data whose images have to be cut or unpacked is
+    converted by `prepare_data`, once, into a folder beside it, ``<root>_converted``; where :attr:`in_place` is true it
+    is read without conversion. The train split holds normal images only.
+
+    Args:
+        root: Folder of the dataset; ``./datasets/<name>`` if not given.
+        category: Category of the dataset; the first if not given. It is the class name of text prompts as well.
+        train_batch_size: Batch size of the train dataloader.
+        eval_batch_size: Batch size of the validation, test and predict dataloaders.
+        num_workers: Number of workers of each dataloader.
+        test_split_mode: How the test set is made.
+        test_split_ratio: Share of the data for testing, where the mode asks for it.
+        val_split_mode: How the validation set is made.
+        seed: Seed of random validation splits; train and test splits do not depend on it.
+        check_counts: Whether all images of the dataset must be present. Turn it off to use a part of the dataset.
+        **options: Further arguments of anomalib's datamodules: augmentations and ``val_split_ratio``.
+
+    Attributes:
+        card: Licence, source, citation, layout, categories and expected counts.
+        in_place: Whether images are used as they are distributed, without conversion.
+        default_categories: Categories that stand for the whole dataset.
+
+    Raises:
+        DatasetError: If the dataset has no such category; from `prepare_data` and `setup`, if the data is missing,
+            extracted in part or changed. The message says where to get it and the layout it must have.
+    """
+
+    card: ClassVar[DatasetCard]
+    in_place: ClassVar[bool] = False
+    default_categories: ClassVar[tuple[str, ...]]
+
+    def __init_subclass__(cls) -> None:
+        """Take the default categories from the card."""
+        super().__init_subclass__()
+        cls.default_categories = cls.card.default_categories or cls.card.categories
+
+    def __init__(
+        self,
+        root: Path | str | None = None,
+        category: str | None = None,
+        *,
+        train_batch_size: int = 32,
+        eval_batch_size: int = 32,
+        num_workers: int = 8,
+        test_split_mode: TestSplitMode | str = TestSplitMode.FROM_DIR,
+        test_split_ratio: float = 0.2,
+        val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
+        seed: int | None = None,
+        check_counts: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            test_split_mode=test_split_mode,
+            test_split_ratio=test_split_ratio,
+            val_split_mode=val_split_mode,
+            seed=seed,
+            **options,
+        )
+        card = self.card
+        self.root = Path("datasets", card.name) if root is None else Path(root)
+        self.category = card.categories[0] if category is None else category
+        if self.category not in card.categories:
+            msg = f"category={category!r}: {card.name} has no such category. It has {', '.join(card.categories)}."
+            raise DatasetError(msg)
+        self.check_counts = check_counts
+
+    @classmethod
+    def scan(cls, root: str | Path, *, check_counts: bool = True) -> Scan:
+        """List the images of raw data.
+
+        Args:
+            root: Folder of the raw data.
+            check_counts: Whether all images of the dataset must be present.
+
+        Returns:
+            The images, sorted and split.
+
+        Raises:
+            DatasetError: If the data is missing, extracted in part, inconsistent, or its counts are not as expected.
+        """
+        root = Path(root)
+        if not root.is_dir():
+            raise cls.card.missing(root, "there is no such folder")
+        found = cls._scan(root)
+        sources = dict.fromkeys(record.source for record in found.records if record.index is None)
+        if absent := [source for source in sources if not (found.base / source).is_file()]:
+            msg = f"{len(absent)} of {len(sources)} images are missing, the first is {absent[0]}"
+            raise cls.card.missing(root, msg)
+        records = unique_names(split_normals(found.records, cls.card.name))
+        records.sort(key=lambda record: natural_key(record.path))
+        if check_counts:
+            counts = Counter((record.split, record.label) for record in records)
+            cls.card.check_counts(f"{cls.card.name} in {root}", counts, found.file_counts)
+        return replace(found, records=records)
+
+    @classmethod
+    @abstractmethod
+    def _scan(cls, root: Path) -> Scan:
+        """List the images of raw data; see :meth:`scan`. The folder exists; images without a split are split later."""
+
+    @property
+    def converted_root(self) -> Path:
+        """Folder of the converted data: root itself, or a folder beside it."""
+        return self.root if is_converted(self.root) else self.root.with_name(f"{self.root.name}_converted")
+
+    def prepare_data(self) -> None:
+        """Convert raw data that cannot be read in place, unless it has been."""
+        if self.in_place or is_converted(self.converted_root):
+            return
+        logger.info("Converting %s to %s.", self.root, self.converted_root)
+        scan = self.scan(self.root, check_counts=self.check_counts)
+        try:
+            write_converted(scan, self.converted_root)
+        except OSError as error:
+            if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
+                raise
+            msg = (
+                f"{self.converted_root} cannot be written ({error}). Convert to a folder of your own with "
+                f"`anomalib-inctrl convert {self.card.name} --root {self.root} --out FOLDER`, and give that as root."
+            )
+            raise DatasetError(msg) from error
+        for note in scan.notes:
+            logger.warning("%s: %s", self.card.name, note)
+
+    def _setup(self, _stage: str | None = None) -> None:
+        samples = self._samples_table()
+        for split in ("train", "test"):
+            part = samples[samples["split"] == split].reset_index(drop=True)
+            if part.empty:
+                msg = f"{self.card.name} in {self.root}: no {split} images of category {self.category!r}."
+                raise DatasetError(msg)
+            setattr(self, f"{split}_data", TableDataset(part, self.category))
+
+    def _samples_table(self) -> pd.DataFrame:
+        card = self.card
+        if is_converted(self.converted_root):
+            return converted_samples(card, self.converted_root, self.category, check_counts=self.check_counts)
+        scan = self.scan(self.root, check_counts=self.check_counts)
+        if not self.in_place:
+            msg = (
+                f"{self.root} holds the raw data of {card.name}. Call prepare_data() first, or run "
+                f"`anomalib-inctrl convert {card.name} --root {self.root} --out {self.converted_root}`."
+            )
+            raise DatasetError(msg)
+        rows = [(record.source, record.split, record.label, "") for record in scan.records]
+        return samples_table(card, scan.base, self.category, rows)
+
+
+class TableDataset(AnomalibDataset):
+    """Images from a table in anomalib's format.
+
+    Args:
+        samples: Table with ``image_path``, ``split``, ``label``, ``label_index`` and ``mask_path``, and the task in its
+            ``attrs``.
+        category: Category of the images.
+    """
+
+    def __init__(self, samples: pd.DataFrame, category: str) -> None:
+        super().__init__()
+        self.samples = samples
+        self.category = category
+
+    def __getitem__(self, index: int) -> DatasetItem[Image]:
+        """Read an image; see anomalib's dataset.
+
+        Raises:
+            ImageFileError: If it cannot be read; the message names the file.
+        """
+        try:
+            return super().__getitem__(index)
+        except (OSError, SyntaxError) as error:
+            path = self.samples.iloc[index].image_path
+            msg = (
+                f"{path}: the image or its mask is not readable ({error}). Extract it from the dataset's archive again."
+            )
+            raise ImageFileError(msg) from error

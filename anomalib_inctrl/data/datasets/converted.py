@@ -1,0 +1,268 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Converted datasets: folders in MVTec AD's layout with a list of their files.
+
+``manifest.csv`` has one row for each image and one for each mask: ``path`` below the dataset's folder, ``split``
+(``train``, ``test``, ``ground_truth``), ``label``, ``category`` (its folder), ``source`` (raw file and part) and the
+file's ``sha256``. ``dataset.json`` holds licence, source and citation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock
+from rich.console import Console
+from rich.progress import track
+
+from anomalib_inctrl.data.datasets.records import (
+    GOOD,
+    DatasetCard,
+    Record,
+    Scan,
+    natural_key,
+    read_masks,
+    safe_path,
+)
+from anomalib_inctrl.errors import DatasetError
+
+MANIFEST = "manifest.csv"
+CARD = "dataset.json"
+COLUMNS = ["path", "split", "label", "category", "source", "sha256"]
+
+_GROUND_TRUTH = "ground_truth"
+_PNG_MODES = frozenset({"1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"})
+
+
+def is_converted(folder: Path) -> bool:
+    """Whether a folder holds a converted dataset; since it is moved into place when finished, a complete one."""
+    return (folder / MANIFEST).is_file()
+
+
+def write_converted(scan: Scan, out: str | Path) -> bool:
+    """Write a dataset in MVTec AD's layout.
+
+    The folder appears complete or not at all, even if the process is killed, and several processes may write it at the
+    same time. A folder that holds the same already is left as it is.
+
+    Args:
+        scan: The raw data.
+        out: Folder to write.
+
+    Returns:
+        Whether anything was written; False if ``out`` holds the same already.
+
+    Raises:
+        DatasetError: If ``out`` holds something else.
+        ImageFileError: If a raw image cannot be read.
+    """
+    out = Path(out).resolve()
+    if scan.base.resolve().is_relative_to(out):
+        msg = f"{out} holds the raw data itself. Give another folder for the converted data."
+        raise DatasetError(msg)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # A lock ends with the process that held it, so an unfinished folder found here belongs to nobody.
+    with FileLock(out.with_name(f".{out.name}.lock")):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            _require_same(scan, out)
+            return False
+        unfinished = out.with_name(f".{out.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            _write(scan, unfinished)
+            if out.exists():
+                out.rmdir()
+            unfinished.replace(out)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return True
+
+
+def _require_same(scan: Scan, out: Path) -> None:
+    if not is_converted(out):
+        msg = f"{out} exists and is no converted dataset. Give a new folder, or remove what is there."
+        raise DatasetError(msg)
+    if problems := differences(scan.card, out, scan):
+        msg = (
+            f"{out} differs from what would be written: {len(problems)} differences, the first: {problems[0]}. Remove "
+            "it to have it converted again."
+        )
+        raise DatasetError(msg)
+
+
+def _write(scan: Scan, folder: Path) -> None:
+    # The parts of one raw image stay together, so that it is read once.
+    groups: dict[tuple[str, int | None], list[Record]] = {}
+    for record in scan.records:
+        groups.setdefault((record.source, record.index), []).append(record)
+    rows = []
+    console = Console(stderr=True)
+    for records in track(groups.values(), scan.card.name, console=console, transient=True):
+        image = scan.read(records[0])
+        for record in records:
+            for row in _manifest_rows(record):
+                path = folder / row[0]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if row[0] == record.path and record.origin.endswith(".png"):
+                    shutil.copyfile(scan.base / record.source, path)
+                else:
+                    whole = image if row[0] == record.path else read_masks(scan.base, record.masks)
+                    part = whole.crop(record.box) if record.box else whole
+                    (part if part.mode in _PNG_MODES else part.convert("RGB")).save(path)
+                rows.append((*row, _sha256(path)))
+    rows.sort(key=lambda row: natural_key(row[0]))
+    (folder / CARD).write_text(_card_text(scan.card), encoding="utf-8")
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(folder / MANIFEST, index=False, lineterminator="\n")
+
+
+def _manifest_rows(record: Record) -> list[tuple[str, ...]]:
+    """Rows of the manifest for an image and its mask, without the checksum."""
+    rows: list[tuple[str, ...]] = [(record.path, record.split, record.label, record.category, record.origin)]
+    if record.masks:
+        origin = "+".join(record.masks) + record.origin.removeprefix(record.source)
+        rows.append((record.mask_path, _GROUND_TRUTH, record.label, record.category, origin))
+    return rows
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _card_text(card: DatasetCard) -> str:
+    facts = ("name", "title", "task", "licence", "homepage", "citation")
+    return json.dumps({fact: getattr(card, fact) for fact in facts}, indent=2) + "\n"
+
+
+def read_manifest(folder: Path) -> pd.DataFrame:
+    """Read the manifest of a converted dataset.
+
+    Args:
+        folder: Folder of the dataset.
+
+    Returns:
+        Its rows, all columns text.
+
+    Raises:
+        DatasetError: If it cannot be read, lacks a column, or names a file outside the folder.
+    """
+    path = folder / MANIFEST
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    except (ValueError, OSError) as error:
+        msg = f"{path}: not readable ({error}). Convert the dataset again."
+        raise DatasetError(msg) from error
+    if absent := [name for name in COLUMNS if name not in table.columns]:
+        msg = f"{path}: lacks the columns {', '.join(absent)}. Convert the dataset again."
+        raise DatasetError(msg)
+    if unsafe := [name for name in table["path"] if safe_path(name) is None]:
+        msg = (
+            f"{path}: names {unsafe[0]!r}, which is not a plain path below its folder. Do not use this copy; convert "
+            "the dataset yourself."
+        )
+        raise DatasetError(msg)
+    return table
+
+
+def differences(card: DatasetCard, folder: Path, scan: Scan | None = None) -> list[str]:
+    """Compare a converted dataset with its manifest, and the manifest with the raw data.
+
+    Args:
+        card: Card of the dataset it should be.
+        folder: Folder of the converted dataset.
+        scan: The raw data, if available.
+
+    Returns:
+        What differs, a sentence each; empty if nothing does.
+
+    Raises:
+        DatasetError: If the manifest cannot be read or names files outside the folder.
+    """
+    table = read_manifest(folder)
+    expected = {CARD, MANIFEST, *table["path"]}
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    found = [f"{path} is missing" for path in sorted(expected - present, key=natural_key)]
+    found += [f"{path} is not in the manifest" for path in sorted(present - expected, key=natural_key)]
+    found += [
+        f"{path} has changed"
+        for path, sha256 in zip(table["path"], table["sha256"], strict=True)
+        if path in present and _sha256(folder / path) != sha256
+    ]
+    if CARD in present and (folder / CARD).read_text(encoding="utf-8") != _card_text(card):
+        found.append(f"{CARD} is not that of {card.name}")
+    if scan is not None:
+        rows = set(table[COLUMNS[:-1]].itertuples(index=False, name=None))
+        wanted = {row for record in scan.records for row in _manifest_rows(record)}
+        found += [f"{row[0]} ({row[4]}) is not in the converted data" for row in sorted(wanted - rows)]
+        found += [f"{row[0]} ({row[4]}) is not in the raw data" for row in sorted(rows - wanted)]
+    return found
+
+
+def converted_samples(card: DatasetCard, folder: Path, category: str, *, check_counts: bool = True) -> pd.DataFrame:
+    """List the images of one category of a converted dataset.
+
+    Args:
+        card: Card of the dataset.
+        folder: Its converted folder.
+        category: One of the dataset's categories.
+        check_counts: Whether all images of the dataset must be listed.
+
+    Returns:
+        See :func:`samples_table`.
+
+    Raises:
+        DatasetError: If the manifest is not of this dataset, lists too few images, or files are missing.
+    """
+    manifest = read_manifest(folder)
+    wanted = card.folder or category
+    table = manifest[manifest["category"] == wanted]
+    if table.empty:
+        held = ", ".join(sorted(set(manifest["category"]))) or "nothing"
+        msg = f"{folder} is a converted dataset, but not {card.name}: it holds {held}, not {wanted}. Correct root."
+        raise DatasetError(msg)
+    images = table[table["split"] != _GROUND_TRUTH]
+    if check_counts:
+        card.check_counts(str(folder), images.groupby(["split", "label"]).size().to_dict())
+    masks = images["path"].str.replace("/test/", f"/{_GROUND_TRUTH}/").str.replace(r"\.png$", "_mask.png", regex=True)
+    masks = masks.where(masks.isin(table["path"]), "")
+    rows = zip(images["path"], images["split"], images["label"], masks, strict=True)
+    return samples_table(card, folder, category, list(rows))
+
+
+def samples_table(
+    card: DatasetCard, folder: Path, category: str, rows: list[tuple[str, str, str, str]]
+) -> pd.DataFrame:
+    """Make anomalib's table of samples.
+
+    Args:
+        card: Card of the dataset.
+        folder: Folder that paths are relative to.
+        category: One of the dataset's categories; decides which labels are normal.
+        rows: Path, split and label of each image, and the path of its mask or an empty string.
+
+    Returns:
+        Table with ``image_path``, ``split``, ``label``, ``label_index``, ``mask_path`` (empty where there is none).
+        Training images that are not normal for the category are left out.
+
+    Raises:
+        DatasetError: If files are missing.
+    """
+    normal = card.normal_labels.get(category, (GOOD,))
+    kept = [
+        (str(folder / path), split, label, int(label not in normal), str(folder / mask) if mask else "")
+        for path, split, label, mask in rows
+        if label in normal or split == "test"
+    ]
+    samples = pd.DataFrame(kept, columns=["image_path", "split", "label", "label_index", "mask_path"])
+    files = [*samples["image_path"], *filter(None, samples["mask_path"])]
+    if absent := [path for path in files if not Path(path).is_file()]:
+        msg = (
+            f"{card.name}: {len(absent)} of {len(files)} files are missing, the first is {absent[0]}. Copy or extract "
+            "the dataset again."
+        )
+        raise DatasetError(msg)
+    samples.attrs["task"] = card.task
+    return samples

@@ -1,0 +1,68 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""ELPV: solar cells in electroluminescence."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from anomalib_inctrl.data.datasets.base import BenchmarkDataModule
+from anomalib_inctrl.data.datasets.records import (
+    ABNORMAL,
+    GOOD,
+    DatasetCard,
+    Record,
+    Scan,
+    safe_path,
+)
+from anomalib_inctrl.errors import DatasetError
+
+
+class ELPV(BenchmarkDataModule):
+    """ELPV: solar cells with a probability of being defective; 0 is normal, 1 abnormal, values between are left out.
+
+    Licence, source and citation: see ``card``. For the arguments see :class:`BenchmarkDataModule`.
+    """
+
+    in_place = True
+    card = DatasetCard(
+        name="ELPV",
+        title="ELPV: solar cells in electroluminescence",
+        task="classification",
+        licence="CC BY-NC-SA 4.0 (images)",
+        homepage="https://github.com/zae-bayern/elpv-dataset",
+        citation=(
+            "S. Deitsch, V. Christlein, S. Berger, C. Buerhop-Lutz, A. Maier, F. Gallwitz, C. Riess: Automatic "
+            "Classification of Defective Photovoltaic Module Cells in Electroluminescence Images. Solar Energy "
+            "185:455-468, 2019. C. Buerhop-Lutz et al.: A Benchmark for Visual Identification of Defective Solar Cells "
+            "in Electroluminescence Imagery. EU PVSEC 2018."
+        ),
+        layout="  labels.csv\n  images/cell0001.png ...",
+        categories=("solar_cell",),
+        expected={("train", GOOD): (1131,), ("test", GOOD): (377,), ("test", ABNORMAL): (715,)},
+    )
+
+    @classmethod
+    def _scan(cls, root: Path) -> Scan:
+        places = (root, root / "src/elpv_dataset/data", root / "elpv-dataset", root / "elpv-dataset-master")
+        base = next((place for place in places if (place / "labels.csv").is_file()), None)
+        if base is None:
+            raise cls.card.missing(root, "there is no labels.csv")
+        labels = base / "labels.csv"
+        try:
+            table = pd.read_csv(labels, sep=r"\s+", header=None, names=["path", "probability", "kind"])
+            table = table.astype({"path": str, "probability": float, "kind": str})
+        except ValueError as error:
+            msg = f"{labels}: not a list of path, probability and kind of cell ({error}). Fetch it again."
+            raise DatasetError(msg) from error
+        if unsafe := [name for name in table["path"] if safe_path(name) is None]:
+            msg = f"{labels}: names {unsafe[0]!r}, a path outside its folder. Fetch the file again."
+            raise DatasetError(msg)
+        certain = table[table["probability"].isin([0, 1])]
+        records = [
+            Record("solar_cell", "test" if defective else "", kind if defective else GOOD, Path(name).stem, name)
+            for name, defective, kind in certain.itertuples(index=False)
+        ]
+        uncertain = len(table) - len(certain)
+        notes = [f"{uncertain} images are left out: their labels are uncertain."] if uncertain else []
+        return Scan(cls.card, base, records, notes)

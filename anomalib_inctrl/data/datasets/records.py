@@ -1,0 +1,307 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the benchmark datasets share: their cards, the records of their images, counts and splits."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops
+from sklearn.model_selection import train_test_split
+
+from anomalib_inctrl.errors import DatasetError
+from anomalib_inctrl.io.images import IMAGE_SUFFIXES, open_image
+
+GOOD = "good"
+ABNORMAL = "abnormal"
+"""In counts: all labels but ``good`` together."""
+
+DIGITS = tuple(f"digit_{digit}" for digit in range(10))
+
+_TEST_SHARE, _SPLIT_SEED = 0.25, 42  # the authors' values
+_ARCHIVES = (".zip", ".7z", ".rar", ".gz", ".tar", ".tgz", ".xz")
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """Facts about a dataset.
+
+    Attributes:
+        name: Short name: that of the datamodule and of the argument of ``anomalib-inctrl convert``.
+        title: Full name.
+        task: ``"segmentation"`` where there are masks, otherwise ``"classification"``.
+        licence: Licence of the images, or that none is stated.
+        homepage: Where to get it.
+        citation: Publication to cite.
+        layout: The folders and files expected below the root.
+        categories: Categories of the datamodule; they are the class names in text prompts as well.
+        expected: Allowed numbers of images by split and label (:data:`ABNORMAL`: all labels but ``good``).
+        default_categories: Categories used where none are named; all by default.
+        folder: Folder of all categories in the converted layout; by default each category has its own.
+        normal_labels: Labels that are normal for a category, where that is not ``good`` alone.
+    """
+
+    name: str
+    title: str
+    task: str
+    licence: str
+    homepage: str
+    citation: str
+    layout: str
+    categories: tuple[str, ...]
+    expected: Mapping[tuple[str, str], tuple[int, ...]]
+    default_categories: tuple[str, ...] = ()
+    folder: str = ""
+    normal_labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def missing(self, root: Path, found: str) -> DatasetError:
+        """Create the error for data that is missing or incomplete, with the remedy.
+
+        Args:
+            root: Folder that was searched.
+            found: What was found instead.
+
+        Returns:
+            An error to raise.
+        """
+        files = root.iterdir() if root.is_dir() else ()
+        archives = sorted(path.name for path in files if path.suffix.lower() in _ARCHIVES)
+        remedy = (
+            f"Extract {', '.join(archives)} there, so that the files lie like this"
+            if archives
+            else f"Get the dataset from {self.homepage} and arrange its files like this, or correct root"
+        )
+        return DatasetError(f"{self.name} in {root}: {found}. {remedy}:\n{self.layout}")
+
+    def check_counts(
+        self,
+        where: str,
+        counts: Mapping[tuple[str, str], int],
+        file_counts: Mapping[str, tuple[int, tuple[int, ...]]] | None = None,
+    ) -> None:
+        """Compare counts with those of the complete dataset.
+
+        Args:
+            where: What is counted, for the error.
+            counts: Number of images by split and label.
+            file_counts: Further counts and their allowed values by description.
+
+        Raises:
+            DatasetError: If they differ; the message names each difference.
+        """
+
+        def count(split: str, label: str) -> int:
+            if label != ABNORMAL:
+                return counts.get((split, label), 0)
+            return sum(number for (part, kind), number in counts.items() if part == split and kind != GOOD)
+
+        compared = {" ".join(key): (count(*key), allowed) for key, allowed in self.expected.items()}
+        wrong = [
+            f"{number} {what} (expected {' or '.join(map(str, allowed))})"
+            for what, (number, allowed) in {**(file_counts or {}), **compared}.items()
+            if number not in allowed
+        ]
+        if wrong:
+            msg = (
+                f"{where} is not the whole dataset: {', '.join(wrong)}. Probably its archive was extracted only in "
+                "part: extract it again. If you mean to use a part of the dataset, turn the check off: "
+                "check_counts=False, or --no_check_counts for `anomalib-inctrl convert`."
+            )
+            raise DatasetError(msg)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image of a dataset: a raw file or a part of one.
+
+    Attributes:
+        category: Its folder in the converted layout.
+        split: ``train``, ``test``, or empty until it is split.
+        label: ``good``, a kind of defect, or what the image shows.
+        name: File name in the converted layout, without suffix.
+        source: Raw file, relative to the folder of the raw data.
+        box: Part of the raw image (left, top, right, bottom); the whole image if None.
+        index: Index of the image within the raw file, for files that hold many.
+        masks: Raw mask files; their union counts.
+    """
+
+    category: str
+    split: str
+    label: str
+    name: str
+    source: str
+    box: tuple[int, int, int, int] | None = None
+    index: int | None = None
+    masks: tuple[str, ...] = ()
+
+    @property
+    def origin(self) -> str:
+        """Source with the part taken: ``file``, ``file#index`` or ``file#left,top,right,bottom``."""
+        part = ",".join(map(str, self.box)) if self.box else self.index
+        return self.source if part is None else f"{self.source}#{part}"
+
+    @property
+    def path(self) -> str:
+        """Path of the image in the converted layout."""
+        return f"{self.category}/{self.split}/{self.label}/{self.name}.png"
+
+    @property
+    def mask_path(self) -> str:
+        """Path of its mask in the converted layout; empty if it has none."""
+        return f"{self.category}/ground_truth/{self.label}/{self.name}_mask.png" if self.masks else ""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The images found in a folder of raw data.
+
+    Attributes:
+        card: Card of the dataset.
+        base: Folder that the records' sources are relative to.
+        records: The images, split and sorted.
+        notes: What the user should know, such as images that were left out.
+        file_counts: Counts of raw files and their allowed values by description, beside those of the card.
+        arrays: Images ``(N, H, W)`` or ``(N, H, W, 3)`` uint8 by source, for sources that hold many.
+    """
+
+    card: DatasetCard
+    base: Path
+    records: list[Record]
+    notes: list[str] = field(default_factory=list)
+    file_counts: Mapping[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+    arrays: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+
+    def read(self, record: Record) -> Image.Image:
+        """Read the raw image of a record, uncropped and in its own mode.
+
+        Raises:
+            ImageFileError: If the raw file cannot be read.
+        """
+        if record.index is not None:
+            return Image.fromarray(self.arrays[record.source][record.index])
+        return open_image(self.base / record.source)
+
+
+def scan_arrays(
+    card: DatasetCard,
+    base: Path,
+    labels: Sequence[str],
+    splits: Mapping[str, tuple[str, NDArray[np.uint8], Sequence[int]]],
+) -> Scan:
+    """List images that come in arrays.
+
+    Args:
+        card: Card of the dataset.
+        base: Folder that sources are relative to.
+        labels: Label of each target number.
+        splits: For each split its source, its images ``(N, H, W)`` or ``(N, H, W, 3)`` and their target numbers.
+
+    Returns:
+        The images.
+    """
+    records = [
+        Record(card.folder, split, labels[target], f"{index:05}", source, index=index)
+        for split, (source, _, targets) in splits.items()
+        for index, target in enumerate(targets)
+    ]
+    return Scan(card, base, records, arrays={source: pixels for source, pixels, _ in splits.values()})
+
+
+def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sorting key by which numbers count as numbers: ``Part2`` comes before ``Part10``, on every machine."""
+    parts = re.split(r"(\d+)", text.casefold())
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part], text
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Image files in a folder and below, in natural order, without hidden files such as macOS adds."""
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    visible = (path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    return sorted(visible, key=lambda path: natural_key(path.relative_to(folder).as_posix()))
+
+
+def split_normals(records: Iterable[Record], name: str) -> list[Record]:
+    """Put three quarters of the images without a split, the normal ones, into the train split, by the authors' rule.
+
+    They draw a quarter at random (scikit-learn, seed 42), but from a list in the order of the file system, so that
+    their exact splits cannot be recovered. Here the list is sorted first.
+
+    Args:
+        records: The images.
+        name: Name of the dataset, for errors.
+
+    Returns:
+        The records, all with a split, in natural order of their origin.
+
+    Raises:
+        DatasetError: If there is a single image to split.
+    """
+    ordered = sorted(records, key=lambda record: natural_key(record.origin))
+    unsplit = [record for record in ordered if not record.split]
+    if len(unsplit) == 1:
+        msg = f"{name}: a single normal image cannot be split into train and test. At least two are needed."
+        raise DatasetError(msg)
+    if not unsplit:
+        return ordered
+    train, _ = train_test_split(unsplit, test_size=_TEST_SHARE, random_state=_SPLIT_SEED)
+    split = dict.fromkeys(train, "train")
+    return [replace(record, split=record.split or split.get(record, "test")) for record in ordered]
+
+
+def safe_path(name: str) -> PurePosixPath | None:
+    """Take a relative path from a file that came with data; None if it could lead out of its folder."""
+    path = PurePosixPath(name)
+    bad = not name or path.is_absolute() or ".." in path.parts or any(sign in name for sign in ("\\", ":", "\0"))
+    return None if bad else path
+
+
+def read_masks(base: Path, masks: Sequence[str], size: tuple[int, int] | None = None) -> Image.Image:
+    """Read the union of mask files.
+
+    Args:
+        base: Folder that names are relative to.
+        masks: Mask files, at least one.
+        size: Height and width they must have.
+
+    Returns:
+        Image of mode ``L``: 255 where any of them is not 0, otherwise 0.
+
+    Raises:
+        DatasetError: If a mask does not have the size of its image.
+    """
+    parts = [open_image(base / name).convert("L").point(lambda value: 255 * (value > 0)) for name in masks]
+    height, width = size or (parts[0].height, parts[0].width)
+    for name, part in zip(masks, parts, strict=True):
+        if part.size != (width, height):
+            msg = (
+                f"{base / name} is {part.height} x {part.width} pixels (height x width), its image {height} x {width}. "
+                "Extract both from the dataset's archive again."
+            )
+            raise DatasetError(msg)
+    return reduce(ImageChops.lighter, parts)
+
+
+def unique_names(records: Sequence[Record]) -> list[Record]:
+    """Tell apart images that would get the same name, such as ``1.jpg`` and ``1.JPEG``, by suffix or number.
+
+    Names that differ in case alone count as the same, since on many file systems they are.
+    """
+    uses = Counter(record.path.casefold() for record in records)
+    unique: dict[str, Record] = {}
+    for record in records:
+        candidate, number = record, 1
+        if uses[record.path.casefold()] > 1:
+            name = f"{record.name}_{PurePosixPath(record.source).suffix[1:].lower()}"
+            candidate = replace(record, name=name)
+            while candidate.path.casefold() in unique:
+                number += 1
+                candidate = replace(record, name=f"{name}_{number}")
+        unique[candidate.path.casefold()] = candidate
+    return list(unique.values())
