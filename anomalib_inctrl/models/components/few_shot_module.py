@@ -32,7 +32,12 @@ from anomalib_inctrl.data.batch import CachedBatch
 from anomalib_inctrl.data.video import as_images
 from anomalib_inctrl.errors import CheckpointError, ImageDataError, PromptError
 from anomalib_inctrl.io.weights import check_keys, find_weights_file, read_checkpoint
-from anomalib_inctrl.models.components.checkpoint import check_preprocessing, check_settings, check_state
+from anomalib_inctrl.models.components.checkpoint import (
+    SafeCheckpointIO,
+    check_preprocessing,
+    check_settings,
+    check_state,
+)
 from anomalib_inctrl.models.components.evaluator import generalist_evaluator
 from anomalib_inctrl.models.components.export import (
     GraphWithPrompts,
@@ -241,13 +246,10 @@ class FewShotModule(ModelHubMixin, _Base):
         return isinstance(datamodule, GeneralistDataModule) or not isinstance(datamodule, AnomalibDataModule)
 
     def setup(self, stage: str) -> None:
-        """Check the checkpoint to be restored; give training a finite length.
-
-        Raises:
-            CheckpointError: If the checkpoint is damaged or holds code; names the file, which the trainer would not.
-        """
-        if (path := self._checkpoint_path) is not None:
-            read_checkpoint(path)
+        """Let errors of damaged checkpoints name the file; give training a finite length."""
+        strategy: Any = self.trainer.strategy
+        if not isinstance(strategy.checkpoint_io, SafeCheckpointIO):
+            strategy.checkpoint_io = SafeCheckpointIO(strategy.checkpoint_io)
         if stage != TrainerFn.FITTING:
             return
         if not self._trains_heads:
@@ -474,7 +476,7 @@ class FewShotModule(ModelHubMixin, _Base):
         saved["pretrained"] = find_weights_file(saved["pretrained"], Path(path).parent)
         known = inspect.signature(cls.__init__).parameters
         module: Any = cls(**({name: value for name, value in saved.items() if name in known} | kwargs))
-        module.restore(checkpoint, str(path), Path(path))
+        module.restore(checkpoint | {"hyper_parameters": saved | kwargs}, str(path), Path(path))
         module.load_state_dict(checkpoint["state_dict"])
         return module.to(map_location if isinstance(map_location, (str, torch.device)) else "cpu").eval()
 
