@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch import Callback
 
 from anomalib_inctrl import InCTRLv2
-from tests.engine.conftest import SMALL_BACKBONE, backbone, data, generalist, make_engine, target
+from tests.engine.conftest import BACKBONE, backbone, data, generalist, make_engine, target
 
 __all__ = ["backbone", "data", "generalist", "make_engine", "target"]
 
@@ -40,7 +40,7 @@ def moved(one, other):
 @pytest.fixture
 def make_model():
     def make(kind=InCTRLv2, **options):
-        defaults = {"backbone": SMALL_BACKBONE, "pretrained": None, "k_shot": 2, "visualizer": False}
+        defaults = {"backbone": BACKBONE, "pretrained": None, "k_shot": 2, "visualizer": False}
         return kind(**defaults | options)
 
     return make
