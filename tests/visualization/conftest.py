@@ -23,7 +23,7 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
 @dataclass
-class Terms:
+class Components:
     text_score: torch.Tensor
     patch_map: torch.Tensor
     patch_score: torch.Tensor
@@ -41,7 +41,7 @@ class BrightSpots(LightningModule):
 
     def __init__(self, prompt_files=None, callbacks=None, explains=True, normalises=True):
         super().__init__()
-        self.chosen = callbacks or [ScoreTable(), ExplanationVisualizer(tile=80)]
+        self.chosen = callbacks or [ScoreTable(), ExplanationVisualizer(dpi=25)]
         self.prompt_files = prompt_files or {}
         self.explains = explains
         self.pre_processor = PreProcessor()
@@ -64,7 +64,7 @@ class BrightSpots(LightningModule):
         batch.update(**InferenceBatch(pred_score=score, anomaly_map=bright.clamp(0, 1)[:, None])._asdict())
         if self.explains:
             batch.raw_score, batch.raw_map = score.clone(), bright.clamp(0, 1)
-            batch.components = Terms(score / 3, patches, score, None, score)
+            batch.components = Components(score / 3, patches, score, None, score)
         return batch
 
     predict_step = test_step
@@ -123,7 +123,12 @@ def loader(dataset, batch_size=3):
 def fakes():
     """The helpers of this file, which test files cannot import."""
     return SimpleNamespace(
-        BrightSpots=BrightSpots, Files=Files, OneTarget=OneTarget, Terms=Terms, loader=loader, write_image=write_image
+        BrightSpots=BrightSpots,
+        Files=Files,
+        OneTarget=OneTarget,
+        Components=Components,
+        loader=loader,
+        write_image=write_image,
     )
 
 
