@@ -80,7 +80,10 @@ def test_fit_test_train_validate_predict(kind, make_model, make_engine, datamodu
         for path, score in zip(batch.image_path, batch.pred_score, strict=True)
     }
     compared = 0
-    for batch in [*predict(dataset=PredictDataset(images / "test/bad")), *predict(data_path=images / "test/bad/003.png")]:
+    for batch in [
+        *predict(dataset=PredictDataset(images / "test/bad")),
+        *predict(data_path=images / "test/bad/003.png"),
+    ]:
         assert batch.anomaly_map.isfinite().all()
         assert batch.pred_label is not None
         for path, score in zip(batch.image_path, batch.pred_score, strict=True):

@@ -30,7 +30,7 @@ HOOKED = "import sys; print(any(type(f).__module__ == '_anomalib_inctrl_autoload
 def test_wheel_holds_package_and_startup_files(distributions):
     with zipfile.ZipFile(distributions["wheel"]) as wheel:
         names = set(wheel.namelist())
-        assert STARTUP_FILES | {"anomalib_inctrl/py.typed", "anomalib_inctrl/plugin.py"} <= names
+        assert STARTUP_FILES | {"anomalib_inctrl/py.typed", "anomalib_inctrl/registration.py"} <= names
         assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == STARTUP_FILES | {
             "anomalib_inctrl"
         }
