@@ -138,9 +138,16 @@ def test_a_checkpoint_is_small_read_once_and_decides_the_backbone(kind, make_eng
     assert reads == [str(trained)]
 
 
-def test_saved_prompts_and_thresholds_need_no_training_data(kind, make_model, make_engine, target, trained, tmp_path):
-    engine = make_engine()
-    engine.train(make_model(weights=trained, visualizer=False), datamodule=target())
+def test_weights_adapt_to_a_target_and_its_checkpoint_needs_no_training_data(
+    kind, make_model, make_engine, target, trained, tmp_path
+):
+    model, engine = make_model(weights=trained, visualizer=False), make_engine()
+    assert model.learning_type == LearningType.FEW_SHOT
+    before = heads(model)
+    engine.train(model, datamodule=target())
+    assert same(before, heads(model))
+    assert model.model.bank.class_names == ["washer"]
+    assert not torch.isnan(model.post_processor.image_threshold)
     reference = scores_of(engine).sort_values("image_path")
     folder, checkpoint = Path(reference.image_path.iloc[0]).parent, engine.best_model_path
     engine = make_engine(default_root_dir=tmp_path / "predicted")
@@ -151,16 +158,6 @@ def test_saved_prompts_and_thresholds_need_no_training_data(kind, make_model, ma
     assert set(found.class_name) == {"washer"}
     assert found.score.to_list() == pytest.approx(expected.score.to_list(), abs=1e-6)
     assert found.pred_label.to_list() == expected.pred_label.to_list()
-
-
-def test_weights_keep_heads_and_replace_prompts_and_thresholds(make_model, make_engine, target, trained):
-    model = make_model(weights=trained, visualizer=False)
-    assert model.learning_type == LearningType.FEW_SHOT
-    before = heads(model)
-    make_engine().train(model, datamodule=target())
-    assert same(before, heads(model))
-    assert model.model.bank.class_names == ["washer"]
-    assert not torch.isnan(model.post_processor.image_threshold)
 
 
 # ---------------------------------------------------------------------- prompts

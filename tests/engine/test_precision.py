@@ -1,9 +1,8 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Copies of a model, in other precisions and on other devices, score the same."""
+"""A model scores the same in double precision and on a GPU."""
 
 import copy
-import pickle
 
 import pytest
 import torch
@@ -25,15 +24,6 @@ def model(kind, trained):
 def predict(model, images):
     result = model(images)
     return result.pred_score, result.anomaly_map
-
-
-def test_copies_score_the_same(model):
-    images = images_of(3, 110, 130)
-    expected = predict(model, images)
-    for clone in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert all(map(torch.equal, predict(clone, images), expected))
-        assert clone.model.bank.class_names == ["gear"]
-        assert clone.model.bank is not model.model.bank
 
 
 def test_double_precision_scores_the_same_and_takes_prompts(model):
