@@ -169,10 +169,14 @@ class Detector:
     Args:
         weights: Checkpoint with trained heads, as training or :meth:`save` wrote it, or a model ready to use
             (:class:`InCTRL` or :class:`InCTRLv2`). Its backbone and settings go before the arguments below; prompts in
-            it stay. None leaves the training-free baseline, ``(text score + patch score) / 2``.
+            it stay. None leaves the training-free baseline, ``(text score + patch score) / 2``, or the patch score
+            where the backbone has no text encoder.
         model: ``"InCTRLv2"`` or ``"InCTRL"``; by default the checkpoint's, or ``"InCTRLv2"``.
-        backbone: Name of an OpenCLIP vision transformer.
-        pretrained: OpenCLIP pretrained tag or path of a weights file.
+        backbone: Name of an OpenCLIP vision transformer, or ``timm/`` and the name of a timm one.
+        pretrained: Pretrained tag or path of a weights file; ``True`` for the backbone's default weights, ``None`` for
+            random ones.
+        blocks: Blocks whose patch tokens are compared, counted from 1; by default the backbone's.
+        image_size: Side of the square input in pixels, a multiple of the patch size; by default the backbone's.
         resize_mode: ``"squash"`` keeps the whole image, ``"center_crop"`` is the authors' protocol.
         prompt_shifts: Offsets along each axis at which the patches of prompts are encoded; more than 1 help with
             objects whose position varies. By default the checkpoint's, or 1.
@@ -184,7 +188,7 @@ class Detector:
     Raises:
         PretrainedWeightsError: If the backbone's weights or the checkpoint do not exist.
         CheckpointError: If the checkpoint is damaged, holds code, or does not fit the model.
-        BackboneError: If OpenCLIP has no such backbone.
+        BackboneError: If there is no such backbone, or blocks or image size do not fit it.
         ValueError: If an argument has an invalid value.
     """
 
@@ -194,7 +198,9 @@ class Detector:
         *,
         model: Literal["InCTRL", "InCTRLv2"] | None = None,
         backbone: str = "ViT-B-16-plus-240",
-        pretrained: str | None = "laion400m_e32",
+        pretrained: bool | str | None = True,
+        blocks: Sequence[int] | None = None,
+        image_size: int | None = None,
         resize_mode: Literal["squash", "center_crop"] = "squash",
         prompt_shifts: int | None = None,
         device: str | torch.device | None = None,
@@ -217,7 +223,13 @@ class Detector:
         elif weights is not None:
             self.module = _from_checkpoint(Path(weights), model)
         else:
-            self.module = MODELS[model or "InCTRLv2"](backbone=backbone, pretrained=pretrained, resize_mode=resize_mode)
+            self.module = MODELS[model or "InCTRLv2"](
+                backbone=backbone,
+                pretrained=pretrained,
+                blocks=None if blocks is None else list(blocks),
+                image_size=image_size,
+                resize_mode=resize_mode,
+            )
         if prompt_shifts is not None:
             self.module.hparams["prompt_shifts"] = self.module.model.prompt_shifts = prompt_shifts
         self.module.eval().to(self._device)

@@ -86,8 +86,12 @@ class OpenCLIPBackbone(Backbone):
             self.patch_size = visual.image_size[0] // self.grid[0]
             self.patch_width = int(trunk.embed_dim)
         self.image_size = tuple(visual.image_size)
-        with torch.no_grad():
-            self.embed_dim = int(self._encode(torch.zeros(1, 3, *self.image_size, device=self.device))[1].shape[1])
+        if getattr(visual, "proj", None) is not None:
+            self.embed_dim = int(visual.proj.shape[1])
+        else:
+            with torch.no_grad():
+                image = torch.zeros(1, 3, *self.image_size, device=self.device)
+                self.embed_dim = int(self._encode(image)[1].shape[1])
         self._text_prototypes: dict[str, Tensor] = {}
 
     def _encode(self, images: Tensor) -> tuple[Sequence[Tensor], Tensor]:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Backbone weights that come with the package: the demonstration encoder's.
 
-Its text tower has OpenCLIP's vocabulary of 49408 tokens, but its training sentences use a hundred or two. The file
+Its text encoder has OpenCLIP's vocabulary of 49408 tokens, but its training sentences use a hundred or two. The file
 keeps the embeddings of those, and one more that stands for every other token.
 """
 
@@ -18,8 +18,8 @@ from torch import Tensor
 from anomalib_inctrl.errors import CheckpointError
 from anomalib_inctrl.io.files import write_bytes_atomic
 
-DEMO_BACKBONE, DEMO_PRETRAINED = "mini-clip-16-240", "demo"
-"""OpenCLIP model name and pretrained tag of the demonstration encoder."""
+DEMO_BACKBONE = "mini-clip-16-240"
+DEMO_PRETRAINED = "demo"
 
 _EMBEDDING = "token_embedding.weight"
 _VOCABULARY = "vocabulary"
@@ -63,14 +63,7 @@ def write_weights(path: str | Path, state_dict: dict[str, Tensor], vocabulary: S
 
     Returns:
         The path.
-
-    Raises:
-        ValueError: If the embedding has another number of rows.
     """
-    rows = len(state_dict[_EMBEDDING])
-    if rows != len(vocabulary) + 1:
-        msg = f"{_EMBEDDING} has {rows} rows; expected {len(vocabulary)} for the vocabulary and one for the rest."
-        raise ValueError(msg)
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in state_dict.items()}
     tensors[_VOCABULARY] = torch.tensor(list(vocabulary), dtype=torch.int32)
     return write_bytes_atomic(path, save(tensors))
@@ -103,7 +96,7 @@ def expand_vocabulary(state_dict: dict[str, Tensor], vocabulary_size: int, sourc
     ):
         msg = (
             f"{source}: expected {_EMBEDDING!r} with one row more than {_VOCABULARY!r}, whose tokens lie in "
-            f"0..{vocabulary_size - 1}. Write it with tools/train_mini_clip.py."
+            f"0..{vocabulary_size - 1}. Write it with tools/encoder/train.py."
         )
         raise CheckpointError(msg)
     whole = kept[-1:].repeat(vocabulary_size, 1)

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The embedded default: rendered products and materials with defects, to see everything work without a download.
 
-A demonstration, not a benchmark: what holds on these pictures need not hold on real ones.
+A demonstration, not a benchmark: results on these images need not hold on real ones.
 """
 
-from anomalib_inctrl.demo.datamodule import InCTRLDemo
+from anomalib_inctrl.demo.categories import REGISTRY
+from anomalib_inctrl.demo.datamodule import DemoSettings, InCTRLDemo, render_category
 from anomalib_inctrl.demo.digits import ScikitDigits
 from anomalib_inctrl.demo.render import (
     AUXILIARY_CATEGORIES,
@@ -16,12 +17,12 @@ from anomalib_inctrl.demo.render import (
     Sample,
     render_batch,
 )
-from anomalib_inctrl.demo.writer import DemoSettings, render_category
 
 __all__ = [
     "AUXILIARY_CATEGORIES",
     "CATEGORIES",
     "IMAGE_SIZE",
+    "REGISTRY",
     "UNSEEN_CATEGORIES",
     "DemoSettings",
     "InCTRLDemo",

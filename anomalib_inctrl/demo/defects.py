@@ -15,30 +15,27 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from anomalib_inctrl.demo.shapes import FBM, FINE, Draw, Scene, blend, box, noise, radius, ramp
+from anomalib_inctrl.demo.drawing import FBM, FINE, Draw, axes, blend, box, coverage, noise, radius, ramp
+from anomalib_inctrl.demo.scene import Scene
 
 _CANDIDATES = 96
 _MARGIN = 0.05  # how far inside the outline a defect's middle should lie
-_REACH = 0.84  # how far from the middle of the picture it may lie
+_REACH = 0.84  # how far from the middle of the image it may lie
 
 
 @dataclass
 class Site:
-    """Where a defect is and how it looks.
+    """Where a defect is and how it looks; scalars are tensors without axes.
 
     Attributes:
-        x: Middle of the defect, `(B, 1, 1)`, in `[-1, 1]`.
-        y: Middle of the defect, `(B, 1, 1)`, in `[-1, 1]`.
-        u: Local coordinate `(B, H, W)` along the defect.
-        v: Local coordinate `(B, H, W)` across the defect.
-        size: `(B, 1, 1)` in `[0, 1]`, small to large.
-        strength: `(B, 1, 1)` in `[0, 1]`, faint to plain.
-        luma: Brightness of the picture at the site `(B, 1, 1)` in `[0, 1]`.
-        draw: Random numbers of the images.
+        u: Local coordinate `(H, W)` along the defect.
+        v: Local coordinate `(H, W)` across the defect.
+        size: Scalar in `[0, 1]`, small to large.
+        strength: Scalar in `[0, 1]`, faint to plain.
+        luma: Brightness of the image at the site, a scalar in `[0, 1]`.
+        draw: Random numbers of the defect.
     """
 
-    x: Tensor
-    y: Tensor
     u: Tensor
     v: Tensor
     size: Tensor
@@ -46,79 +43,66 @@ class Site:
     luma: Tensor
     draw: Draw
 
-    @property
-    def pixel(self) -> float:
-        """Side of a pixel."""
-        return 2 / self.u.shape[-1]
-
     def span(self, small: float, large: float) -> Tensor:
-        """A length between `small` and `large` by the size of the defect, `(B, 1, 1)`."""
+        """A length between `small` and `large` by the size of the defect."""
         return small * torch.exp(self.size * math.log(large / small))
-
-    def noise(self, channel: int, scale: float) -> Tensor:
-        """Noise around the site."""
-        return noise(self.draw, channel, self.u, self.v, scale)
 
     def blob(self, reach: Tensor, wobble: float = 0.22) -> Tensor:
         """Signed distance to an irregular patch of about the radius `reach`."""
         stretch = self.draw.uniform(0.65, 1.0)
-        return radius(self.u * stretch, self.v / stretch) - reach * (1 + self.noise(FBM, 2.0) * wobble)
+        wobbling = noise(self.draw, FBM, self.u, self.v, 2.0) * wobble
+        return radius(self.u * stretch, self.v / stretch) - reach * (1 + wobbling)
 
     def line(self, bow: float, jitter: float) -> Tensor:
-        """Distance `(B, H, W)` across a line along u that bows and wanders."""
-        still = torch.zeros_like(self.u)
+        """Distance `(H, W)` across a line along u that bows and wanders."""
         path = self.u * self.u * self.draw.uniform(-bow, bow)
-        return (self.v - path - noise(self.draw, FBM, self.u, still, 1.5) * jitter).abs()
+        return (self.v - path - self.along(FBM, 1.5) * jitter).abs()
 
-    def inside(self, sdf: Tensor) -> Tensor:
-        """Antialiased coverage of a shape."""
-        return (0.5 - sdf / self.pixel).clamp(0, 1)
+    def along(self, channel: int, scale: float) -> Tensor:
+        """Noise `(H, W)` that changes along u only."""
+        return noise(self.draw, channel, self.u, torch.zeros_like(self.u), scale)
 
     def contrast(self) -> Tensor:
-        """A grey `(B, 3, 1, 1)` clearly darker or lighter than the site."""
+        """A grey level clearly darker or lighter than the site, a scalar."""
         dark = (self.luma > self.draw.uniform(0.3, 0.5)).float()
-        return (dark * self.draw.uniform(0.02, 0.15) + (1 - dark) * self.draw.uniform(0.85, 1.0))[:, None]
+        return dark * self.draw.uniform(0.02, 0.15) + (1 - dark) * self.draw.uniform(0.85, 1.0)
 
 
-def choose_site(outline: Tensor, clean: Tensor, on_rim: Tensor, draw: Draw, least: float = 0.0) -> Site:
-    """Choose where defects go: on the solid, or on its rim for the kinds that belong there.
+def choose_site(outline: Tensor, clean: Tensor, on_rim: bool, draw: Draw, least: float = 0.0) -> Site:
+    """Choose where a defect goes: on the solid, or on its rim for the kinds that belong there.
 
     Args:
-        outline: Signed distance `(B, H, W)` of the scenes without defect.
-        clean: Pictures `(B, 3, H, W)`, uint8, of the scenes without defect.
-        on_rim: `(B,)` bool, whether the kind breaks the rim.
+        outline: Signed distance `(H, W)` of the scene without defect.
+        clean: Image `(3, H, W)`, uint8, of the scene without defect.
+        on_rim: Whether the kind breaks the rim.
         draw: Random numbers.
         least: Lower bound in `[0, 1]` of size and strength.
 
     Returns:
-        One site per image.
+        The site.
     """
-    batch, side = len(outline), outline.shape[-1]
-    spots = (draw.uniforms(2 * _CANDIDATES).view(batch, 2, -1) * 2 - 1) * _REACH
-    columns, rows = ((spots + 1) * (side / 2)).long().unbind(1)
-    depth = outline.flatten(1).gather(1, rows * side + columns)
+    side = outline.shape[-1]
+    spots = (draw.uniforms(2 * _CANDIDATES).view(2, -1) * 2 - 1) * _REACH
+    columns, rows = ((spots + 1) * (side / 2)).long()
+    depth = outline[rows, columns]
     # the first candidate that is well inside, or else the one deepest inside; the nearest to the rim for rim kinds
-    order = torch.arange(_CANDIDATES, 0, -1, device=outline.device)
-    inner = torch.where(depth < -_MARGIN, order + 10.0, -depth)
-    best = torch.where(on_rim[:, None], -depth.abs(), inner).argmax(1)
-    picked = torch.arange(batch, device=outline.device)
-    x, y = spots[picked, 0, best].view(-1, 1, 1), spots[picked, 1, best].view(-1, 1, 1)
-    pixels = clean.flatten(2)[picked, :, rows[picked, best] * side + columns[picked, best]]
-    luma = pixels.float().mean(1).view(-1, 1, 1) / 255
+    order = torch.arange(_CANDIDATES, 0, -1)
+    best = (-depth.abs() if on_rim else torch.where(depth < -_MARGIN, order + 10.0, -depth)).argmax()
+    luma = clean[:, rows[best], columns[best]].float().mean() / 255
 
-    axis = (torch.arange(side, device=outline.device) + 0.5) * (2 / side) - 1
     phi = draw.uniform(0, 6.2832)
     cos, sin = torch.cos(phi), torch.sin(phi)
-    dx, dy = axis - x, axis[:, None] - y
+    x, y = axes(side)
+    dx, dy = x - spots[0, best], y - spots[1, best]
     size, strength = draw.uniform(least, 1), draw.uniform(least, 1)
-    return Site(x, y, dx * cos + dy * sin, dy * cos - dx * sin, size, strength, luma, draw)
+    return Site(dx * cos + dy * sin, dy * cos - dx * sin, size, strength, luma, draw.child(0))
 
 
 def scratch(scene: Scene, at: Site) -> Scene:
     """A long shallow line that shows bright or dark."""
     length, width = at.span(0.12, 0.70), at.draw.uniform(0.006, 0.018)
     line = torch.maximum(at.line(0.4, 0.004) - width, at.u.abs() - length)
-    groove = at.inside(line)
+    groove = coverage(line)
     albedo = blend(scene.albedo, at.contrast(), groove * (0.35 + 0.6 * at.strength))
     return replace(scene, albedo=albedo, relief=scene.relief - groove * 0.012)
 
@@ -126,18 +110,16 @@ def scratch(scene: Scene, at: Site) -> Scene:
 def crack(scene: Scene, at: Site) -> Scene:
     """A dark jagged line with a branch, tapering off."""
     length = at.span(0.15, 0.75)
-    still = torch.zeros_like(at.u)
-    zigzag = noise(at.draw, FINE, at.u, still, 0.7) * 0.022 + noise(at.draw, FBM, at.u, still, 1.0) * 0.05
+    zigzag = at.along(FINE, 0.7) * 0.022 + at.along(FBM, 1.0) * 0.05
     width = (0.009 + 0.016 * at.strength) * ramp(at.u.abs(), length, length * 0.3)
     trunk = torch.maximum((at.v - zigzag).abs() - width, at.u.abs() - length)
     slope, start = at.draw.uniform(0.5, 1.1) * at.draw.sign(), at.draw.uniform(-0.4, 0.2) * length
     along = at.u - start
     thin = width * 0.7 * ramp(along, length * 0.6, 0.0)
     branch = torch.maximum((at.v - zigzag - along * slope).abs() - thin, torch.maximum(-along, along - length * 0.6))
-    line = at.inside(torch.minimum(trunk, branch))
-    dark = torch.full_like(at.size, 0.03)[:, None]
-    weight = line * (0.55 + 0.4 * at.strength)
-    return replace(scene, albedo=blend(scene.albedo, dark, weight), relief=scene.relief - line * 0.02)
+    line = coverage(torch.minimum(trunk, branch))
+    albedo = blend(scene.albedo, torch.tensor(0.03), line * (0.55 + 0.4 * at.strength))
+    return replace(scene, albedo=albedo, relief=scene.relief - line * 0.02)
 
 
 def hole(scene: Scene, at: Site) -> Scene:
@@ -168,8 +150,10 @@ def stain(scene: Scene, at: Site) -> Scene:
     border = ramp((spill + reach * 0.1).abs(), reach * 0.16, 0.0)
     weight = (body * 0.75 + border * 0.25) * (0.30 + 0.55 * at.strength)
     # a dark stain would not show on dark ground
-    bleach = (at.luma < 0.25).float()[:, None]
-    brown = torch.stack([at.draw.uniform(0.30, 0.55), at.draw.uniform(0.22, 0.40), at.draw.uniform(0.10, 0.30)], dim=1)
+    bleach = (at.luma < 0.25).float()
+    brown = torch.stack([at.draw.uniform(0.30, 0.55), at.draw.uniform(0.22, 0.40), at.draw.uniform(0.10, 0.30)]).view(
+        3, 1, 1
+    )
     target = scene.albedo * brown * (1 - bleach) + (brown * 0.5 + 0.45) * bleach
     return replace(scene, albedo=blend(scene.albedo, target, weight))
 
@@ -180,8 +164,8 @@ def colour(scene: Scene, at: Site) -> Scene:
     edge = at.draw.uniform(0.08, 0.35)
     weight = ramp(at.blob(reach, 0.12), reach * edge, -reach * edge) * at.draw.uniform(0.6, 0.95)
     hue, vivid = at.draw.uniform(0, 6.2832), 0.12 + 0.33 * at.strength
-    tint = torch.stack([1 + vivid * torch.cos(hue + turn) for turn in (0.0, 2.0944, 4.1888)], dim=1)
-    grey = scene.albedo.mean(dim=1, keepdim=True) * 0.85 + 0.06
+    tint = torch.stack([1 + vivid * torch.cos(hue + turn) for turn in (0.0, 2.0944, 4.1888)]).view(3, 1, 1)
+    grey = scene.albedo.mean(dim=0, keepdim=True) * 0.85 + 0.06
     return replace(scene, albedo=blend(scene.albedo, grey * tint, weight))
 
 
@@ -199,7 +183,7 @@ def thread(scene: Scene, at: Site) -> Scene:
     waves = torch.sin(at.u * at.draw.uniform(4, 9) + at.draw.uniform(0, 6)) * at.draw.uniform(0.02, 0.09)
     path = (at.v - waves - at.u * at.u * at.draw.uniform(-0.5, 0.5)).abs()
     line = torch.maximum(path * 0.8 - width, at.u.abs() - length)
-    return replace(scene, over=at.inside(line) * 0.92, over_colour=at.contrast().expand(-1, 3, -1, -1))
+    return replace(scene, over=coverage(line) * 0.92, over_colour=at.contrast().expand(3, 1, 1))
 
 
 def contamination(scene: Scene, at: Site) -> Scene:
@@ -211,14 +195,14 @@ def contamination(scene: Scene, at: Site) -> Scene:
         away, around = reach * at.draw.uniform(1.3, 2.2), at.draw.uniform(0, 6.2832)
         speck = radius(at.u - torch.cos(around) * away, at.v - torch.sin(around) * away) - reach * 0.25
         specks = torch.minimum(specks, speck)
-    tint = torch.stack([at.draw.uniform(-0.12, 0.12) for _ in range(3)], dim=1)
+    tint = torch.stack([at.draw.uniform(-0.12, 0.12) for _ in range(3)]).view(3, 1, 1)
     lit = 0.85 + 0.15 * (at.u / reach).clamp(-1, 1)
-    cover = at.inside(torch.minimum(crumb, specks)) * (0.65 + 0.3 * at.strength) * lit
+    cover = coverage(torch.minimum(crumb, specks)) * (0.65 + 0.3 * at.strength) * lit
     return replace(scene, over=cover, over_colour=(at.contrast() * 0.8 + 0.1 + tint).clamp(0, 1))
 
 
 def bend(x: Tensor, y: Tensor, at: Site) -> tuple[Tensor, Tensor]:
-    """Displace picture coordinates around a site; what is drawn at them comes out bent."""
+    """Displace image coordinates around a site; what is drawn at them comes out bent."""
     reach = at.span(0.28, 0.50)
     window = (1 - (at.u * at.u + at.v * at.v) / (reach * reach)).clamp(min=0)
     push = window * window * reach * (0.20 + 0.22 * at.strength)
@@ -226,33 +210,21 @@ def bend(x: Tensor, y: Tensor, at: Site) -> tuple[Tensor, Tensor]:
     return x + push * torch.cos(phi), y + push * torch.sin(phi)
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of defect.
-
-    Attributes:
-        words: What a caption calls it.
-        apply: Changes the scene; None for the kinds that draw the product anew.
-        on_rim: Whether it belongs on the rim of the solid.
-    """
-
-    words: str
-    apply: Callable[[Scene, Site], Scene] | None = None
-    on_rim: bool = False
-
-
-KINDS: dict[str, Kind] = {
-    "bent": Kind("a bent part"),
-    "chip": Kind("a broken edge", chip, on_rim=True),
-    "colour": Kind("a discoloured patch", colour),
-    "contamination": Kind("a foreign particle", contamination),
-    "crack": Kind("a crack", crack),
-    "cut": Kind("a cut", cut),
-    "dent": Kind("a dent", dent),
-    "hole": Kind("a hole", hole),
-    "missing": Kind("a missing part"),
-    "scratch": Kind("a scratch", scratch),
-    "stain": Kind("a stain", stain),
-    "thread": Kind("a loose thread", thread),
+KINDS: dict[str, Callable[[Scene, Site], Scene] | None] = {
+    "bent": None,
+    "chip": chip,
+    "colour": colour,
+    "contamination": contamination,
+    "crack": crack,
+    "cut": cut,
+    "dent": dent,
+    "hole": hole,
+    "missing": None,
+    "scratch": scratch,
+    "stain": stain,
+    "thread": thread,
 }
-"""All kinds of defect by the name of their folder."""
+"""All kinds of defect by the name of their folder; None for those for which the product is drawn again."""
+
+ON_RIM = ("chip",)
+"""Kinds that belong on the rim of the solid."""

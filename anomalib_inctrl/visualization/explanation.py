@@ -140,7 +140,7 @@ class _Page:
         self.canvas: Any = FigureCanvasAgg(figure)  # its methods have no types
         self.axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
         self.axes.set_axis_off()
-        self.font = FontProperties(fname=font)
+        self.font = FontProperties(family="DejaVu Sans", fname=font)
         try:
             self.known = get_font(findfont(self.font)).get_charmap()
         except (OSError, RuntimeError) as error:
@@ -153,8 +153,8 @@ class _Page:
         font = self.font.copy()
         font.set_size(size)
         font.set_weight(style.pop("weight", "normal"))
-        defaults: dict[str, Any] = {"va": "top", "color": _INK, "parse_math": False, "fontproperties": font}
-        line = self.axes.text(x, y, "", **(defaults | style))
+        defaults: dict[str, Any] = {"va": "top", "color": _INK, "parse_math": False, "usetex": False}
+        line = self.axes.text(x, y, "", fontproperties=font, **(defaults | style))
         for length in range(min(len(text), 100), 0, -1):
             cut = f"{text[: (length + 1) // 2]}…{text[len(text) - length // 2 :]}"
             line.set_text(text if length == len(text) else cut)

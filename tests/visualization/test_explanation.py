@@ -95,6 +95,13 @@ def test_threads_draw_the_same_figure():
     assert len(set(drawn)) == 1
 
 
+def test_the_users_settings_of_matplotlib_change_nothing():
+    settings = {"font.family": "serif", "font.size": 30, "text.color": "red", "axes.facecolor": "black"}
+    with matplotlib.rc_context(settings | {"figure.facecolor": "black", "image.cmap": "gray", "figure.dpi": 300}):
+        drawn = draw(**FULL)
+    assert np.array_equal(drawn, draw(**FULL))
+
+
 def test_ranges_maxima_and_thresholds_are_written(written):
     holes = np.eye(4)
     holes[0, 0] = np.nan

@@ -11,6 +11,7 @@ import torch
 from anomalib.data import ImageBatch, PredictDataset
 from lightning.pytorch import Trainer
 
+from anomalib_inctrl.models.components.score_components import ScoreComponents
 from anomalib_inctrl.visualization import ScoreTable
 
 FIRST = ["image_path", "class_name", "score", "pred_score", "pred_label", "gt_label"]
@@ -81,12 +82,13 @@ def test_a_model_without_components_has_no_columns_for_them(tmp_path, dataset, r
     assert list(table) == [name for name in FIRST if name != "score"]
 
 
-def test_numbers_are_restored_exactly(tmp_path, fakes):
+def test_numbers_are_restored_exactly(tmp_path):
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
     values = torch.rand(50, generator=torch.Generator().manual_seed(0))
     batch = ImageBatch(image=torch.zeros(50, 3, 2, 2), image_path=[f"{i:02}.png" for i in range(50)])
     batch.raw_score = values
-    batch.components = fakes.Components(values.bfloat16(), torch.zeros(50, 36), values, None, values)
+    zeros = torch.zeros(50, 36)
+    batch.components = ScoreComponents(values.bfloat16(), zeros, values, values, zeros, (6, 6))
     callback = ScoreTable()
     callback.on_predict_start(trainer, None)
     callback.on_predict_batch_end(trainer, None, batch, batch, 0)

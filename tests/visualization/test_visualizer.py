@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 from torch.utils.data import ConcatDataset, Subset
 
+from anomalib_inctrl.models.components.score_components import ScoreComponents
 from anomalib_inctrl.visualization import ExplanationVisualizer
 from anomalib_inctrl.visualization import visualizer as visualizer_module
 
@@ -254,12 +255,13 @@ def test_the_normalisation_of_the_pre_processor_is_undone(make_batch, drawn):
         assert np.abs(shown / 255 - pixels.permute(1, 2, 0).numpy()).max() < 1.01 / 255
 
 
-def test_half_precision_and_inference_tensors_are_drawn(make_batch, fakes):
+def test_half_precision_and_inference_tensors_are_drawn(make_batch):
     with torch.inference_mode():
         batch = make_batch(1, anomaly_map=torch.rand(1, SIDE, SIDE), pred_score=torch.rand(1))
         batch.image, batch.anomaly_map = batch.image.bfloat16(), batch.anomaly_map.bfloat16()
         one = torch.tensor([0.5], dtype=torch.bfloat16)
-        batch.components = fakes.Components(one, torch.rand(1, 36).bfloat16(), one, one, one)
+        patches = torch.rand(1, 36).bfloat16()
+        batch.components = ScoreComponents(one, patches, one, one, patches, (6, 6))
         batch.raw_score = one
     assert len(figures_of(batch)) == 1
 

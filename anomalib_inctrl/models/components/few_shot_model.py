@@ -195,7 +195,7 @@ class FewShotModel(nn.Module, ABC):
     def baseline_components(self, query: ImageFeatures, context: PromptContext) -> ScoreComponents:
         """Score without heads: ``(s_q + s_p) / 2`` and the patch residual map, or one of the two scores alone.
 
-        Without a text encoder the score is s_p.
+        A score that is switched off, or a text score without a text encoder, leaves the mean.
 
         Args:
             query: Features of ``B`` queries.
@@ -218,7 +218,9 @@ class FewShotModel(nn.Module, ABC):
             similarity = nearest_prompt_similarity(query.patches, context.patches)
         patch_map, anomaly_map = residual_of(similarity, self.residual_scale), residual_of(similarity)
         patch_score = self.pool_patches(patch_map)
-        score = patch_score if by_text is None else (by_text + patch_score) / 2
+        in_use = [by_text] if by_text is not None and self.use_text else []
+        in_use += [patch_score] if self.use_patch or not in_use else []
+        score = torch.stack(in_use).mean(dim=0)
         return ScoreComponents(by_text, patch_map, patch_score, score, anomaly_map, self.backbone.grid)
 
     def pool_patches(self, patch_map: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Random products in the manner of the demo's, each put together from outlines, surfaces and elements that repeat.
+"""Random products in the manner of the demo's, each composed of an outline, a surface and elements that repeat.
 
-A product is a demo category of its own: it gets the demo's poses, light and defects, missing and bent elements among
-them, with true masks. The functions that draw the demo's own categories take no part in it.
+A product is a category of its own: it gets the demo's poses, light and defects with their masks. The functions that
+draw the demo's own categories are not used.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import torch
 from torch import Tensor
 
 from anomalib_inctrl.demo.categories import Category
-from anomalib_inctrl.demo.shapes import (
+from anomalib_inctrl.demo.drawing import (
     CELL_EDGE,
     FBM,
     FINE,
-    Scene,
     angle,
     blend,
     box,
+    coverage,
     fract,
     noise,
     radius,
     ramp,
     round_box,
 )
-from anomalib_inctrl.demo.view import View
+from anomalib_inctrl.demo.scene import Scene, View
 
 NAMES = ("round part", "boxy part", "turned part", "toothed part", "jointed part", "panel")
 """Names of the products, in words."""
@@ -43,18 +43,18 @@ _ALWAYS = ("scratch", "crack", "stain", "colour", "contamination", "bent")
 _SOLID = ("chip", "hole")
 
 
-def random_product(rng: np.random.Generator) -> Category:
-    """Put a product together.
+def random_product(rng: np.random.Generator) -> tuple[str, Category]:
+    """Compose a product.
 
     Args:
         rng: Decides everything about it.
 
     Returns:
-        A category to render.
+        Its name in words, and a category to render.
     """
     name = str(rng.choice(NAMES))
     outline = _OUTLINES[name](rng)
-    # Seen from nearer it turns about the middle of what is seen: what one picture shows the others show as well.
+    # Seen from nearer it turns about the middle of what is seen: what one image shows the others show as well.
     part = rng.random() < 0.4
     zoom = rng.uniform(0.5, 0.8) if part else rng.uniform(0.95, 1.1)
     middle = rng.uniform(-0.5, 0.5, 2) if part else np.zeros(2)
@@ -67,25 +67,23 @@ def random_product(rng: np.random.Generator) -> Category:
         """A random product."""
         v = replace(v, x=v.x * zoom + float(middle[0]), y=v.y * zoom + float(middle[1]))
         sdf = outline(v.x, v.y)
-        albedo, relief = surface(v, v.pixel * zoom)
-        albedo, relief = finish(v, sdf, albedo, relief)
-        number = 0
+        albedo, relief = finish(sdf, *surface(v, zoom))
+        lost = v.omitted(sum(a.count for a in arrays))
         for array in arrays:
-            lost = v.omitted(sum(a.count for a in arrays)) - number
-            cover = array.sdf(v, lost)
-            number += array.count
+            elements = array.sdf(v, lost)
+            lost = lost - array.count
             if array.effect == "hole":
-                sdf = torch.maximum(sdf, -cover)
+                sdf = torch.maximum(sdf, -elements)
                 continue
-            inside = (0.5 - cover / (v.pixel * zoom)).clamp(0, 1)
-            albedo = blend(albedo, v.draw.colour(*array.colour), inside * array.strength)
-            relief = relief + ramp(cover, 0.0, -0.03) * array.height
+            albedo = blend(albedo, v.draw.colour(*array.colour), coverage(elements / zoom) * array.strength)
+            relief = relief + ramp(elements, 0.0, -0.03) * array.height
         ground = v.matte(*backdrop, speckle)
         return v.scene(albedo, sdf / zoom, ground, relief=relief / zoom, **light)
 
     kinds = _ALWAYS + (_SOLID if name != "panel" else ("hole",)) + (("missing",) if arrays and not part else ())
     turn = float(rng.choice([180.0, rng.uniform(4, 25), rng.uniform(1, 4)], p=[0.4, 0.2, 0.4]))
-    return Category(render, name, "", kinds, turn, float(rng.uniform(0.01, 0.05)), float(rng.uniform(0.01, 0.05)))
+    shift, zoom_range = (float(value) for value in rng.uniform(0.01, 0.05, 2))
+    return name, Category(render, kinds, turn, shift, zoom_range)
 
 
 def _colour(rng: np.random.Generator) -> tuple[float, float, float]:
@@ -198,7 +196,7 @@ def _jointed(rng: np.random.Generator) -> _Shape:
 
 
 def _panel(rng: np.random.Generator) -> _Shape:
-    """Fills the picture, whole or laid of pieces with joints."""
+    """Fills the image, whole or laid of pieces with joints."""
     wide, high = rng.uniform(0.35, 1.2, 2)
     joint, shift = rng.choice([0.0, 0.0, rng.uniform(0.01, 0.05)]), rng.choice([0.0, 0.5])
 
@@ -212,9 +210,7 @@ def _panel(rng: np.random.Generator) -> _Shape:
     return outline
 
 
-_OUTLINES: dict[str, Callable[[np.random.Generator], _Shape]] = dict(
-    zip(NAMES, (_round, _boxy, _turned, _toothed, _jointed, _panel), strict=True)
-)
+_OUTLINES = dict(zip(NAMES, (_round, _boxy, _turned, _toothed, _jointed, _panel), strict=True))
 
 
 # Surfaces: colour and height before elements are put on.
@@ -231,20 +227,20 @@ def _surface(rng: np.random.Generator) -> Callable[[View, float], tuple[Tensor, 
     cos, sin = math.cos(tilt), math.sin(tilt)
     height = rng.choice([0.0, rng.uniform(-0.02, 0.02)])
 
-    def surface(v: View, pixel: float) -> tuple[Tensor, Tensor]:
+    def surface(v: View, zoom: float) -> tuple[Tensor, Tensor]:
         r = radius(v.x, v.y)
         along, across = v.x * cos + v.y * sin, v.y * cos - v.x * sin
         if goes_round:
             rough = noise(v.draw, int(grain), r, torch.zeros_like(r), 1.0)
         else:
             rough = v.noise(int(grain)) if stretch == 1 else noise(v.draw, int(grain), along / stretch, across, 1.0)
-        albedo = v.draw.colour(*first).expand(-1, -1, *v.x.shape[-2:])
+        albedo = v.draw.colour(*first)
         if split == "line":
-            part = (0.5 - (along - at) / pixel).clamp(0, 1)
+            part = coverage((along - at) / zoom)
         elif split == "disc":
-            part = (0.5 - ((r - 0.4 - at).abs() - 0.06 * (1 + pitch / 7)) / pixel).clamp(0, 1)
+            part = coverage(((r - 0.4 - at).abs() - 0.06 * (1 + pitch / 7)) / zoom)
         elif split == "stripes":
-            part = (0.5 - ((fract(along * pitch / 2) - 0.5).abs() - share / 2) / (pixel * pitch / 2)).clamp(0, 1)
+            part = coverage(((fract(along * pitch / 2) - 0.5).abs() - share / 2) / (zoom * pitch / 2))
         elif split == "cells":
             part = ramp(noise(v.draw, CELL_EDGE, v.x, v.y, float(share) * 2), 0.1, 0.3)
         elif split == "soft":
@@ -252,21 +248,20 @@ def _surface(rng: np.random.Generator) -> Callable[[View, float], tuple[Tensor, 
         else:
             part = torch.zeros_like(r)
         albedo = blend(albedo, v.draw.colour(*second), part)
-        return albedo * (1 + rough * strong)[:, None], part * height + rough * (0.02 * strong)
+        return albedo * (1 + rough * strong), part * height + rough * (0.02 * strong)
 
     return surface
 
 
-def _finish(rng: np.random.Generator) -> Callable[[View, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+def _finish(rng: np.random.Generator) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
     """What follows the outline: a rim of another shade, a vault, a frame pressed in."""
     rim, shade = rng.choice([0.0, rng.uniform(0.05, 0.2)]), rng.uniform(0.5, 1.3)
     vault = rng.choice([0.0, 0.0, rng.uniform(0.2, 0.7)])
     frame, sunk = rng.choice([0.0, rng.uniform(0.06, 0.2)]), rng.uniform(-0.03, 0.03)
 
-    def finish(v: View, sdf: Tensor, albedo: Tensor, relief: Tensor) -> tuple[Tensor, Tensor]:
-        del v
+    def finish(sdf: Tensor, albedo: Tensor, relief: Tensor) -> tuple[Tensor, Tensor]:
         if rim:
-            albedo = albedo * (1 + ramp(sdf, -rim, -rim / 2) * (shade - 1))[:, None]
+            albedo = albedo * (1 + ramp(sdf, -rim, -rim / 2) * (shade - 1))
         if vault:
             depth = (-sdf).clamp(0.0, 0.4)
             relief = relief + (depth * (0.8 - depth) + 1e-4).sqrt() * vault

@@ -1,0 +1,189 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo images are drawn with: counter-based random numbers, noise fields, signed distances, blending.
+
+Everything works on planes `(H, W)`. Lengths are in units of half an image side, so an image spans `[-1, 1]` in x and y.
+Signed distances are negative inside.
+"""
+
+from __future__ import annotations
+
+from functools import cache, cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+_ATLAS_SIZE = 1024
+_CELLS = 64  # Voronoi cells along one side of the atlas
+
+FBM, FINE, CELL_EDGE, CELL_ID, GRAIN = range(5)
+"""Channels of `noise_atlas`."""
+
+
+def _mix(x: int) -> int:
+    """Scramble a 32-bit integer (the "lowbias32" hash with its improved constants)."""
+    x = ((x ^ (x >> 16)) * 0x21F0AAAD) & _MASK
+    x = ((x ^ (x >> 15)) * 0x735A2D97) & _MASK
+    return x ^ (x >> 15)
+
+
+class Draw:
+    """Random numbers of one image: a hash of its key, a stream and a counter.
+
+    Args:
+        key: Two integers in `[0, 2^32)` that name the image.
+        style_key: The same for the product; None for the product as designed.
+        stream: Namespace of the counter; the same stream of the same image always repeats the same numbers.
+    """
+
+    def __init__(self, key: tuple[int, int], style_key: tuple[int, int] | None = None, stream: int = 0) -> None:
+        self.key = key
+        self.style_key = style_key
+        self.stream = stream
+        self._counter = 0
+
+    def child(self, stream: int) -> Draw:
+        """Return an independent generator that starts its own count."""
+        return Draw(self.key, self.style_key, self.stream * 64 + stream + 1)
+
+    @cached_property
+    def _image_word(self) -> int:
+        return self._word(self.key)
+
+    def _word(self, key: tuple[int, int]) -> int:
+        return _mix(_mix(key[0] ^ _mix(self.stream * 0x2545F491 & _MASK)) ^ key[1])
+
+    def _unit(self, word: int, element: int = 0) -> float:
+        """A number in `[0, 1)`, exact in single precision, for the present count."""
+        position = (self._counter * 4096 + element) * 0x1E3779B1 & _MASK
+        return (_mix(word ^ _mix(position)) >> 8) * 2.0**-24
+
+    def uniform(self, low: float | Tensor, high: float | Tensor) -> Tensor:
+        """Uniform number in `[low, high)`, a scalar tensor."""
+        self._counter += 1
+        return torch.tensor(self._unit(self._image_word)) * (high - low) + low
+
+    def uniforms(self, n: int) -> Tensor:
+        """`(n,)` uniform numbers in `[0, 1)`."""
+        self._counter += 1
+        return torch.tensor([self._unit(self._image_word, i) for i in range(n)])
+
+    def sign(self) -> Tensor:
+        """-1 or 1."""
+        return (self.uniform(0, 1) < 0.5).float() * 2 - 1
+
+    def look(self, default: float, low: float, high: float) -> Tensor:
+        """A trait of the product: `default` as designed, otherwise in `[low, high)` and decided by the style alone."""
+        self._counter += 1
+        if self.style_key is None:
+            return torch.tensor(float(default))
+        return torch.tensor(self._unit(self._word(self.style_key))) * (high - low) + low
+
+    def colour(self, red: float, green: float, blue: float, spread: float = 0.02) -> Tensor:
+        """A product colour in `[0, 1]` with slight variation of brightness between images, shape `(3, 1, 1)`."""
+        channels = [self.look(c, max(0.0, c - 0.35), min(1.0, c + 0.35)) for c in (red, green, blue)]
+        return torch.stack(channels).view(3, 1, 1) * (1 + self.uniform(0, 2 * spread) - spread)
+
+
+@cache
+def noise_atlas() -> Tensor:
+    """Fixed noise `(5, N, N)`: soft and fine fractal noise, Voronoi edge distance, Voronoi cell number, white noise."""
+    generator = torch.Generator().manual_seed(20260)
+    n = _ATLAS_SIZE
+
+    def lattice(cells: int) -> Tensor:
+        grid = torch.randn(1, 1, cells, cells, generator=generator)
+        wide = F.pad(grid, (3, 3, 3, 3), mode="circular")
+        step = n // cells
+        big = F.interpolate(wide, scale_factor=step, mode="bicubic", align_corners=False)
+        return big[0, 0, 3 * step : 3 * step + n, 3 * step : 3 * step + n]
+
+    def fbm(octaves: tuple[int, ...], decay: float) -> Tensor:
+        total = sum((decay**i * lattice(c) for i, c in enumerate(octaves)), start=torch.zeros(n, n))
+        return ((total - total.mean()) / total.std()).clamp(-2.5, 2.5)
+
+    points = torch.rand(_CELLS, _CELLS, 2, generator=generator) * 0.8 + 0.1
+    ids = torch.rand(_CELLS, _CELLS, generator=generator)
+    at = (torch.arange(n) + 0.5) * _CELLS / n
+    cell = at.floor().long()
+    first, second, owner = torch.full((n, n), 9.0), torch.full((n, n), 9.0), torch.zeros(n, n)
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            rows, cols = (cell + dy)[:, None], (cell + dx)[None]
+            site = points[rows % _CELLS, cols % _CELLS]
+            d = (cols + site[..., 0] - at[None]).square() + (rows + site[..., 1] - at[:, None]).square()
+            owner = torch.where(d < first, ids[rows % _CELLS, cols % _CELLS], owner)
+            second = torch.minimum(second, torch.maximum(first, d))
+            first = torch.minimum(first, d)
+    soft, fine = fbm((8, 16, 32, 64, 128), 0.6), fbm((64, 128, 256), 0.8)
+    return torch.stack([soft, fine, second.sqrt() - first.sqrt(), owner, torch.randn(n, n, generator=generator)])
+
+
+def sample_plane(plane: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Read `plane` `(N, N)` bilinearly at `x, y` `(H, W)` in `[-1, 1]`, mirrored beyond; returns `(H, W)`."""
+    grid = torch.stack([x, y], dim=-1)[None]
+    return F.grid_sample(plane[None, None], grid, padding_mode="reflection", align_corners=False)[0, 0]
+
+
+def noise(draw: Draw, channel: int, x: Tensor, y: Tensor, scale: float = 1.0) -> Tensor:
+    """Noise `(H, W)` at the points `x, y`, from a random place of the atlas; at scale 1, 240 pixels are 240 texels."""
+    step = scale * 240 / _ATLAS_SIZE
+    return sample_plane(noise_atlas()[channel], x * step + draw.uniform(-1, 1), y * step + draw.uniform(-1, 1))
+
+
+def noise_window(draw: Draw, channel: int, size: int) -> Tensor:
+    """A random window `(size, size)` of the atlas, aligned with the pixels; cheaper than `noise`."""
+    top, left = (draw.uniforms(2) * (_ATLAS_SIZE - size)).long().tolist()
+    return noise_atlas()[channel, top : top + size, left : left + size]
+
+
+def axes(size: int) -> tuple[Tensor, Tensor]:
+    """Coordinates `x, y` in `[-1, 1]` of the pixels of an image, both `(size, size)`."""
+    axis = (torch.arange(size) + 0.5) * (2 / size) - 1
+    return axis.expand(size, size), axis[:, None].expand(size, size)
+
+
+def radius(x: Tensor, y: Tensor) -> Tensor:
+    """Distance from the origin (not `torch.hypot`, which is several times slower)."""
+    return (x * x + y * y).sqrt()
+
+
+def angle(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
+    """Polar angle in `(-pi, pi]` of points at distance `r`, by the half-angle formula.
+
+    `torch.atan2` gives another last bit at the end of a plane than within it, and so with another number of threads.
+    """
+    return torch.atan((y + 1e-12) / (r + x)) * 2
+
+
+def box(x: Tensor, y: Tensor, half_width: float | Tensor, half_height: float | Tensor) -> Tensor:
+    """Signed (chessboard) distance to an axis-aligned box."""
+    return torch.maximum(x.abs() - half_width, y.abs() - half_height)
+
+
+def round_box(x: Tensor, y: Tensor, half_width: float | Tensor, half_height: float | Tensor, corner: float) -> Tensor:
+    """Signed distance to a box with rounded corners."""
+    dx, dy = x.abs() - (half_width - corner), y.abs() - (half_height - corner)
+    return radius(dx.clamp(min=0), dy.clamp(min=0)) + torch.maximum(dx, dy).clamp(max=0) - corner
+
+
+def coverage(sdf: Tensor) -> Tensor:
+    """Antialiased coverage in `[0, 1]` of a shape by its signed distance `(H, W)`."""
+    return (0.5 - sdf / (2 / sdf.shape[-1])).clamp(0, 1)
+
+
+def fract(x: Tensor) -> Tensor:
+    """Fractional part."""
+    return x - x.floor()
+
+
+def ramp(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+    """0 below `low`, 1 above `high`, linear between (`high` may be below `low`)."""
+    return ((x - low) / (high - low)).clamp(0, 1)
+
+
+def blend(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+    """Mix colours `(3, H, W)` or `(3, 1, 1)` by a weight `(H, W)`: 0 gives `a`, 1 gives `b`."""
+    return torch.addcmul(a, b - a, weight)

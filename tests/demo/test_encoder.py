@@ -1,0 +1,144 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""The demonstration encoder: its packaged weights, their quality, and the tool that trains it."""
+
+import hashlib
+
+import open_clip
+import pytest
+import torch
+from torch.nn import functional as F
+from torchmetrics.functional.classification import binary_auroc
+
+from anomalib_inctrl.backbones.openclip import CLIP_MEAN, CLIP_STD, OpenCLIPBackbone
+from anomalib_inctrl.backbones.packaged import (
+    DEMO_BACKBONE,
+    DEMO_PRETRAINED,
+    expand_vocabulary,
+    packaged_weights,
+    write_weights,
+)
+from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, REGISTRY, Sample, render_batch
+from anomalib_inctrl.errors import CheckpointError
+from anomalib_inctrl.io.weights import read_state_dict
+from anomalib_inctrl.models.components.residuals import patch_residual
+from tools.encoder import data, model, train
+
+MEAN, STD = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return packaged_weights(DEMO_BACKBONE, DEMO_PRETRAINED)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return OpenCLIPBackbone(DEMO_BACKBONE, DEMO_PRETRAINED)
+
+
+def test_card_names_the_weights(weights, trained):
+    card = weights.with_suffix(".md").read_text(encoding="utf-8")
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() in card
+    assert f"`{trained.fingerprint}`" in card
+    assert trained.fingerprint != OpenCLIPBackbone(DEMO_BACKBONE, None).fingerprint
+
+
+def test_a_tag_is_no_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert packaged_weights(DEMO_BACKBONE, "other") is None
+    assert packaged_weights("", f"{DEMO_BACKBONE}-{DEMO_PRETRAINED}") is None
+    assert packaged_weights("*", DEMO_PRETRAINED) is None
+
+
+def test_defects_of_an_unseen_category_are_found_better_than_by_random_weights(trained):
+    def auroc(backbone, shots=4, each=12):
+        """Of the largest residual over images and of the residual over pixels, without any trained head."""
+        kinds = REGISTRY["brick"].defects
+        good = [Sample("brick", index) for index in range(shots + each)]
+        bad = [Sample("brick", 1000 + index, kinds[index % len(kinds)]) for index in range(each)]
+        batch = render_batch([*good, *bad], seed=7)
+        patches = torch.cat([backbone.encode_image((x / 255 - MEAN) / STD).patches for x in batch.image.split(14)])
+        residual = patch_residual(patches[shots:], patches[:shots])
+        area = F.interpolate(residual.view(-1, 1, *backbone.grid), batch.mask.shape[-2:], mode="bilinear")[:, 0]
+        image = binary_auroc(residual.amax(dim=1), torch.arange(2 * each) >= each)
+        return float(image), float(binary_auroc(area.flatten(), batch.mask[shots:].flatten().long()))
+
+    image, pixel = auroc(trained)
+    image_by_chance, pixel_by_chance = auroc(OpenCLIPBackbone(DEMO_BACKBONE, None))
+    assert image > image_by_chance + 0.1
+    assert pixel > pixel_by_chance + 0.05
+
+
+def test_embeddings_of_all_tokens_are_restored(tmp_path):
+    tensors = {"token_embedding.weight": torch.randn(4, 8), "other": torch.randn(3)}
+    path = write_weights(tmp_path / "w.safetensors", tensors, [5, 0, 9])
+    restored = expand_vocabulary(read_state_dict(path), 10, str(path))
+    expected = tensors["token_embedding.weight"][[1, 3, 3, 3, 3, 0, 3, 3, 3, 2]]
+    torch.testing.assert_close(restored["token_embedding.weight"], expected, atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(restored["other"], tensors["other"], atol=2e-3, rtol=1e-3)
+    assert set(restored) == set(tensors)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"token_embedding.weight": torch.zeros(3, 8), "vocabulary": torch.tensor([5, 0, 9])},
+        {"token_embedding.weight": torch.zeros(4, 8), "vocabulary": torch.tensor([5, 0, 10])},
+        {"vocabulary": torch.tensor([5, 0, 9])},
+    ],
+    ids=["too few rows", "token out of range", "no embedding"],
+)
+def test_embeddings_that_do_not_fit_the_vocabulary_are_refused(tensors):
+    with pytest.raises(CheckpointError, match=r"broken\.safetensors.*'token_embedding.weight'"):
+        expand_vocabulary(tensors, 10, "broken.safetensors")
+
+
+def test_training_never_draws_unseen_categories_designed_products_or_held_out_defects(monkeypatch):
+    drawn = []
+
+    def render(samples, seed, size, categories):
+        drawn.extend((sample, categories[sample.category]) for sample in samples)
+        return render_batch(samples, seed, size, categories)
+
+    monkeypatch.setattr(data, "render_batch", render)
+    for number in range(4):
+        data.draw_episode(4, 32, (0, number))
+    auxiliary = [sample for sample, _ in drawn if sample.category in REGISTRY]
+    composed = [category for sample, category in drawn if sample.category not in REGISTRY]
+    assert len(auxiliary) == 4 * len(data.DAMAGED)
+    assert {sample.category for sample in auxiliary} <= set(AUXILIARY_CATEGORIES)
+    assert all(sample.style for sample in auxiliary)
+    assert len(composed) >= 4 * 2 * len(data.DAMAGED)
+    assert not {category.render for category in composed} & {category.render for category in REGISTRY.values()}
+    assert not {sample.defect for sample, _ in drawn} & set(data.HELD_OUT_DEFECTS)
+
+
+@pytest.mark.skipif(
+    not hasattr(open_clip.transformer.VisionTransformer, "forward_intermediates"), reason="needs a newer OpenCLIP"
+)
+def test_training_continues_from_weights_and_writes_weights_the_package_reads(
+    weights, trained, tmp_path, monkeypatch, capsys
+):
+    encoder = model.Encoder()
+    encoder.load(weights)
+    image = torch.rand(2, 3, 240, 240, generator=torch.Generator().manual_seed(0))
+    expected = trained.encode_image((image - MEAN) / STD)
+    with torch.no_grad():
+        patches, embedding = encoder.encode_image(image)
+    for found, wanted in ((patches, expected.patches), (embedding, expected.embedding)):
+        assert F.cosine_similarity(found, wanted, dim=-1).min() > 0.999  # the training's blocks run in bfloat16
+    monkeypatch.setattr(train, "AUXILIARY_CATEGORIES", ("gear",))
+    arguments = ["--out", str(tmp_path), "--start", str(weights), "--images", "24", "--rows", "4"]
+    assert train.main(arguments) == 0
+    assert "24 images" in capsys.readouterr().out
+    written = OpenCLIPBackbone(DEMO_BACKBONE, str(tmp_path / weights.name))
+    assert written.fingerprint != trained.fingerprint
+    same = F.cosine_similarity(written.encode_image((image - MEAN) / STD).patches, expected.patches, dim=-1)
+    assert same.mean() > 0.99  # one step at the beginning of the warm-up
+
+
+def test_training_on_nothing_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--out", str(tmp_path), "--images", "23", "--rows", "4"])
+    assert "nothing to train" in capsys.readouterr().err

@@ -1,0 +1,196 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Train the demonstration encoder `mini-clip-16-240` on rendered images and their captions.
+
+Usage: python -m tools.encoder.train --out runs/mini-clip --images 1429632 [--start WEIGHTS]
+
+The learning rate falls to zero over the images; the weights written are those at the end. What is printed on the way is
+measured on the auxiliary categories as designed, which are in no training batch; the unseen categories are not used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice, product
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Dataset
+from torchmetrics.functional.classification import binary_auroc
+
+from anomalib_inctrl.backbones.packaged import DEMO_BACKBONE, DEMO_PRETRAINED
+from anomalib_inctrl.backbones.text_prompts import text_prompts
+from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, REGISTRY, Sample, render_batch
+from anomalib_inctrl.models.components.residuals import patch_residual, text_score
+from tools.encoder.data import DAMAGED, NAMES_OF_CATEGORIES, Episode, draw_episode
+from tools.encoder.model import LOSS_WEIGHTS, SIZE, Encoder, losses, prepare
+
+_SEED = 0
+_RATE = 1e-3
+_FASTER = 2.0  # by what the learning rate of the blocks' matrices is larger
+_DECAY = 0.05
+_WARM_UP = 300  # steps
+_ROUND = 16  # drawings that are held and gone through in turn: the same one again at once would teach less
+_REPORT = 500  # steps between reports
+
+
+class Drawings(Dataset[Episode]):
+    """Products of a step, drawn when asked for; drawing takes longer than a step, so that each serves for some.
+
+    Args:
+        count: Number of drawings.
+        rows: Products in each.
+    """
+
+    def __init__(self, count: int, rows: int) -> None:
+        self.count, self.rows = count, rows
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> Episode:
+        return draw_episode(self.rows, SIZE, (_SEED, number))
+
+
+def episodes(steps: int, rows: int, views: int, workers: int) -> Iterator[Episode]:
+    """Give the products of each step: some drawings in turn, `views` times, before the next ones come."""
+    drawings = iter(DataLoader(Drawings(-(-steps // views), rows), batch_size=None, num_workers=workers))
+    while held := list(islice(drawings, _ROUND)):
+        for _, episode in product(range(views), held):
+            yield episode
+
+
+def optimisers(encoder: Encoder) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, which learns faster, and AdamW for everything else."""
+    blocks = [*encoder.clip.visual.transformer.parameters(), *encoder.clip.transformer.parameters()]
+    matrices = [p for p in blocks if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in encoder.parameters() if id(p) not in chosen]
+    groups = [
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": _DECAY},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [
+        torch.optim.Muon(matrices, lr=_FASTER * _RATE, weight_decay=_DECAY, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups, lr=_RATE, betas=(0.9, 0.98)),
+    ]
+
+
+def train(encoder: Encoder, steps: int, rows: int, views: int = 1, workers: int = 0) -> None:
+    """Train an encoder.
+
+    Args:
+        encoder: The encoder; trained in place, on its device.
+        steps: Number of batches.
+        rows: Products in a batch, each in `len(DAMAGED)` images.
+        views: Batches, each augmented differently, that are made of the same drawing.
+        workers: Processes that draw ahead.
+    """
+    device = encoder.mean.device
+    patch_size = encoder.clip.visual.conv1.kernel_size[0]
+    both = optimisers(encoder)
+    schedules = [LambdaLR(o, lambda step: min(1.0, (step + 1) / _WARM_UP) * (1 - step / steps)) for o in both]
+    evaluation = Evaluation()
+    start = time.monotonic()
+    encoder.train()
+    for step, episode in enumerate(islice(episodes(steps, rows, views, workers), steps), start=1):
+        components = losses(encoder, prepare(episode.to(device), patch_size, (_SEED, step)))
+        encoder.zero_grad()
+        torch.stack([weight * components[name] for name, weight in LOSS_WEIGHTS.items()]).sum().backward()
+        nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+        for optimiser, schedule in zip(both, schedules, strict=True):
+            optimiser.step()
+            schedule.step()
+        if step % _REPORT == 0 or step == steps:
+            found = {name: float(value) for name, value in components.items()} | evaluation(encoder)
+            figures = "  ".join(f"{name} {value:.3f}" for name, value in found.items())
+            print(f"{step * rows * len(DAMAGED)} images  {time.monotonic() - start:.0f} s  {figures}", flush=True)
+
+
+class Evaluation:
+    """Scores an encoder without trained heads on the auxiliary categories as designed, which it never trains on.
+
+    Args:
+        prompts: Flawless prompt images of each category.
+        each: Flawless, and as many damaged, images to test on.
+    """
+
+    def __init__(self, prompts: int = 4, each: int = 16) -> None:
+        self.prompts, self.each = prompts, each
+
+    @torch.no_grad()
+    def __call__(self, encoder: Encoder) -> dict[str, float]:
+        """AUROCs, means over the categories: of text score, patch score, their mean, and the pixels' residuals."""
+        encoder.eval()
+        found = [self._score(encoder, category) for category in AUXILIARY_CATEGORIES]
+        encoder.train()
+        return {name: sum(scores[name] for scores in found) / len(found) for name in found[0]}
+
+    def _score(self, encoder: Encoder, category: str) -> dict[str, float]:
+        words, kinds = NAMES_OF_CATEGORIES[category], REGISTRY[category].defects
+        good = [Sample(category, index) for index in range(self.prompts + self.each)]
+        bad = [Sample(category, 1000 + index, kinds[index % len(kinds)]) for index in range(self.each)]
+        batch = render_batch([*good, *bad], seed=1234)
+        mask, label = batch.mask[self.prompts :, ::2, ::2], torch.arange(2 * self.each) >= self.each
+        parts = [encoder.encode_image(chunk.to(encoder.mean.device) / 255) for chunk in batch.image.split(10)]
+        patches, embedding = (torch.cat(tensors).cpu() for tensors in zip(*parts, strict=True))
+        prototypes = [F.normalize(encoder.encode_text(s[::5]).mean(dim=0), dim=-1).cpu() for s in text_prompts(words)]
+        residual = patch_residual(patches[self.prompts :], patches[: self.prompts])
+        text, patch = text_score(embedding[self.prompts :], torch.stack(prototypes)), residual.amax(dim=1)
+        grid = encoder.clip.visual.grid_size
+        area = F.interpolate(residual.view(-1, 1, *grid), batch.mask.shape[-2:], mode="bilinear")[:, 0, ::2, ::2]
+
+        def auroc(score: Tensor, target: Tensor) -> float:
+            return float(binary_auroc(score.flatten(), target.flatten().long()))
+
+        return {
+            "text": auroc(text, label),
+            "patch": auroc(patch, label),
+            "baseline": auroc((text + patch) / 2, label),
+            "pixel": auroc(area, mask),
+        }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train and write the weights.
+
+    Args:
+        argv: Arguments without the program's name; those of the process if None.
+
+    Returns:
+        0.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the weights")
+    parser.add_argument("--start", type=Path, help="weights to start from; random ones if not given")
+    parser.add_argument("--images", type=int, required=True, help="images to train on, over all batches")
+    parser.add_argument("--rows", type=int, default=48, help="products in a batch; fewer need less memory")
+    parser.add_argument("--views", type=int, default=3, help="batches made of the same images, augmented differently")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw ahead")
+    args = parser.parse_args(argv)
+    steps = args.images // (args.rows * len(DAMAGED)) if args.rows > 0 else 0
+    if steps < 1 or args.views < 1:
+        parser.error("nothing to train on: --rows and --views must be positive, --images at least one batch.")
+
+    torch.manual_seed(_SEED)
+    encoder = Encoder().to("cuda" if torch.cuda.is_available() else "cpu")
+    if args.start:
+        encoder.load(args.start)
+    train(encoder, steps, args.rows, args.views, args.workers)
+    weights = args.out / f"{DEMO_BACKBONE}-{DEMO_PRETRAINED}.safetensors"
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    encoder.save(weights)
+    print(
+        f"{weights}  {weights.stat().st_size / 1e6:.2f} MB  sha256 {hashlib.sha256(weights.read_bytes()).hexdigest()}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
