@@ -34,7 +34,7 @@ def test_wheel_holds_package_and_startup_files(distributions):
         assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == STARTUP_FILES | {
             "anomalib_inctrl"
         }
-        # Start-up files run in every Python process: one line each, which does one thing.
+        # Start-up files run in every Python process: one line each, with one call.
         assert wheel.read("anomalib_inctrl.pth") == b"import _anomalib_inctrl_autoload as _a; _a.install()\n"
         assert wheel.read("anomalib_inctrl.start") == b"_anomalib_inctrl_autoload:install\n"
         sources = [path for path in (ROOT / "anomalib_inctrl").rglob("*") if path.is_file()]

@@ -7,7 +7,7 @@ import pickle
 import re
 import shutil
 import subprocess
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
 import torch
@@ -177,14 +177,11 @@ names = st.one_of(st.text(max_size=40), st.lists(parts, max_size=6).map("/".join
 @example(name="a//..//../x")
 def test_paths_from_files_stay_below_their_folder(name):
     path = safe_path(name)
-    if path is not None:
-        root = Path("/data/set")
+    if path is None:
+        assert not name or set(name) & {"\\", ":", "\0"} or name.startswith("/") or ".." in name.split("/")
+    else:
         assert not path.is_absolute()
-        inside = Path(*PurePosixPath(root / path).parts)
-        assert Path(re.sub(r"/[^/]+/\.\.", "", str(inside))).is_relative_to(root)
-        assert ".." not in inside.parts
-    elif not set(name) & {"\\", ":", "\0"} and name:
-        assert name.startswith("/") or ".." in name.split("/")
+        assert ".." not in path.parts
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -235,15 +232,8 @@ SECRETS = {
 
 
 def test_the_patterns_match_secrets():
-    key = "-----BEGIN RSA PRIVATE" + " KEY-----"
-    samples = [
-        key,
-        "AKI" + "A" + "Z" * 16,
-        "gh" + "p_" + "a" * 36,
-        "h" + "f_" + "a" * 34,
-        "https://me:pw" + "@host/",
-        "/ro" + "ot/x",
-    ]
+    samples = ["-----BEGIN RSA PRIVATE" + " KEY-----", "AKI" + "A" + "Z" * 16, "gh" + "p_" + "a" * 36]
+    samples += ["h" + "f_" + "a" * 34, "https://me:pw" + "@host/", "/ro" + "ot/x"]
     assert all(any(re.search(pattern, sample) for pattern in SECRETS.values()) for sample in samples)
 
 
