@@ -1,9 +1,9 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The public interface is a contract: what it takes stands in `public_api.txt`, and changes there are seen.
+"""The public interface is a contract, kept in `public_api.txt`, so that changes are visible.
 
-`python tests/test_public_api.py` writes the file anew. What is taken away or renamed there breaks somebody's code: say
-so in CHANGELOG.md.
+`python tests/test_public_api.py` rewrites the file. A removed or renamed name breaks the code of users: list it
+in CHANGELOG.md.
 """
 
 import importlib
@@ -51,12 +51,12 @@ def contract() -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_nothing_public_changes_unnoticed():
+def test_the_public_interface_is_the_one_on_file():
     assert contract().splitlines() == CONTRACT.read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_everything_public_is_explained(package):
+def test_everything_public_has_a_docstring(package):
     for name, item in public(package).items():
         if callable(item):
             assert len(inspect.getdoc(item) or "") > 20, name

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Lightning callbacks for training: watch loss components and branches, schedule both.
+"""Lightning callbacks for training: monitor loss terms and branches, schedule both.
 
 They are configured like any callback of Lightning::
 

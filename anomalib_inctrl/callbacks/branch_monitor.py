@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the branches of InCTRLv2 tell abnormal pixels from normal ones."""
+"""Whether the branches of InCTRLv2 separate abnormal pixels from normal ones."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.nn import functional as F
 
+from anomalib_inctrl.callbacks.common import write_table
 from anomalib_inctrl.callbacks.loss_schedule import LossSchedule
-from anomalib_inctrl.callbacks.table import write_table
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -29,42 +29,45 @@ class BranchMonitor(Callback):
 
     Per validation ``branch/dasl_normal``, ``branch/dasl_abnormal``, ``branch/oasl_normal`` and
     ``branch/oasl_abnormal``, in [0, 1]: the mean of S_a or S'_a over all pixels of that kind, a pixel taking the value
-    of the patch it lies in. It is computed on the patch grid, each patch weighted by the area of it that is abnormal or
-    normal, so that no defect is too small to count. Images without a known mask are left out, and so is a mean over no
-    pixels. Among several processes pixels are pooled. While training without a logger the means are written to the file
+    of the patch it lies in. It is computed on the patch grid, each patch weighted by its abnormal or normal area, so
+    that no defect is too small to count. Images without a known mask are left out, and so is a mean over no pixels.
+    Among several processes pixels are pooled. While training without a logger the means are written to the file
     ``branches.csv`` in the run's folder, one row per validation with ``epoch`` and ``step``.
 
     The one-class branch learns from normal images alone, and "nothing is ever abnormal" satisfies its loss. It counts
-    as collapsed if its mean on abnormal pixels is below ``floor`` or no higher than on normal ones; a warning says so
-    once per epoch. While :class:`LossSchedule` keeps it frozen it is not judged.
+    as collapsed if its mean on abnormal pixels is below ``minimum`` or no higher than on normal ones. A warning reports
+    it once per epoch, unless :class:`LossSchedule` keeps the branch frozen.
 
-    A model without branches, or validation images without masks, leave nothing to watch; that is said once.
+    A model without branches, or validation images without masks, leave nothing to monitor; one warning reports it.
 
     Args:
-        floor: Smallest mean of S'_a on abnormal pixels that is no collapse, in [0, 1].
+        minimum: Smallest mean of S'_a on abnormal pixels that does not count as collapsed, in [0, 1].
 
     Raises:
-        ValueError: If ``floor`` is outside [0, 1].
+        ValueError: If ``minimum`` is outside [0, 1].
     """
 
-    def __init__(self, floor: float = 0.05) -> None:
+    def __init__(self, minimum: float = 0.05) -> None:
         super().__init__()
-        if not 0 <= floor <= 1:
-            msg = f"floor={floor}: must lie in [0, 1]."
+        if not 0 <= minimum <= 1:
+            msg = f"minimum={minimum}: must lie in [0, 1]."
             raise ValueError(msg)
-        self.floor = floor
-        self._told = False
-        self._warned_in: int | None = None
+        self.minimum = minimum
+        self._reset()
+
+    def _reset(self) -> None:
         # Branch, kind of pixel, and (sum of values, number of patches).
         self._sums = torch.zeros(len(_BRANCHES), len(_PIXELS), 2, dtype=torch.float64)
         self._has_maps = False
         self._validated = False
+        self._warned = False
+        self._warned_in_epoch: int | None = None
         self._rows: list[dict[str, float]] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew."""
+        """Begin a new table."""
         del trainer, pl_module
-        self._told, self._warned_in, self._validated, self._rows = False, None, False, []
+        self._reset()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin new means."""
@@ -98,7 +101,7 @@ class BranchMonitor(Callback):
                 self._sums[row] += sums.cpu()
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the means and judge them."""
+        """Log the means; warn if the one-class branch has collapsed."""
         if trainer.sanity_checking:
             return
         self._validated = True
@@ -110,52 +113,46 @@ class BranchMonitor(Callback):
             if count > 0
         }
         if not means:
-            self._tell_nothing(trainer, pl_module)
+            no_maps = f"{type(pl_module).__name__} gave no maps of branches. InCTRLv2 does, once they are trained."
+            no_masks = "no validation image has a known mask. Add a target with masks."
+            self._warn_once(trainer, no_masks if self._has_maps else no_maps)
             return
         values = {f"branch/{name}": value for name, value in means.items()}
         pl_module.log_dict(values)
         if trainer.state.fn == TrainerFn.FITTING and not trainer.loggers:
             self._rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step} | values)
             write_table(trainer, self._rows, "branches.csv")
-        self._judge(trainer, means)
+        self._warn_of_collapse(trainer, means)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so if there was no validation."""
+        """Warn if there was no validation."""
         del pl_module
         if not self._validated:
-            self._say_once(trainer, "training went without validation. Give the datamodule targets with masks.")
+            self._warn_once(trainer, "training went without validation. Give the datamodule targets with masks.")
 
-    def _tell_nothing(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._has_maps:
-            self._say_once(trainer, "no validation image has a known mask. Add a target with masks.")
-        else:
-            name = type(pl_module).__name__
-            self._say_once(trainer, f"{name} gave no maps of branches. InCTRLv2 does, once its branches are trained.")
+    def _warn_once(self, trainer: Trainer, reason: str) -> None:
+        if not self._warned and trainer.is_global_zero:
+            logger.warning("BranchMonitor has nothing to monitor: %s", reason)
+        self._warned = True
 
-    def _say_once(self, trainer: Trainer, reason: str) -> None:
-        if not self._told and trainer.is_global_zero:
-            logger.warning("BranchMonitor has nothing to watch: %s", reason)
-        self._told = True
-
-    def _judge(self, trainer: Trainer, means: dict[str, float]) -> None:
-        """Warn if the one-class branch has collapsed."""
+    def _warn_of_collapse(self, trainer: Trainer, means: dict[str, float]) -> None:
         epoch = trainer.current_epoch
         normal, abnormal = means.get("oasl_normal"), means.get("oasl_abnormal")
-        if normal is None or abnormal is None or self._warned_in == epoch or not trainer.is_global_zero:
+        if normal is None or abnormal is None or self._warned_in_epoch == epoch or not trainer.is_global_zero:
             return
         schedules: list[Any] = [entry for entry in trainer.callbacks if isinstance(entry, LossSchedule)]  # type: ignore[attr-defined]
         if any(schedule.is_frozen("oasl_branch", epoch) for schedule in schedules):
             return
-        # Turned round, so that a NaN counts as collapsed.
-        if not (abnormal >= self.floor and abnormal > normal):
-            self._warned_in = epoch
+        # Negated, so that a NaN counts as collapsed.
+        if not (abnormal >= self.minimum and abnormal > normal):
+            self._warned_in_epoch = epoch
             logger.warning(
                 "Epoch %d: the one-class branch (OASL) has collapsed: the mean of its map is %.3g on abnormal and %.3g "
                 "on normal validation pixels; it should be higher on abnormal ones and at least %.3g. Lower its loss "
-                "(--model.one_class_weight), or let it in later: LossSchedule with frozen_until: "
+                "(--model.one_class_weight), or train it later: LossSchedule with frozen_until: "
                 "{oasl_branch: <epoch>}, or with weights of one_class that rise over the epochs.",
                 epoch,
                 abnormal,
                 normal,
-                self.floor,
+                self.minimum,
             )

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which loss term pulls at which part of the model, and how hard."""
+"""The terms of the training loss, and the gradient that each sends into each part of the model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Callback
 
-from anomalib_inctrl.callbacks.modules import few_shot_module
-from anomalib_inctrl.callbacks.table import write_table
+from anomalib_inctrl.callbacks.common import few_shot_module, write_table
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -28,7 +27,7 @@ class LossMonitor(Callback):
       (``image_scorer``, ``map_head``, ``dasl_branch``, ``oasl_branch``), before clipping. There is no entry for a group
       that the term does not reach.
 
-    They go to the trainer's loggers at the steps chosen here, whatever its ``log_every_n_steps``; without a logger, to
+    They are logged at the steps chosen here, whatever the trainer's ``log_every_n_steps``; without a logger, to
     the file ``losses.csv`` in the run's folder, one row per step with ``epoch`` and ``step``, written at the end of
     each epoch. Among several processes losses and gradients are averaged, as in training. Of accumulated batches the
     first is logged. Training itself is not changed.
@@ -36,7 +35,7 @@ class LossMonitor(Callback):
     Args:
         every_n_steps: Log at every n-th optimizer step, the first included. Each time costs one backward pass through
             the heads per term; the frozen backbone takes no part in it.
-        progress_bar: Show the components in the progress bar too.
+        progress_bar: Show the terms in the progress bar too.
 
     Raises:
         ValueError: If ``every_n_steps`` is not positive, or, as training starts, if the model is another package's.
@@ -59,15 +58,15 @@ class LossMonitor(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the model; begin a new table."""
         del trainer
-        few_shot_module(pl_module, type(self).__name__)
+        few_shot_module(pl_module, self)
         self._rows, self._last_step = [], -1
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Log the components of this step, while their graph is there."""
+        """Log the terms of this step, while their graph is there."""
         del loss
         step = trainer.global_step
-        module = few_shot_module(pl_module, type(self).__name__)
-        # A stock datamodule trains nothing: no components.
+        module = few_shot_module(pl_module, self)
+        # A stock datamodule trains nothing: there are no terms.
         if step % self.every_n_steps or step == self._last_step or not module.loss_terms:
             return
         self._last_step = step
@@ -92,7 +91,7 @@ class LossMonitor(Callback):
 
 
 def _averaged(trainer: Trainer, values: Tensor) -> Tensor:
-    """Mean over the processes, which all have the same components."""
+    """Mean over the processes, which all have the same terms."""
     reduced: Any = trainer.strategy.reduce(values, reduce_op="mean")
     mean: Tensor = reduced
     return mean

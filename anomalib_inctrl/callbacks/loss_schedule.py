@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Weights of the loss components and frozen branches by epoch."""
+"""Weights of the losses and frozen branches by epoch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback
 
-from anomalib_inctrl.callbacks.modules import few_shot_module
+from anomalib_inctrl.callbacks.common import few_shot_module
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -19,21 +19,22 @@ if TYPE_CHECKING:
 class LossSchedule(Callback):
     """Sets the weights of InCTRLv2's losses by epoch, and keeps parts of a model frozen until a given epoch.
 
-    Everything follows from the number of the epoch, counted from 0, so that a resumed training goes on as an
-    uninterrupted one. The model's own weights are put back when training ends.
+    Everything depends on the number of the epoch, counted from 0, alone, so that a resumed training continues as an
+    uninterrupted one. The model's own weights are restored when training ends.
 
     A frozen group's gradients are computed and then dropped before the optimizer's step, and before clipping. AdamW
     leaves such parameters entirely alone: no step, no weight decay, no moments. Distributed training needs no special
     strategy for it, as every parameter takes part in every backward pass; only strategies that shard parameters or step
     by themselves (FSDP, DeepSpeed) are not supported. Running statistics of batch normalisation are no parameters and
-    go on. A loss weight of 0 alone freezes nothing: weight decay and the optimizer's moments still move the branch.
+    are still updated. A loss weight of 0 alone freezes nothing: weight decay and the optimizer's moments still move the
+    branch.
 
     Args:
         weights: For each of the losses ``image``, ``pixel`` and ``one_class`` the weight from an epoch on, by epoch.
             Before the first epoch given, and for a loss left out, the model's own weight holds. Needs InCTRLv2.
         frozen_until: For each group (``image_scorer``, ``map_head``, ``dasl_branch``, ``oasl_branch``; those that the
             model has) the epoch it trains from.
-        interpolate: Change weights linearly from one epoch given to the next, in place of steps.
+        interpolate: Change weights linearly from one epoch given to the next, instead of in steps.
 
     Raises:
         ValueError: If an epoch or a weight is negative; as training starts, if a name is not one of the model's.
@@ -102,7 +103,7 @@ class LossSchedule(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the names."""
         del trainer
-        module = few_shot_module(pl_module, type(self).__name__)
+        module = few_shot_module(pl_module, self)
         own: dict[str, float] | None = getattr(module, "loss_weights", None)
         if self.weights and own is None:
             msg = (
@@ -124,18 +125,18 @@ class LossSchedule(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Drop the gradients of frozen groups."""
         del optimizer
-        for name, parameters in few_shot_module(pl_module, type(self).__name__).trainable_groups().items():
+        for name, parameters in few_shot_module(pl_module, self).trainable_groups().items():
             if self.is_frozen(name, trainer.current_epoch):
                 for parameter in parameters:
                     parameter.grad = None
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the model's own weights back."""
+        """Restore the model's own weights."""
         del trainer
         self._restore(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Put the model's own weights back."""
+        """Restore the model's own weights."""
         del trainer, exception
         self._restore(pl_module)
 

@@ -9,6 +9,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError
-from anomalib_inctrl.io.files import atomic_path
+from anomalib_inctrl.io.files import write_bytes_atomic
 
 _SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".pyth", ".safetensors"}
 
@@ -119,9 +120,9 @@ def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> Path:
     Returns:
         The path.
     """
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)  # given a path, PyTorch would write the temporary file's name into it
-    return Path(path)
+    buffer = BytesIO()  # written to a file, PyTorch would hide the system's error when the disk is full
+    torch.save(content, buffer)
+    return write_bytes_atomic(path, buffer.getvalue())
 
 
 def check_keys(found: Mapping[str, Any], expected: Mapping[str, Any], source: str) -> None:

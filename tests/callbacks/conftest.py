@@ -31,17 +31,10 @@ def parameters(model):
     return {name: value.detach().clone() for name, value in model.model.named_parameters() if value.requires_grad}
 
 
-def state(model):
-    """Parameters and buffers of the heads."""
-    kept = {name: value for name, value in model.model.state_dict().items() if torch.is_tensor(value)}
-    return {name: value.clone() for name, value in kept.items() if not name.startswith(("bank", "backbone"))}
-
-
-def moved(one, other, group=""):
-    """Which groups differ."""
+def moved(one, other):
+    """Names of the groups that differ."""
     assert one.keys() == other.keys()
-    changed = {name.split(".")[0] for name in one if not torch.equal(one[name], other[name])}
-    return (group in changed) if group else changed
+    return {name.split(".")[0] for name in one if not torch.equal(one[name], other[name])}
 
 
 @pytest.fixture
@@ -55,7 +48,7 @@ def make_model():
 
 @pytest.fixture
 def fit(make_model, make_engine, generalist):
-    """Fits a model with callbacks; gives the model and its trainer."""
+    """Fit a model with callbacks; returns the model and its trainer."""
 
     def run(*callbacks, kind=InCTRLv2, model=None, epochs=2, datamodule=None, ckpt_path=None, options=None, **engine):
         model = model or make_model(kind, **options or {})

@@ -1,7 +1,5 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""BranchMonitor in real fits."""
-
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,11 +9,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from anomalib_inctrl import GeneralistDataModule, InCTRL
+from anomalib_inctrl import InCTRL
 from anomalib_inctrl.callbacks import BranchMonitor, LossSchedule
 from anomalib_inctrl.data import DataSource
-from tests.callbacks.conftest import parameters
-from tests.engine.conftest import AUXILIARY, COUNTS
 
 STILL = {"learning_rate": 0.0, "weight_decay": 0.0}
 
@@ -38,13 +34,9 @@ class Maps(Callback):
 
 @pytest.fixture
 def warnings(caplog):
-    """What the callback has said so far."""
+    """The callback's warnings so far."""
     caplog.set_level(logging.WARNING, "anomalib_inctrl.callbacks")
-
-    def said():
-        return [record.getMessage() for record in caplog.records if "branch_monitor" in record.name]
-
-    return said
+    return lambda: [record.getMessage() for record in caplog.records if "branch_monitor" in record.name]
 
 
 def branches(trainer):
@@ -52,7 +44,7 @@ def branches(trainer):
     return {name.removeprefix("branch/"): float(value) for name, value in metrics if name.startswith("branch/")}
 
 
-def test_means_are_those_of_the_pixels(fit, generalist):
+def test_means_equal_those_over_pixels(fit, generalist):
     maps = Maps()
     _, trainer = fit(BranchMonitor(), maps, epochs=1, datamodule=generalist(eval_batch_size=4))
     pixels = torch.cat(maps.pixels)
@@ -67,84 +59,7 @@ def test_means_are_those_of_the_pixels(fit, generalist):
     assert row == pytest.approx({"epoch": 0, "step": 2} | {f"branch/{k}": v for k, v in expected.items()}, rel=1e-5)
 
 
-def blind(model):
-    """Set the weights so that S'_a is zero everywhere: each patch is mapped onto the normal prototype's side."""
-    torch_model = model.model
-    first, _, second = torch_model.oasl_branch.adapters[0]
-    normal, abnormal = torch_model.backbone.text_prototypes("washer")
-    with torch.no_grad():
-        # gelu(a) + gelu(-a) is positive for every a but zero.
-        first.weight[1] = -first.weight[0]
-        second.weight.zero_()
-        second.weight[:, :2] = (normal - abnormal).unsqueeze(1)
-    return model
-
-
-def test_collapse_is_detected_once_per_epoch(fit, make_model, target, data, warnings):
-    model = blind(make_model(temperature_patch=1e-4, **STILL))
-    datamodule = GeneralistDataModule(
-        auxiliary=[DataSource("InCTRLDemo", root=str(data), categories=AUXILIARY, options=COUNTS)],
-        targets=[DataSource("InCTRLDemo", root=str(data), categories=["washer"], options=COUNTS)],
-        k_shot=1, train_batch_size=4, steps_per_epoch=2, num_workers=0,
-    )  # fmt: skip
-    before = parameters(model)
-    _, trainer = fit(BranchMonitor(), model=model, datamodule=datamodule, epochs=2, val_check_interval=0.5)
-    assert all(torch.equal(before[name], value) for name, value in parameters(model).items())
-    assert branches(trainer)["oasl_abnormal"] < 1e-3
-    said = warnings()
-    assert [text.split(":")[0] for text in said] == ["Epoch 0", "Epoch 1"]
-    assert all("collapsed" in text and "one_class_weight" in text and "LossSchedule" in text for text in said)
-
-
-def test_a_branch_is_judged_by_its_means(fit, make_model, generalist, warnings):
-    verdicts = []
-    for sign in (1, -1):
-        model = make_model(**STILL)
-        # The other way round every S'_a becomes one minus itself: of the two one sees defects, the other does not.
-        model.model.oasl_branch.adapters[0][2].weight.data.mul_(sign)
-        before = len(warnings())
-        _, trainer = fit(BranchMonitor(floor=0.0), model=model, epochs=1, datamodule=generalist())
-        means = branches(trainer)
-        verdicts.append(len(warnings()) > before)
-        assert verdicts[-1] == (means["oasl_abnormal"] <= means["oasl_normal"])
-    assert sorted(verdicts) == [False, True]
-
-
-def test_a_floor_and_a_frozen_branch(fit, generalist, warnings):
-    schedule = LossSchedule(frozen_until={"oasl_branch": 1})
-    fit(BranchMonitor(floor=1.0), schedule, epochs=2, datamodule=generalist())
-    assert [text.split(":")[0] for text in warnings()] == ["Epoch 1"]
-
-
-def test_a_branch_alone(fit, generalist):
-    _, trainer = fit(BranchMonitor(), epochs=1, datamodule=generalist(), options={"use_oasl": False})
-    assert set(branches(trainer)) == {"dasl_normal", "dasl_abnormal"}
-
-
-def test_nothing_to_watch_is_said_once(fit, generalist, data, warnings):
-    _, trainer = fit(BranchMonitor(), kind=InCTRL, datamodule=generalist())
-    (said,) = warnings()
-    assert "InCTRL gave no maps of branches" in said
-    assert not branches(trainer)
-
-    options = {
-        "name": "washer",
-        "normal_dir": "train/good",
-        "normal_test_dir": "test/good",
-        "abnormal_dir": "test/scratch",
-        "val_split_mode": "same_as_test",
-    }
-    datamodule = generalist(targets=False)
-    datamodule.sources["targets"] = [DataSource("Folder", root=str(data / "washer"), options=options)]
-    fit(BranchMonitor(), epochs=1, datamodule=datamodule)
-    assert "no validation image has a known mask" in warnings()[1]
-
-    fit(BranchMonitor(), epochs=1)
-    assert "training went without validation" in warnings()[2]
-    assert len(warnings()) == 3
-
-
-def test_unknown_masks_are_left_out():
+def test_images_without_a_known_mask_are_left_out():
     mask = torch.zeros(2, 4, 4, dtype=torch.bool)
     mask[0, 3, 3] = True
     components = SimpleNamespace(grid=(2, 2), dasl_map=torch.tensor([[0.1, 0.1, 0.1, 0.5], [0.9] * 4]))
@@ -156,6 +71,60 @@ def test_unknown_masks_are_left_out():
     assert (abnormal, area) == pytest.approx((0.25 * 0.5, 0.25))
 
 
-def test_wrong_floor_is_told():
-    with pytest.raises(ValueError, match=r"floor=1\.5"):
-        BranchMonitor(floor=1.5)
+def test_a_collapse_is_reported_once_per_epoch(fit, make_model, generalist, warnings):
+    model = make_model(temperature_patch=1e-4, **STILL)
+    # S'_a becomes zero everywhere: each patch is mapped to the normal prototypes' side.
+    first, _, second = model.model.oasl_branch.adapters[0]
+    difference = sum(torch.sub(*model.model.backbone.text_prototypes(name)) for name in ("washer", "brick"))
+    with torch.no_grad():
+        first.weight[1] = -first.weight[0]  # gelu(a) + gelu(-a) is positive for every a but zero
+        second.weight.zero_()
+        second.weight[:, :2] = difference.unsqueeze(1)
+    _, trainer = fit(BranchMonitor(), model=model, datamodule=generalist(), val_check_interval=0.5)
+    assert branches(trainer)["oasl_abnormal"] < 1e-3
+    assert [text.split(":")[0] for text in warnings()] == ["Epoch 0", "Epoch 1"]
+    assert all("collapsed" in text and "one_class_weight" in text and "LossSchedule" in text for text in warnings())
+
+
+def test_a_branch_that_is_no_higher_on_abnormal_pixels_has_collapsed(fit, make_model, generalist, warnings):
+    collapsed = []
+    for sign in (1, -1):
+        model = make_model(**STILL)
+        # The other sign makes every S'_a one minus itself: of the two one is higher on defects, the other is not.
+        model.model.oasl_branch.adapters[0][2].weight.data.mul_(sign)
+        before = len(warnings())
+        _, trainer = fit(BranchMonitor(minimum=0.0), model=model, epochs=1, datamodule=generalist())
+        means = branches(trainer)
+        collapsed.append(len(warnings()) > before)
+        assert collapsed[-1] == (means["oasl_abnormal"] <= means["oasl_normal"])
+    assert sorted(collapsed) == [False, True]
+
+
+def test_a_frozen_branch_is_not_reported(fit, generalist, warnings):
+    schedule = LossSchedule(frozen_until={"oasl_branch": 1})
+    fit(BranchMonitor(minimum=1.0), schedule, epochs=2, datamodule=generalist())
+    assert [text.split(":")[0] for text in warnings()] == ["Epoch 1"]
+
+
+def test_one_branch_alone(fit, generalist):
+    _, trainer = fit(BranchMonitor(), epochs=1, datamodule=generalist(), options={"use_oasl": False})
+    assert set(branches(trainer)) == {"dasl_normal", "dasl_abnormal"}
+
+
+def test_nothing_to_monitor_is_reported_once(fit, generalist, data, warnings):
+    _, trainer = fit(BranchMonitor(), kind=InCTRL, datamodule=generalist())
+    assert not branches(trainer)
+    options = {"name": "washer", "normal_dir": "train/good", "normal_test_dir": "test/good"}
+    options |= {"abnormal_dir": "test/scratch", "val_split_mode": "same_as_test"}
+    datamodule = generalist(targets=False)
+    datamodule.sources["targets"] = [DataSource("Folder", root=str(data / "washer"), options=options)]
+    fit(BranchMonitor(), epochs=1, datamodule=datamodule)
+    fit(BranchMonitor(), epochs=1)
+    expected = ("InCTRL gave no maps", "no validation image has a known mask", "training went without validation")
+    for message, part in zip(warnings(), expected, strict=True):
+        assert part in message
+
+
+def test_a_minimum_outside_its_range_is_refused():
+    with pytest.raises(ValueError, match=r"minimum=1\.5"):
+        BranchMonitor(minimum=1.5)

@@ -15,21 +15,17 @@ from anomalib_inctrl.data import DataSource
 
 COUNTS = {"train_count": 6, "test_normal_count": 3, "test_anomalous_count": 6}
 AUXILIARY, TARGETS = ["gear", "tile"], ["washer", "brick"]
-BACKBONE, SMALL_BACKBONE = "test-vit-16-96", "test-vit-16-64"
+BACKBONE = "test-vit-16-64"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def backbone(tmp_path_factory):
-    """Backbones of other sizes and depths than the default, quick enough for many runs of the engine."""
-    folder = tmp_path_factory.mktemp("config")
-    for name, size, layers in ((BACKBONE, 96, 4), (SMALL_BACKBONE, 64, 3)):
-        config = {
-            "embed_dim": 24,
-            "vision_cfg": {"image_size": size, "layers": layers, "width": 32, "head_width": 16, "patch_size": 16},
-            "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-        }
-        (folder / f"{name}.json").write_text(json.dumps(config))
-    open_clip.add_model_config(folder)
+    """A backbone of another size and depth than the default, fast enough for many runs of the engine."""
+    vision = {"image_size": 64, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    path = tmp_path_factory.mktemp("config") / f"{BACKBONE}.json"
+    path.write_text(json.dumps({"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}))
+    open_clip.add_model_config(path)
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +62,7 @@ def make_engine(tmp_path):
 
 @pytest.fixture(scope="session")
 def target(data):
-    """A stock-like datamodule of one category."""
+    """Create a datamodule of one category."""
 
     def make(category="washer", **options):
         return InCTRLDemo(root=data, category=category, **COUNTS, **options)
@@ -124,14 +120,14 @@ class _Messages(logging.Handler):
 
 @pytest.fixture(scope="session")
 def exports(kind, target, tmp_path_factory):
-    """One class's prompts and thresholds in a checkpoint of heads that are not as new, and what is exported from it.
+    """A checkpoint with random heads, one class's prompts and thresholds, and its exports.
 
-    The graph is small, since tracing takes time by the operation, and its last block is not among those compared.
+    The last block is not among those compared, and the graph is small, since tracing takes time by the operation.
     """
     folder = tmp_path_factory.mktemp("exports")
     options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     engine = Engine(default_root_dir=folder / "results", **options)
-    model = kind(backbone=SMALL_BACKBONE, pretrained=None, blocks=[1, 2], k_shot=2, visualizer=False)
+    model = kind(backbone=BACKBONE, pretrained=None, blocks=[1, 2], k_shot=2, visualizer=False)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.model.parameters():
         if parameter.requires_grad:

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The distributions, built once, and environments that hold one of them beside everything the tests run with."""
+"""The distributions, built once, and environments that hold one of them."""
 
 import os
 import subprocess
@@ -93,11 +93,4 @@ def bare_environment(tmp_path) -> Environment:
 def wheel_environment(tmp_path_factory, distributions) -> Environment:
     environment = Environment.create(tmp_path_factory.mktemp("wheel") / "env")
     environment.install(distributions["wheel"])
-    return environment
-
-
-@pytest.fixture(scope="session")
-def editable_environment(tmp_path_factory) -> Environment:
-    environment = Environment.create(tmp_path_factory.mktemp("editable") / "env")
-    environment.install("--editable", ROOT)
     return environment

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The plugin inside anomalib, in processes of their own, installed from a wheel and editable."""
+"""The plugin inside anomalib, in processes of their own, installed from a wheel."""
 
 import json
 import os
@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.plugin import scenarios
-
-CLI = "import sys; from anomalib.cli.cli import main; sys.argv[0] = 'anomalib'; main()"
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +28,6 @@ def test_scenarios_see_the_installed_wheel(wheel_environment):
     script = "import importlib.util as u; print(u.find_spec('anomalib_inctrl').origin)"
     origin = Path(wheel_environment.run("-c", script).stdout.strip())
     assert origin.is_relative_to(wheel_environment.site_packages)
-
-
-def test_editable_install_registers_on_the_command_line(editable_environment):
-    process = editable_environment.run("-c", CLI, "train", "--model.help", "InCTRL")
-    assert "--model.k_shot" in process.stdout
-    assert "RuntimeWarning" not in process.stderr
 
 
 def test_own_command_needs_no_startup_file(wheel_environment):

@@ -19,7 +19,7 @@ COUNTS = {"train_count": 5, "test_normal_count": 2, "test_anomalous_count": 3}
 
 @pytest.fixture(scope="session", autouse=True)
 def _backbone(tmp_path_factory):
-    """A tower of a few thousand values: here it matters that there is an answer, not which."""
+    """A backbone of a few thousand values."""
     path = tmp_path_factory.mktemp("config") / f"{BACKBONE}.json"
     path.write_text(json.dumps(CONFIG))
     open_clip.add_model_config(path)
@@ -27,10 +27,10 @@ def _backbone(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def make_module():
-    """A model with heads that are not as new."""
+    """Create a model with random heads."""
 
-    def make(kind=InCTRLv2):
-        module = kind(backbone=BACKBONE, pretrained=None, blocks=[1, 2], visualizer=False)
+    def make(kind=InCTRLv2, **options):
+        module = kind(backbone=BACKBONE, pretrained=None, blocks=[1, 2], visualizer=False, **options)
         generator = torch.Generator().manual_seed(0)
         for parameter in module.model.parameters():
             if parameter.requires_grad:
@@ -48,7 +48,7 @@ def pixels():
 
 @pytest.fixture(scope="session")
 def make_detector(make_module, pixels):
-    """A detector that has been shown two pictures."""
+    """Create a detector with two prompts."""
 
     def make(**options):
         detector = Detector(make_module(), device="cpu", **options)
@@ -60,13 +60,13 @@ def make_detector(make_module, pixels):
 
 @pytest.fixture(scope="session")
 def detector(make_detector):
-    """One that tests leave as it is."""
+    """A detector that tests leave unchanged."""
     return make_detector()
 
 
 @pytest.fixture(scope="session")
 def checkpoint(make_detector, tmp_path_factory):
-    """What :meth:`Detector.save` writes, prompts included."""
+    """A file that :meth:`Detector.save` wrote, with prompts."""
     return make_detector(threshold=0.5).save(tmp_path_factory.mktemp("checkpoint") / "heads.ckpt")
 
 

@@ -1,68 +1,65 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Ways in which files break: cut off, bits turned over, parts lost, doubled or taken from elsewhere."""
+"""Damaged versions of a file: truncated, bits flipped, parts removed, doubled, zeroed or replaced."""
 
 import random
 
 
 def damaged(content, count, seed=0):
-    """Broken versions of a file's content, by name; always the same for the same arguments.
+    """Damaged versions of a file's content, by name; always the same for the same arguments.
 
-    Half of the turned bits lie in the first 200 bytes, where formats keep what everything else depends on.
+    Half of the flipped bits lie in the first 200 bytes, where formats keep what everything else depends on.
     """
-    dice = random.Random(seed)
-    length = len(content)
+    rng = random.Random(seed)
     found = {
         "empty": b"",
         "first byte": content[:1],
         "without the last byte": content[:-1],
-        "zeros": bytes(length),
+        "zeros": bytes(len(content)),
         "something before": b"\n" + content,
         "something after": content + b"\0" * 100,
         "twice": content + content,
         "a text": b"404: Not Found\n",
     }
-    kinds = (_cut, _turned_bits, _turned_early_bits, _turned_early_bits, _hole, _lost, _doubled, _noise)
+    kinds = (_truncated, _flipped, _flipped_early, _flipped_early, _zeroed, _removed, _doubled, _noise)
     for number in range(count - len(found)):
         kind = kinds[number % len(kinds)]
-        found[f"{kind.__name__.strip('_').replace('_', ' ')} {number}"] = kind(content, length, dice)
+        found[f"{kind.__name__.strip('_')} {number}"] = kind(content, rng.randrange(len(content)), rng)
     return found
 
 
-def _cut(content, length, dice):
-    return content[: dice.randrange(length)]
+def _truncated(content, start, rng):
+    return content[:start]
 
 
-def _turn(content, places, dice):
+def _flip(content, places, rng):
     changed = bytearray(content)
     for place in places:
-        changed[place] ^= 1 << dice.randrange(8)
+        changed[place] ^= 1 << rng.randrange(8)
     return bytes(changed)
 
 
-def _turned_bits(content, length, dice):
-    return _turn(content, [dice.randrange(length) for _ in range(dice.choice((1, 1, 3, 30)))], dice)
+def _flipped(content, start, rng):
+    return _flip(content, [start, *(rng.randrange(len(content)) for _ in range(rng.choice((0, 0, 2, 29))))], rng)
 
 
-def _turned_early_bits(content, length, dice):
-    return _turn(content, [dice.randrange(min(200, length)) for _ in range(dice.choice((1, 1, 2)))], dice)
+def _flipped_early(content, start, rng):
+    return _flip(content, [rng.randrange(min(200, len(content))) for _ in range(rng.choice((1, 1, 2)))], rng)
 
 
-def _hole(content, length, dice):
-    start, size = dice.randrange(length), dice.choice((4, 64, 512))
+def _zeroed(content, start, rng):
+    size = rng.choice((4, 64, 512))
     return content[:start] + bytes(len(content[start : start + size])) + content[start + size :]
 
 
-def _lost(content, length, dice):
-    start = dice.randrange(length)
-    return content[:start] + content[start + dice.choice((1, 7, 512)) :]
+def _removed(content, start, rng):
+    return content[:start] + content[start + rng.choice((1, 7, 512)) :]
 
 
-def _doubled(content, length, dice):
-    start, size = dice.randrange(length), dice.choice((1, 16, 512))
-    return content[: start + size] + content[start:]
+def _doubled(content, start, rng):
+    return content[: start + rng.choice((1, 16, 512))] + content[start:]
 
 
-def _noise(content, length, dice):
-    start, size = dice.randrange(length), dice.choice((8, 256))
-    return content[:start] + dice.randbytes(len(content[start : start + size])) + content[start + size :]
+def _noise(content, start, rng):
+    size = rng.choice((8, 256))
+    return content[:start] + rng.randbytes(len(content[start : start + size])) + content[start + size :]

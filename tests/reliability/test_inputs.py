@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of every mode, size and shape, class names in any script, and values that are no numbers."""
+"""Images of every mode, size and shape, class names in any script, and values that are not finite."""
 
 import math
 from io import BytesIO
@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from anomalib_inctrl import Detector, InCTRL, InCTRLv2
+from anomalib_inctrl import Detector, InCTRLv2
 from anomalib_inctrl.backbones.preprocessing import BicubicResize
-from anomalib_inctrl.errors import CheckpointError, ImageDataError, PromptError
+from anomalib_inctrl.errors import ImageDataError, PromptError
 from anomalib_inctrl.io.images import read_image
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16", "F")
@@ -32,8 +32,8 @@ few = settings(
 )
 
 
-def picture(mode, size, seed):
-    """A picture of noise with the extremes of its mode in it; size is (width, height)."""
+def noise(mode, size, seed):
+    """An image of noise over the whole range of its mode; size is (width, height)."""
     rng = np.random.default_rng(seed)
     if mode == "F":
         return Image.fromarray(rng.normal(0, 1e3, size[::-1]).astype(np.float32))
@@ -52,28 +52,20 @@ def picture(mode, size, seed):
 sizes = st.one_of(st.tuples(SIDES, SIDES), st.tuples(st.integers(1, 3), LONG), st.tuples(LONG, st.integers(1, 3)))
 
 
-def require_whole(result, size):
-    """That a result says all it should, in the ranges it should."""
-    assert 0 <= result.score <= 1
-    assert all(0 <= value <= 1 for value in result.components.values())
-    assert result.size == size[::-1]
-    assert result.anomaly_map.shape == size[::-1]
-    assert np.isfinite(result.anomaly_map).all()
-    assert result.anomaly_map.min() >= 0
-    assert result.anomaly_map.max() <= 1
-
-
 @few
 @given(mode=st.sampled_from(MODES), size=sizes, seed=st.integers(0, 9))
 @example(mode="1", size=(1, 1), seed=0)
 @example(mode="RGBA", size=(8000, 1), seed=0)
 @example(mode="I;16", size=(1, 8000), seed=0)
 @example(mode="CMYK", size=(1, 1), seed=0)
-def test_pictures_of_every_mode_and_size(detector, mode, size, seed):
-    image = picture(mode, size, seed)
+def test_images_of_every_mode_and_size(detector, mode, size, seed):
+    image = noise(mode, size, seed)
     before = image.tobytes()
     (result,) = detector.predict(image)
-    require_whole(result, size)
+    assert 0 <= result.score <= 1
+    assert all(0 <= value <= 1 for value in result.components.values())
+    assert result.anomaly_map.shape == result.size == size[::-1]
+    assert 0 <= result.anomaly_map.min() <= result.anomaly_map.max() <= 1
     assert image.tobytes() == before
     assert image.mode == mode
     assert result.heat_map(side=32).size[0] <= 32
@@ -81,9 +73,9 @@ def test_pictures_of_every_mode_and_size(detector, mode, size, seed):
 
 @few
 @given(mode=st.sampled_from(FILE_MODES), size=st.tuples(SIDES, SIDES), seed=st.integers(0, 9))
-def test_a_file_reads_as_the_picture_in_memory(tmp_path, detector, mode, size, seed):
-    image = picture(mode, size, seed)
-    path = tmp_path / "picture.tif"
+def test_a_file_reads_as_the_image_in_memory(tmp_path, detector, mode, size, seed):
+    image = noise(mode, size, seed)
+    path = tmp_path / "image.tif"
     image.save(path)
     pixels = read_image(path)
     assert pixels.shape == (3, *size[::-1])
@@ -94,35 +86,19 @@ def test_a_file_reads_as_the_picture_in_memory(tmp_path, detector, mode, size, s
 
 
 @pytest.mark.slow
-def test_a_picture_of_64_million_pixels(detector):
+def test_an_image_of_64_million_pixels(detector):
     (result,) = detector.predict(Image.new("L", (8000, 8000), 200))
     assert 0 <= result.score <= 1
     assert result.size == (8000, 8000)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2000, 3)])
-def test_extreme_shapes_with_a_centre_crop(make_module, pixels, size):
-    module = InCTRL(
-        backbone=make_module().hparams["backbone"], pretrained=None, blocks=[1, 2], resize_mode="center_crop"
-    )
-    detector = Detector(module, device="cpu")
-    detector.set_prompts(pixels, class_name="washer")
-    (result,) = detector.predict(picture("RGB", size, 0))
-    assert 0 <= result.score <= 1
-    assert result.anomaly_map.shape == size[::-1]
-    assert np.nanmin(result.anomaly_map) >= 0  # NaN where it did not look, and it did look somewhere
-
-
-def test_a_line_with_a_centre_crop_takes_little_memory():
-    """Scaled to 240 rows it would have two million columns; only the middle 240 are computed, and they are the same."""
-    generator = torch.Generator().manual_seed(0)
+def test_of_a_line_only_the_centre_crop_is_computed():
+    """Scaled to 240 rows it would have two million columns; the part that is kept is computed, and it is the same."""
     resize = BicubicResize(240, "center_crop")
-    line = torch.rand(3, 2, 8000, generator=generator)
-    wide = resize(line)
-    assert wide.shape == (3, 240, 240)
-    # The middle of a shorter line, of the same scale, which is resized as a whole.
-    for whole, part in ((wide, line[..., 3940:4060]), (resize(line.mT), line[..., 3940:4060].mT)):
-        levels = (whole - resize(part)).abs() * 255
+    line = torch.rand(3, 2, 8000, generator=torch.Generator().manual_seed(0))
+    # A shorter line, of the same scale, is resized as a whole.
+    for whole, part in ((line, line[..., 3940:4060]), (line.mT, line[..., 3940:4060].mT)):
+        levels = (resize(whole) - resize(part)).abs() * 255
         assert levels.max() <= 1.01
         assert levels.gt(0.5).float().mean() < 0.01
 
@@ -134,7 +110,7 @@ def test_a_line_with_a_centre_crop_takes_little_memory():
 @example(values=[math.nan])
 @example(values=[math.inf, -math.inf])
 @example(values=[math.inf, 1.0, 2.0])
-def test_floating_point_files_with_values_that_are_no_numbers(tmp_path, values):
+def test_floating_point_files_with_values_that_are_not_finite(tmp_path, values):
     """NaN counts as the lowest finite value, infinity as the highest: what is finite keeps its order."""
     path = tmp_path / "depth.tif"
     Image.fromarray(np.array([values], dtype=np.float32)).save(path)
@@ -179,24 +155,15 @@ def test_class_names_in_any_script(detector, pixels, class_name):
         detector.set_prompts([pixels, pixels.flip(2)], class_name="washer")
 
 
-@pytest.mark.parametrize("class_name", ["ねじ 🔩", "\0", "a/b.c", "x" * 5000], ids=["kanji", "null", "slash", "long"])
-def test_class_names_are_kept(make_detector, pixels, class_name, tmp_path):
-    detector = make_detector()
-    detector.set_prompts(pixels, class_name=class_name)
-    loaded = Detector(detector.save(tmp_path / "heads.ckpt"), device="cpu")
-    assert loaded.class_names == ["washer", class_name]
-    assert loaded.predict(pixels, class_name)[0].score == detector.predict(pixels, class_name)[0].score
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_tensors_with_values_that_are_no_numbers(value, detector, make_module, pixels):
+def test_tensors_with_values_that_are_not_finite_are_named(value, detector, make_module, pixels):
     wrong = pixels.clone()
     wrong[1, 3, 5] = value
     for give in (detector.predict, detector.set_prompts, detector.held_out_scores):
         with pytest.raises(ImageDataError, match=r"images\[1\]: holds NaN or infinite values"):
             give([pixels, wrong])
     assert detector.class_names == ["washer"]
-    # Below the detector it is the image that pays, not its neighbours, and it is told rather than called normal.
+    # Below the detector the image is named rather than labelled normal, and its neighbours keep their scores.
     module = make_module(InCTRLv2).eval()
     images = torch.stack([module.pre_processor.transform(image) for image in (pixels, wrong.nan_to_num(0), pixels)])
     module.model.set_prompts(images[:1], "washer")
@@ -214,17 +181,7 @@ def test_tensors_with_values_that_are_no_numbers(value, detector, make_module, p
         module.model.set_prompts(images, "washer")
 
 
-def test_weights_with_values_that_are_no_numbers(make_detector, pixels):
-    detector = make_detector()
-    for parameter in detector.module.model.parameters():
-        if parameter.requires_grad:
-            parameter.data.fill_(math.nan)
-    with pytest.raises(CheckpointError, match=r"images\[0\]: its score is not finite; the model"):
-        detector.predict(pixels)
-
-
-def test_a_picture_that_says_it_is_far_too_large(tmp_path, detector):
-    """The header is looked at before memory is taken."""
+def test_an_image_larger_than_the_limit_is_refused_by_its_header(tmp_path, detector):
     content = BytesIO()
     Image.new("RGB", (4, 4)).save(content, format="BMP")
     changed = bytearray(content.getvalue())

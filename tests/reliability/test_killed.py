@@ -1,10 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training that is killed and taken up again comes to the same weights, bit for bit, as one that never was.
-
-Killed conversions are in tests/data/test_convert.py, killed writers of a store in tests/data/test_feature_store.py,
-killed benchmarks in tests/benchmark/test_run.py.
-"""
+"""Training that is killed and resumed gives the same weights, bit for bit, as an uninterrupted one."""
 
 import os
 import signal
@@ -27,7 +23,7 @@ EPOCHS, STEPS = 4, 3
 
 
 class Record(Callback):
-    """Writes down each step with its loss, and ends the process where it is told to."""
+    """Logs each step with its loss, and kills the process in one of them."""
 
     def __init__(self, log, place):
         self.file, self.place = log, place
@@ -40,10 +36,7 @@ class Record(Callback):
 
 
 def die_while_writing(epoch):
-    """Half of the checkpoint of an epoch is written when the process ends.
-
-    Lightning writes to the folder for temporary files and moves the file when it is whole.
-    """
+    """Kill the process when half of an epoch's checkpoint is written."""
     real = LocalFileOpener.write
 
     def write(opener, content):
@@ -59,7 +52,7 @@ def die_while_writing(epoch):
 
 def train(data, folder, log, place):
     """Train, from the newest checkpoint on if there is one."""
-    tempfile.tempdir = str(folder.parent)  # what a killed process leaves there is to go with the test
+    tempfile.tempdir = str(folder.parent)  # Lightning's, from where it moves finished checkpoints
     if isinstance(place, int):
         die_while_writing(place)
     kept = sorted((folder / "kept").glob("*.ckpt"))
@@ -85,7 +78,7 @@ def train(data, folder, log, place):
 
 
 def in_a_fork(*arguments):
-    """Status of a child that trains; importing everything once more would take longer than the training."""
+    """Status of a child that trains; importing everything again would take longer than the training."""
     child = os.fork()
     if not child:
         try:
@@ -101,14 +94,14 @@ def in_a_fork(*arguments):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the killed process is a fork")
-def test_killed_in_a_step_and_while_writing_nothing_is_lost_or_repeated(data, tmp_path):
+def test_killed_training_resumes_to_the_same_losses_and_weights(data, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert in_a_fork(data, whole, tmp_path / "whole.log", None) == 0
     # In the second step of the second epoch; while the third epoch's checkpoint is written; in the fourth's first step.
     for place in ((1, 1), 2, (3, 0)):
         assert in_a_fork(data, killed, tmp_path / "killed.log", place) == signal.SIGKILL
         for path in (killed / "kept").glob("*.ckpt"):
-            assert read_checkpoint(path)["state_dict"]  # whatever is there is whole
+            assert read_checkpoint(path)["state_dict"]  # never a partial file
     assert in_a_fork(data, killed, tmp_path / "killed.log", None) == 0
     names = [f"epoch={epoch}.ckpt" for epoch in range(EPOCHS)]
     assert sorted(path.name for path in (killed / "kept").glob("*.ckpt")) == names
@@ -117,9 +110,9 @@ def test_killed_in_a_step_and_while_writing_nothing_is_lost_or_repeated(data, tm
         assert one["global_step"] == other["global_step"]
         tensors = {key: value for key, value in one["state_dict"].items() if torch.is_tensor(value)}
         assert len(tensors) > 10
-        for key, value in tensors.items():  # thresholds that nothing has set yet are NaN
-            assert_close(value, other["state_dict"][key], rtol=0, atol=0, equal_nan=True)
-    # Each step of an epoch whose checkpoint was lost is done again, and comes to the same loss.
+        expected = {key: other["state_dict"][key] for key in tensors}
+        assert_close(tensors, expected, rtol=0, atol=0, equal_nan=True)  # thresholds that nothing has set are NaN
+    # Each step of an epoch whose checkpoint was lost is repeated, with the same loss.
     steps, done = ((tmp_path / f"{name}.log").read_text().splitlines() for name in ("whole", "killed"))
     assert len(steps) == EPOCHS * STEPS
     assert set(done) == set(steps)

@@ -6,15 +6,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, get_type_hints
 
+from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 from torch import Tensor
 
 from anomalib_inctrl.backbones import Backbone
 from anomalib_inctrl.errors import CheckpointError
+from anomalib_inctrl.io.weights import read_checkpoint
 
 _PREPROCESSING = TypeAdapter(dict[str, int | float | str | list[float]])
+
+
+class SafeCheckpointIO(_WrappingCheckpointIO):
+    """Reads the trainer's checkpoint files by :func:`read_checkpoint`, whose errors name the file.
+
+    Args:
+        checkpoint_io: The trainer's own, which does everything else.
+    """
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read a checkpoint.
+
+        Args:
+            path: File; anything else is passed on.
+            args: Passed on.
+            kwargs: Passed on.
+
+        Returns:
+            Its content.
+
+        Raises:
+            CheckpointError: If the file is damaged or holds code.
+        """
+        return read_checkpoint(path) if Path(path).is_file() else super().load_checkpoint(path, *args, **kwargs)
+
+    def teardown(self) -> None:
+        """Finish what the trainer's own may still be writing."""
+        if self.checkpoint_io is not None:
+            self.checkpoint_io.teardown()
 
 
 class _BankState(BaseModel):

@@ -30,9 +30,14 @@ from anomalib_inctrl.backbones.preprocessing import CHECKPOINT_KEY, BackbonePreP
 from anomalib_inctrl.data import GeneralistDataModule
 from anomalib_inctrl.data.batch import CachedBatch
 from anomalib_inctrl.data.video import as_images
-from anomalib_inctrl.errors import CheckpointError, ImageDataError, PromptError
+from anomalib_inctrl.errors import BackboneError, CheckpointError, ImageDataError, PromptError
 from anomalib_inctrl.io.weights import check_keys, find_weights_file, read_checkpoint
-from anomalib_inctrl.models.components.checkpoint import check_preprocessing, check_settings, check_state
+from anomalib_inctrl.models.components.checkpoint import (
+    SafeCheckpointIO,
+    check_preprocessing,
+    check_settings,
+    check_state,
+)
 from anomalib_inctrl.models.components.evaluator import generalist_evaluator
 from anomalib_inctrl.models.components.export import (
     GraphWithPrompts,
@@ -94,6 +99,7 @@ class FewShotModule(ModelHubMixin, _Base):
         self._exported_class: str | None = None
         self._prompts = PromptCollector(self.hparams)
         self._heads: dict[str, Any] | None = None
+        self._settings_source: str | None = None
         self.hparams["pretrained"] = resolve_pretrained(self.hparams["backbone"], self.hparams["pretrained"])
         if self.hparams["weights"] is not None:
             weights = str(self.hparams["weights"])
@@ -115,7 +121,7 @@ class FewShotModule(ModelHubMixin, _Base):
             # Heads start from the model's own seed: anomalib's command line does not pass on --seed_everything.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.hparams["seed"])
-                model = self.build_model().to(self.device).train(self.training)
+                model = self._build_named().to(self.device).train(self.training)
             if self._heads is not None:
                 _load_heads(model, self._heads, str(self.hparams["weights"]))
             self.model = model
@@ -124,6 +130,16 @@ class FewShotModule(ModelHubMixin, _Base):
     @model.setter
     def model(self, model: FewShotModel) -> None:
         self._modules["model"] = model
+
+    def _build_named(self) -> FewShotModel:
+        """Create the PyTorch model; an error of settings from a file names the file."""
+        try:
+            return self.build_model()
+        except BackboneError as error:
+            if self._settings_source is None:
+                raise
+            msg = f"{self._settings_source}: {error}"
+            raise BackboneError(msg) from error
 
     def build_model(self) -> FewShotModel:
         """Create the PyTorch model from the arguments."""
@@ -241,13 +257,10 @@ class FewShotModule(ModelHubMixin, _Base):
         return isinstance(datamodule, GeneralistDataModule) or not isinstance(datamodule, AnomalibDataModule)
 
     def setup(self, stage: str) -> None:
-        """Check the checkpoint to be restored; give training a finite length.
-
-        Raises:
-            CheckpointError: If the checkpoint is damaged or holds code; names the file, which the trainer would not.
-        """
-        if (path := self._checkpoint_path) is not None:
-            read_checkpoint(path)
+        """Let errors of damaged checkpoints name the file; give training a finite length."""
+        strategy: Any = self.trainer.strategy
+        if not isinstance(strategy.checkpoint_io, SafeCheckpointIO):
+            strategy.checkpoint_io = SafeCheckpointIO(strategy.checkpoint_io)
         if stage != TrainerFn.FITTING:
             return
         if not self._trains_heads:
@@ -405,6 +418,7 @@ class FewShotModule(ModelHubMixin, _Base):
     def _adopt_settings(self, checkpoint: Mapping[str, Any], source: str, path: Path | None = None) -> None:
         """Take the settings that shape the model, and the preprocessing, from a checkpoint."""
         saved = check_settings(type(self), self.model_arguments(), checkpoint, source)
+        self._settings_source = source
         own = self.hparams["pretrained"] if self.hparams["backbone"] == saved["backbone"] else None
         folder = path if path is None or path.is_dir() else path.parent
         saved["pretrained"] = find_weights_file(saved["pretrained"], folder, own)
@@ -474,7 +488,7 @@ class FewShotModule(ModelHubMixin, _Base):
         saved["pretrained"] = find_weights_file(saved["pretrained"], Path(path).parent)
         known = inspect.signature(cls.__init__).parameters
         module: Any = cls(**({name: value for name, value in saved.items() if name in known} | kwargs))
-        module.restore(checkpoint, str(path), Path(path))
+        module.restore(checkpoint | {"hyper_parameters": saved | kwargs}, str(path), Path(path))
         module.load_state_dict(checkpoint["state_dict"])
         return module.to(map_location if isinstance(map_location, (str, torch.device)) else "cpu").eval()
 

@@ -26,7 +26,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def prototypes(name="gear", clip=None, change=None):
-    """Prototypes of a new backbone, and how often its text tower was called."""
+    """Prototypes of a new backbone, and how often its text encoder was called."""
     clip = clip or make_clip()
     if change:
         with torch.no_grad():
@@ -60,25 +60,20 @@ def test_a_second_run_reads_what_the_first_encoded(folder):
         lambda clip: setattr(clip.transformer.resblocks[0].attn, "num_heads", 4),
     ],
 )
-def test_other_weights_or_operations_are_encoded_anew(folder, change):
+def test_other_weights_or_operations_are_encoded_again(folder, change):
     prototypes()
     assert prototypes(change=change)[1] == 2
 
 
-def test_the_image_tower_has_no_say(folder):
-    prototypes()
-    assert prototypes(change=lambda clip: clip.visual.proj.add_(1))[1] == 0
-
-
-def test_loading_other_weights_forgets_the_key(folder):
+def test_loaded_weights_get_prototypes_of_their_own(folder):
     backbone = OpenCLIPBackbone(make_clip())
     first = backbone.text_prototypes("gear")
     backbone.load_weights(make_clip(1).state_dict(), "test")
     assert not torch.equal(backbone.text_prototypes("gear"), first)
 
 
-@pytest.mark.parametrize("place", [0, 60, -1, None])
-def test_a_damaged_file_is_encoded_anew_and_mended(folder, place, caplog):
+@pytest.mark.parametrize("place", [0, -1, None])
+def test_a_damaged_file_is_recomputed(folder, place, caplog):
     first, _ = prototypes()
     (path,) = folder.rglob("*.safetensors")
     content = bytearray(path.read_bytes())
@@ -94,7 +89,7 @@ def test_a_damaged_file_is_encoded_anew_and_mended(folder, place, caplog):
     assert prototypes()[1] == 0
 
 
-def test_it_can_be_switched_off_and_moved(tmp_path, monkeypatch):
+def test_the_cache_can_be_switched_off_and_moved(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     for off in ("0", "off", "No", "FALSE"):
         monkeypatch.setenv("ANOMALIB_INCTRL_CACHE", off)
@@ -109,19 +104,14 @@ def test_it_can_be_switched_off_and_moved(tmp_path, monkeypatch):
         assert text_cache.cache_folder() == tmp_path / "xdg" / "anomalib-inctrl"
 
 
-def test_a_folder_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["file", "x" * 300])
+def test_a_folder_that_cannot_be_used_is_no_error(name, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setenv("ANOMALIB_INCTRL_CACHE", str(tmp_path / "file"))
+    monkeypatch.setenv("ANOMALIB_INCTRL_CACHE", str(tmp_path / name))
     assert prototypes()[1] == 2
 
 
-def test_a_folder_that_cannot_be_read_is_no_error(tmp_path, monkeypatch):
-    # Like another user's home, but also for root: the system refuses to say whether there is such a file.
-    monkeypatch.setenv("ANOMALIB_INCTRL_CACHE", str(tmp_path / ("x" * 300)))
-    assert prototypes()[1] == 2
-
-
-def test_autocast_does_not_round_what_is_kept(folder, monkeypatch):
+def test_autocast_does_not_round_stored_prototypes(folder, monkeypatch):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rounded, _ = prototypes()
     monkeypatch.setenv("ANOMALIB_INCTRL_CACHE", "0")
@@ -130,7 +120,7 @@ def test_autocast_does_not_round_what_is_kept(folder, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="importing everything in several processes takes long")
-def test_several_processes_at_once(folder):
+def test_several_processes_write_at_once(folder):
     processes = [multiprocessing.get_context("fork").Process(target=prototypes) for _ in range(3)]
     for process in processes:
         process.start()
