@@ -8,11 +8,9 @@ Importing the package makes its models and datamodules known to anomalib. After 
 from anomalib_inctrl.data import GeneralistDataModule
 from anomalib_inctrl.demo import InCTRLDemo
 from anomalib_inctrl.models import InCTRL, InCTRLModel, InCTRLv2, InCTRLv2Model
-from anomalib_inctrl.prediction import Prediction
-from anomalib_inctrl.predictor import Detector
+from anomalib_inctrl.predictor import Detector, Prediction
 from anomalib_inctrl.registration import register
-
-__version__ = "0.1.0"
+from anomalib_inctrl.version import __version__
 
 __all__ = [
     "Detector",

@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, NamedTuple
 
-from anomalib_inctrl import __version__
+from anomalib_inctrl.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,15 +12,15 @@ class ImageFileError(ValueError):
 
 
 class ImageDataError(ValueError):
-    """A picture given in memory cannot be used; the message says which one and what it is."""
+    """An image given in memory cannot be used; the message names it and what was found."""
 
 
 class DatasetError(ValueError):
-    """A dataset does not hold what its use here needs."""
+    """A dataset lacks images, labels or masks that its use needs."""
 
 
 class BackboneError(ValueError):
-    """The named OpenCLIP model does not exist or is not a plain vision transformer."""
+    """The named OpenCLIP model does not exist or is not a vision transformer."""
 
 
 class PretrainedWeightsError(FileNotFoundError):
@@ -32,8 +32,8 @@ class CheckpointError(RuntimeError):
 
 
 class BenchmarkError(RuntimeError):
-    """A benchmark cannot start, or some of it could not be measured."""
+    """A benchmark cannot start, or some of its results are missing."""
 
 
 class RenderError(RuntimeError):
-    """A defect of a drawn category cannot be seen wherever it is put."""
+    """A defect of a rendered category is invisible wherever it is placed."""

@@ -1,14 +1,14 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The models in five lines of Python, for pictures as people hold them, without anomalib's engine and datasets.
+"""The models in five lines of Python, without anomalib's engine and datasets.
 
 Example:
     >>> from anomalib_inctrl import Detector
     >>> detector = Detector("trained.ckpt")                            # doctest: +SKIP
     >>> detector.set_prompts("good/", class_name="metal nut")          # doctest: +SKIP
-    >>> for result in detector.predict("to_check/"):                   # doctest: +SKIP
-    ...     print(result.name, result.score)
-    ...     result.save(f"{result.name}.heat.png")
+    >>> for prediction in detector.predict("to_check/"):               # doctest: +SKIP
+    ...     print(prediction.name, prediction.score)
+    ...     prediction.save(f"{prediction.name}.heat.png")
 """
 
 from __future__ import annotations
@@ -16,57 +16,180 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
 
 from anomalib_inctrl.backbones import ImageFeatures
 from anomalib_inctrl.errors import CheckpointError, PromptError
+from anomalib_inctrl.io.files import write_image_atomic
 from anomalib_inctrl.io.inputs import ImageInput, NamedImage, list_inputs
 from anomalib_inctrl.io.weights import read_checkpoint, write_checkpoint
 from anomalib_inctrl.models import InCTRL, InCTRLv2
 from anomalib_inctrl.models.components.prompt_bank import PromptContext
 from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts, encode_prompts
 from anomalib_inctrl.models.components.residuals import unit
-from anomalib_inctrl.prediction import Prediction, seen_part
 from anomalib_inctrl.prompts.source import DEFAULT_CLASS_NAME
+from anomalib_inctrl.visualization import HeatMap, explanation_figure, heat_overlay
 from anomalib_inctrl.visualization.heat_map import RESIDUAL_RANGE
+from anomalib_inctrl.visualization.outputs import post_processor_value, score_components, to_cpu
 
 logger = logging.getLogger(__name__)
 
-# The model whose settings are the more comes first: a checkpoint of it also has all settings of the other.
+# InCTRLv2 comes first: its checkpoints also hold every setting of InCTRL.
 MODELS: dict[str, type[InCTRL] | type[InCTRLv2]] = {"InCTRLv2": InCTRLv2, "InCTRL": InCTRL}
 
 
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The result for one image.
+
+    Attributes:
+        name: Path of the image's file, or its position among the images given: ``images[2]``.
+        class_name: Class whose prompts it was compared with.
+        score: Anomaly score in [0, 1], higher is more abnormal; the raw score of anomalib's runs.
+        label: True where the score is above the detector's threshold; None without one.
+        components: What the score is computed from, by name, each in [0, 1]: ``text_score``, ``patch_score`` and, with
+            trained heads, ``image_score`` and ``head_score``.
+        threshold: The detector's threshold at the time; None without one.
+        k_shot: Number of prompts.
+        size: Height and width of the image in pixels.
+        map_range: Values of the map that are drawn in the first and the last colour.
+    """
+
+    name: str
+    class_name: str
+    score: float
+    label: bool | None
+    components: dict[str, float]
+    threshold: float | None
+    k_shot: int
+    size: tuple[int, int]
+    map_range: tuple[float, float]
+    _source: NamedImage = field(repr=False)
+    _map: Tensor = field(repr=False)
+    _seen: tuple[int, int, int, int] = field(repr=False)
+
+    @property
+    def anomaly_map(self) -> NDArray[np.float32]:
+        """The anomaly map at the image's own size, ``(H, W)`` in [0, 1]; computed at each access.
+
+        NaN outside the part that the model sees, which is the centre with ``resize_mode="center_crop"``.
+        """
+        top, left, height, width = self._seen
+        seen = F.interpolate(self._map[None, None], size=(height, width), mode="bilinear", align_corners=False)[0, 0]
+        whole = np.full(self.size, np.nan, dtype=np.float32)
+        whole[top : top + height, left : left + width] = seen
+        return whole
+
+    @property
+    def image(self) -> Image.Image:
+        """The image itself in RGB; a file is read again.
+
+        Raises:
+            ImageFileError: If the file is gone.
+        """
+        image: Image.Image = to_pil_image(self._source.read())
+        return image
+
+    def heat_map(self, side: int | None = None, map_range: tuple[float, float] | None = None) -> Image.Image:
+        """Draw the anomaly map over the image.
+
+        Args:
+            side: Longer side of the drawing in pixels; the image's own size by default.
+            map_range: Values drawn in the first and the last colour; the prediction's own by default. It is never
+                stretched to the map's extremes, so drawings of one detector can be compared by eye.
+
+        Returns:
+            The drawing in RGB. It shows the plain image outside the part that the model sees.
+        """
+        image = self.image
+        if side is not None:
+            scale = side / max(image.size)
+            image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+        return heat_overlay(image, self._heat(map_range))
+
+    def explain(self, prompts: ImageInput | Iterable[ImageInput] = (), dpi: int = 100) -> Image.Image:
+        """Draw the image, the map, the score with its components, and the prompts in one explanation figure.
+
+        Args:
+            prompts: The prompt images, to be shown; see :meth:`Detector.set_prompts`.
+            dpi: Pixels per inch; the figure is about 17 inches wide.
+
+        Returns:
+            The figure in RGB.
+        """
+        shown = [] if isinstance(prompts, Sequence) and not len(prompts) else list_inputs(prompts, "prompts")
+        return explanation_figure(
+            self.image,
+            maps={"anomaly map": self._heat()},
+            prompts=[to_pil_image(prompt.read()) for prompt in shown],
+            k_shot=self.k_shot,
+            score=self.score,
+            threshold=self.threshold,
+            pred_label=self.label,
+            components={name.replace("_", " "): value for name, value in self.components.items()},
+            class_name=self.class_name,
+            file_name=Path(self.name).name,
+            dpi=dpi,
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the image with its heat map.
+
+        Args:
+            path: File to write, in the format that its suffix names; its folder is created.
+
+        Returns:
+            The path.
+        """
+        return write_image_atomic(path, self.heat_map())
+
+    def _heat(self, map_range: tuple[float, float] | None = None) -> HeatMap:
+        low, high = map_range or self.map_range
+        whole = self._seen[2:] == self.size
+        # On the model's own grid: drawing scales it to the image.
+        return HeatMap(self._map.numpy() if whole else self.anomaly_map, low, high)
+
+
 class Detector:
-    """A model with its preprocessing: show it a few normal pictures once, then let it judge any number.
+    """A model with its preprocessing: set a few normal images as prompts once, then predict any number of images.
 
     Scores and maps are those of anomalib's ``predict`` before its normalisation.
 
     Args:
         weights: Checkpoint with trained heads, as training or :meth:`save` wrote it, or a model ready to use
-            (:class:`InCTRL` or :class:`InCTRLv2`). What it says of backbone and settings goes before the arguments
-            below; prompts in it stay. None leaves the training-free floor, ``(text score + patch score) / 2``.
+            (:class:`InCTRL` or :class:`InCTRLv2`). Its backbone and settings go before the arguments below; prompts in
+            it stay. None leaves the training-free baseline, ``(text score + patch score) / 2``, or the patch score
+            where the backbone has no text encoder.
         model: ``"InCTRLv2"`` or ``"InCTRL"``; by default the checkpoint's, or ``"InCTRLv2"``.
-        backbone: Name of an OpenCLIP vision transformer.
-        pretrained: OpenCLIP pretrained tag or path of a weights file.
-        resize_mode: ``"squash"`` sees the whole picture, ``"center_crop"`` is the authors' protocol.
-        prompt_shifts: Offsets along each axis at which the patches of prompts are seen; more than 1 help with things
-            that do not lie where they lie in the prompts. By default the checkpoint's, or 1.
+        backbone: Name of an OpenCLIP vision transformer, or ``timm/`` and the name of a timm one.
+        pretrained: Pretrained tag or path of a weights file; ``True`` for the backbone's default weights, ``None`` for
+            random ones.
+        blocks: Blocks whose patch tokens are compared, counted from 1; by default the backbone's.
+        image_size: Side of the square input in pixels, a multiple of the patch size; by default the backbone's.
+        resize_mode: ``"squash"`` keeps the whole image, ``"center_crop"`` is the authors' protocol.
+        prompt_shifts: Offsets along each axis at which the patches of prompts are encoded; more than 1 help with
+            objects whose position varies. By default the checkpoint's, or 1.
         device: Where to compute, such as ``"cuda:1"``; by default on an accelerator if there is one.
-        batch_size: Number of pictures that go through the model at once; of no influence on the results.
-        threshold: Score above which a picture is labelled anomalous; may be set later. By default there are labels
+        batch_size: Number of images that go through the model at once; of no influence on the results.
+        threshold: Score above which an image is labelled anomalous; may be set later. By default images are labelled
             only with prompts that a checkpoint holds beside its own threshold.
 
     Raises:
-        PretrainedWeightsError: If the backbone's weights or the checkpoint are not there.
-        CheckpointError: If the checkpoint is damaged, holds code, or is none of the model.
-        BackboneError: If OpenCLIP has no such backbone.
-        ValueError: If an argument has a value that it cannot have.
+        PretrainedWeightsError: If the backbone's weights or the checkpoint do not exist.
+        CheckpointError: If the checkpoint is damaged, holds code, or does not fit the model.
+        BackboneError: If there is no such backbone, or blocks or image size do not fit it.
+        ValueError: If an argument has an invalid value.
     """
 
     def __init__(
@@ -75,7 +198,9 @@ class Detector:
         *,
         model: Literal["InCTRL", "InCTRLv2"] | None = None,
         backbone: str = "ViT-B-16-plus-240",
-        pretrained: str | None = "laion400m_e32",
+        pretrained: bool | str | None = True,
+        blocks: Sequence[int] | None = None,
+        image_size: int | None = None,
         resize_mode: Literal["squash", "center_crop"] = "squash",
         prompt_shifts: int | None = None,
         device: str | torch.device | None = None,
@@ -98,24 +223,29 @@ class Detector:
         elif weights is not None:
             self.module = _from_checkpoint(Path(weights), model)
         else:
-            self.module = MODELS[model or "InCTRLv2"](backbone=backbone, pretrained=pretrained, resize_mode=resize_mode)
+            self.module = MODELS[model or "InCTRLv2"](
+                backbone=backbone,
+                pretrained=pretrained,
+                blocks=None if blocks is None else list(blocks),
+                image_size=image_size,
+                resize_mode=resize_mode,
+            )
         if prompt_shifts is not None:
             self.module.hparams["prompt_shifts"] = self.module.model.prompt_shifts = prompt_shifts
         self.module.eval().to(self._device)
         self.module.model.to(self._device)
-        self._with_own_threshold = set(self.class_names)
+        # Classes whose prompts the checkpoint's threshold and ranges were computed with.
+        self._validated = set(self.class_names)
         self._class_name = self.class_names[0] if len(self.class_names) == 1 else None
         if not self.heads_trained:
             logger.warning(
-                "The heads are untrained: scores are the training-free floor, (text score + patch score) / 2. Give "
+                "The heads are untrained: scores are the training-free baseline, (text score + patch score) / 2. Give "
                 "trained heads with Detector(weights=...)."
             )
 
-    # ------------------------------------------------------------------ prompts
-
     @property
     def heads_trained(self) -> bool:
-        """Whether trained heads score; if not, the training-free floor does."""
+        """Whether scores come from trained heads, not from the training-free baseline."""
         return self.module.model.heads_trained
 
     @property
@@ -126,174 +256,156 @@ class Detector:
     def set_prompts(
         self, images: ImageInput | Iterable[ImageInput] | None, class_name: str = DEFAULT_CLASS_NAME
     ) -> None:
-        """Show the detector normal pictures of a thing; replaces earlier ones of the same class name.
+        """Set normal images of an object as prompts; they replace earlier ones of the same class name.
 
         Args:
             images: One or several of: path of an image file or of a folder, Pillow image, NumPy array ``(H, W, 3)``,
                 tensor ``(3, H, W)``; see :func:`anomalib_inctrl.io.inputs.list_inputs`. None leaves the text prompts
                 alone (zero-shot).
-            class_name: What the thing is called, in English; it goes into the text prompts.
+            class_name: What the object is called, in English; it goes into the text prompts.
 
         Raises:
             ImageFileError: If a file cannot be read; names it.
-            ImageDataError: If a picture in memory is none, or there are none; says which.
+            ImageDataError: If an image in memory cannot be used, or there are none; names it.
             PromptError: If the class name is empty.
         """
         _check_class_name(class_name)
-        pictures = [] if images is None else list_inputs(images)
-        prepared = [self._prepare(picture)[0] for picture in pictures]
-        side = self.module.model.backbone.image_size
-        self.module.model.set_prompts(
-            torch.cat(prepared) if prepared else torch.empty(0, 3, *side),
+        inputs = [] if images is None else list_inputs(images)
+        prepared = [self._prepare(item)[0] for item in inputs]
+        model = self.module.model
+        model.set_prompts(
+            torch.cat(prepared) if prepared else torch.empty(0, 3, *model.backbone.image_size),
             class_name,
-            [picture.name for picture in pictures if isinstance(picture.source, (str, Path))],
+            [item.name for item in inputs if isinstance(item.source, (str, Path))],
         )
         self._class_name = class_name
-        self._with_own_threshold.discard(class_name)
+        self._validated.discard(class_name)
 
     def clear_prompts(self) -> None:
-        """Forget all prompts."""
+        """Remove all prompts."""
         self.module.model.bank.clear()
         self._class_name = None
-        self._with_own_threshold = set()
-
-    # ------------------------------------------------------------------ judging
+        self._validated = set()
 
     def predict(self, images: ImageInput | Iterable[ImageInput], class_name: str | None = None) -> list[Prediction]:
-        """PredictionService pictures.
+        """Predict images.
 
         Args:
             images: As in :meth:`set_prompts`.
             class_name: Class whose prompts to compare with; by default the one set last.
 
         Returns:
-            One result for each picture, in order; also for a single one.
+            One prediction for each image, in order; also for a single one.
 
         Raises:
             PromptError: If no prompts are set, for the class or at all.
             ImageFileError: If a file cannot be read; names it.
-            ImageDataError: If a picture in memory is none; says which.
+            ImageDataError: If an image in memory cannot be used; names it.
             CheckpointError: If a score is not finite, because the model's weights are not.
         """
         bank = self.module.model.bank
         if not len(bank):
-            msg = (
-                "No prompts are set. First show the detector some normal pictures: "
-                'detector.set_prompts(images, class_name="...").'
-            )
+            msg = 'No prompts are set. First set some normal images: detector.set_prompts(images, class_name="...").'
             raise PromptError(msg)
         name = self._class_name if class_name is None else class_name
         if name is None:
-            msg = f"The detector has prompts for several classes, {bank.class_names}: say which with class_name."
+            msg = f"The detector has prompts for several classes, {bank.class_names}: choose one with class_name."
             raise PromptError(msg)
-        bank.select(name)  # a wrong name is told before any picture is read
-        pictures = list_inputs(images)
-        starts = range(0, len(pictures), self.batch_size)
-        results: list[Prediction] = []
-        for start in tqdm(starts, desc="Judging", unit="batch", leave=False, disable=len(starts) < 2):
-            results += self._judge(pictures[start : start + self.batch_size], name)
-        return results
+        bank.select(name)  # a wrong name is reported before any image is read
+        inputs = list_inputs(images)
+        starts = range(0, len(inputs), self.batch_size)
+        predictions: list[Prediction] = []
+        for start in tqdm(starts, desc="Predicting", unit="batch", leave=False, disable=len(starts) < 2):
+            predictions += self._predict_batch(inputs[start : start + self.batch_size], name)
+        return predictions
 
     @torch.inference_mode()
     def held_out_scores(
         self, images: ImageInput | Iterable[ImageInput], class_name: str = DEFAULT_CLASS_NAME
     ) -> list[float]:
-        """Score normal pictures, each with the others as its prompts: a measure of what normal ones get.
+        """Score normal images, each with the others as its prompts.
 
-        The highest of them is a threshold to start from where no defects are known. Prompts set before stay.
+        The highest of these scores is a threshold to start from where no defects are known. Prompts set before stay.
 
         Args:
-            images: Two or more normal pictures, as in :meth:`set_prompts`.
+            images: Two or more normal images, as in :meth:`set_prompts`.
             class_name: What they show.
 
         Returns:
-            One score for each picture, in order.
+            One score for each image, in order.
 
         Raises:
             PromptError: If there are fewer than two, or the class name is empty.
             ImageFileError: If a file cannot be read; names it.
-            ImageDataError: If a picture in memory is none; says which.
+            ImageDataError: If an image in memory cannot be used; names it.
         """
         _check_class_name(class_name)
-        pictures = list_inputs(images)
-        if len(pictures) < 2:
-            msg = f"images: {len(pictures)} picture cannot be judged by the others; give two or more."
+        inputs = list_inputs(images)
+        if len(inputs) < 2:
+            msg = f"images: {len(inputs)} image cannot be compared with the others; give two or more."
             raise PromptError(msg)
         model = self.module.model
-        prepared = torch.cat([self._prepare(picture)[0] for picture in pictures])
+        prepared = torch.cat([self._prepare(item)[0] for item in inputs])
         features = encode_prompts(model.backbone, prepared, model.prompt_shifts, self.batch_size)
-        views = features.patches.unflatten(0, (len(pictures), -1))  # of each picture the first is it as it is
+        views = features.patches.unflatten(0, (len(inputs), -1))  # the first view of each image is the image itself
         unit_views, prototypes = unit(views), model.backbone.text_prototypes(class_name)
         scores = []
-        for row in range(len(pictures)):
-            others = [other for other in range(len(pictures)) if other != row]
+        for row in range(len(inputs)):
+            others = [other for other in range(len(inputs)) if other != row]
             context = PromptContext(unit_views[others].flatten(0, 1), features.embedding[others], prototypes)
             query = ImageFeatures(views[row, :1], features.embedding[row : row + 1])
             scores.append(float(model.score_features(query, context).score))
         return scores
 
     @torch.inference_mode()
-    def _judge(self, pictures: Sequence[NamedImage], class_name: str) -> list[Prediction]:
-        prepared = [self._prepare(picture) for picture in pictures]
-        images = torch.cat([image for image, _ in prepared]).to(self._device)
-        components = self.module.model.score_components(images, class_name)
-        maps = self.module.model.to_inference_batch(components).anomaly_map.squeeze(1).float().cpu()  # type: ignore[union-attr]
-        scalars = {
-            term.name: value.float().cpu().tolist()
-            for term in fields(components)
-            if isinstance(value := getattr(components, term.name), Tensor) and value.ndim == 1
-        }
-        if wild := [row for row, score in enumerate(scalars["score"]) if not math.isfinite(score)]:
-            name = pictures[wild[0]].name
-            msg = f"{name}: its score is not finite; the model or its prompts hold NaN or infinite values."
+    def _predict_batch(self, inputs: Sequence[NamedImage], class_name: str) -> list[Prediction]:
+        model = self.module.model
+        prepared = [self._prepare(item) for item in inputs]
+        result = model.score_components(torch.cat([image for image, _ in prepared]).to(self._device), class_name)
+        maps = to_cpu(model.to_inference_batch(result).anomaly_map.squeeze(1))  # type: ignore[union-attr]
+        scores = to_cpu(result.score).tolist()
+        components = {name: values.tolist() for name, values in score_components(result).items()}
+        if wild := [row for row, score in enumerate(scores) if not math.isfinite(score)]:
+            msg = (
+                f"{inputs[wild[0]].name}: its score is not finite; the model or its prompts hold NaN or infinite "
+                "values. Use another checkpoint."
+            )
             raise CheckpointError(msg)
-        threshold = self._threshold(class_name)
+        k_shot, validated = model.bank.select(class_name).k_shot, class_name in self._validated
+        threshold, largest = self.threshold, None
+        if validated:
+            threshold = post_processor_value(self.module, "image_threshold") if threshold is None else threshold
+            largest = post_processor_value(self.module, "pixel_max")
+        map_range = (0.0, largest) if largest is not None and largest > 0 else RESIDUAL_RANGE
         return [
             Prediction(
-                name=picture.name,
+                name=item.name,
                 class_name=class_name,
-                score=(score := scalars["score"][row]),
-                label=None if threshold is None else score > threshold,
-                components={name: values[row] for name, values in scalars.items() if name != "score"},
+                score=scores[row],
+                label=None if threshold is None else scores[row] > threshold,
+                components={name: values[row] for name, values in components.items()},
                 threshold=threshold,
-                k_shot=self.module.model.bank.select(class_name).k_shot,
+                k_shot=k_shot,
                 size=size,
-                map_range=self._map_range(class_name),
-                _source=picture,
+                map_range=map_range if k_shot else (0.0, 1.0),
+                _source=item,
                 _map=maps[row].clone(),
-                _seen=seen_part(size, self.module.hparams["resize_mode"], self.module.model.backbone.image_size[0]),
+                _seen=_seen_part(size, self.module.hparams["resize_mode"], model.backbone.image_size[0]),
             )
-            for row, (picture, (_, size)) in enumerate(zip(pictures, prepared, strict=True))
+            for row, (item, (_, size)) in enumerate(zip(inputs, prepared, strict=True))
         ]
 
-    def _prepare(self, picture: NamedImage) -> tuple[Tensor, tuple[int, int]]:
-        """A picture as the backbone wants it ``(1, 3, S, S)``, and its own height and width."""
-        image = picture.read()
+    def _prepare(self, item: NamedImage) -> tuple[Tensor, tuple[int, int]]:
+        """An image preprocessed for the backbone ``(1, 3, S, S)``, and its own height and width."""
+        image = item.read()
         transform: Any = self.module.pre_processor.transform  # type: ignore[union-attr]
         height, width = image.shape[-2:]
         return transform(image.unsqueeze(0)), (height, width)
 
-    def _threshold(self, class_name: str) -> float | None:
-        if self.threshold is not None or class_name not in self._with_own_threshold:
-            return self.threshold
-        return self._post_processor_value("image_threshold")
-
-    def _map_range(self, class_name: str) -> tuple[float, float]:
-        if not self.module.model.bank.select(class_name).k_shot:
-            return 0.0, 1.0
-        highest = self._post_processor_value("pixel_max") if class_name in self._with_own_threshold else None
-        return RESIDUAL_RANGE if highest is None or highest <= 0 else (0.0, highest)
-
-    def _post_processor_value(self, name: str) -> float | None:
-        value = getattr(self.module.post_processor, name, None)
-        return float(value) if value is not None and math.isfinite(value) else None
-
-    # ------------------------------------------------------------------ keeping
-
     def save(self, path: str | Path) -> Path:
         """Write heads, prompts and threshold to one file, for ``Detector(path)`` and for anomalib's ``--ckpt_path``.
 
-        The backbone's weights are not in it, only which ones they are.
+        The backbone's weights are not in it, only their name.
 
         Args:
             path: File to write.
@@ -302,25 +414,19 @@ class Detector:
             The path.
         """
         checkpoint = self.module.checkpoint_content()
-        checkpoint["state_dict"] |= self._thresholds()
-        return write_checkpoint(path, checkpoint)
-
-    def _thresholds(self) -> dict[str, Tensor]:
-        """State of anomalib's post-processor that fits the prompts now set."""
-        prefix = "post_processor."
-        state = {key: value for key, value in self.module.state_dict().items() if key.startswith(prefix)}
-        if not set(self.class_names) <= self._with_own_threshold:
-            # Thresholds and ranges of other prompts, with which the checkpoint was validated.
-            state = {key: torch.full_like(value, math.nan) for key, value in state.items()}
+        state, prefix = checkpoint["state_dict"], "post_processor."
+        if not set(self.class_names) <= self._validated:
+            # Thresholds and ranges that were computed with other prompts.
+            state |= {key: torch.full_like(value, math.nan) for key, value in state.items() if key.startswith(prefix)}
         if self.threshold is not None:
             # On a range of 0 to 1 normalising moves the threshold to 0.5, where anomalib expects it.
             values = {"_image_threshold": self.threshold, "image_min": 0.0, "image_max": 1.0}
             state |= {f"{prefix}{name}": torch.tensor(value) for name, value in values.items()}
-        return state
+        return write_checkpoint(path, checkpoint)
 
 
 def model_of_checkpoint(path: str | Path) -> str:
-    """Tell which model a checkpoint is of, without running code from it.
+    """Find out which model a checkpoint belongs to, without running code from it.
 
     Args:
         path: Checkpoint.
@@ -330,7 +436,7 @@ def model_of_checkpoint(path: str | Path) -> str:
 
     Raises:
         PretrainedWeightsError: If there is no such file.
-        CheckpointError: If it is damaged, holds code, or is of neither model.
+        CheckpointError: If it is damaged, holds code, or belongs to neither model.
     """
     return _model_of(read_checkpoint(path), path)
 
@@ -356,7 +462,7 @@ def _from_checkpoint(path: Path, model: str | None) -> InCTRL | InCTRLv2:
 
 def _check_class_name(class_name: object) -> None:
     if not isinstance(class_name, str) or not class_name.strip():
-        msg = f"class_name={class_name!r}: say in a word or two what the pictures show."
+        msg = f"class_name={class_name!r}: name in a word or two what the images show."
         raise PromptError(msg)
 
 
@@ -369,3 +475,16 @@ def _device(device: str | torch.device | None) -> torch.device:
     except RuntimeError as error:
         msg = f"device={device!r}: {error}"
         raise ValueError(msg) from error
+
+
+def _seen_part(size: tuple[int, int], resize_mode: str, side: int) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the part of an image ``(H, W)`` that a model of input ``side`` sees."""
+    height, width = size
+    if resize_mode == "squash":
+        return 0, 0, height, width
+    # As torchvision resizes to the shorter side, which is rounded down, and cuts out the centre.
+    shorter = min(size)
+    scaled = [int(side * length / shorter) for length in size]
+    top, left = (round((length - side) / 2) for length in scaled)
+    part = [round(side * own / length) for own, length in zip(size, scaled, strict=True)]
+    return round(top * height / scaled[0]), round(left * width / scaled[1]), part[0], part[1]

@@ -16,7 +16,7 @@ import torch
 from timing import MODELS, parser_of, prepare, report
 from torch import Tensor
 
-from anomalib_inctrl.backbones import openclip_preprocessing
+from anomalib_inctrl.backbones import backbone_preprocessing
 from anomalib_inctrl.backbones.openclip import create_openclip_model
 from anomalib_inctrl.demo import UNSEEN_CATEGORIES, Sample, render_batch
 from anomalib_inctrl.demo.categories import REGISTRY
@@ -50,11 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     prepare(args)
     clip = create_openclip_model(args.backbone, args.pretrained)
-    size, mean, std = openclip_preprocessing(args.backbone, args.pretrained)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    preprocessing = backbone_preprocessing(args.backbone, args.pretrained, None)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
     largest = {name: dict.fromkeys(TERMS, 0.0) for name in TYPES}
     for category in args.categories:
-        image = torch.nn.functional.interpolate(pictures(category, args.each), size, mode="bilinear", antialias=True)
+        image = torch.nn.functional.interpolate(
+            pictures(category, args.each), preprocessing.image_size, mode="bilinear", antialias=True
+        )
         image = (image - mean) / std
         for make in MODELS.values():
             torch.manual_seed(0)

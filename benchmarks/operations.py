@@ -26,8 +26,13 @@ from anomalib_inctrl.backbones.text_prompts import text_prompts
 
 def count(call: Callable[[], Any]) -> int:
     """Floating-point operations of a call's matrix products and convolutions."""
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        call()
+    # PyTorch's counter does not see into its fused attention.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            call()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
     return int(counter.get_total_flops())
 
 

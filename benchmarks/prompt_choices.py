@@ -4,7 +4,7 @@
 
     python benchmarks/prompt_choices.py --output docs/measured/prompts.md
 
-Measured on the unseen demo categories by the training-free floor, so that nothing but the prompts differs.
+Measured on the unseen demo categories by the training-free baseline, so that nothing but the prompts differs.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from features import Encoder
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from anomalib_inctrl.backbones import ImageFeatures
+from anomalib_inctrl.backbones import ImageFeatures, backbone_preprocessing, create_backbone
+from anomalib_inctrl.backbones.preprocessing import BackbonePreProcessor
+from anomalib_inctrl.benchmark.encoding import ImageEncoder
 from anomalib_inctrl.demo import UNSEEN_CATEGORIES, InCTRLDemo
 from anomalib_inctrl.io.files import write_text_atomic
 from anomalib_inctrl.io.images import read_image
@@ -46,7 +47,7 @@ class Category:
         options: Further arguments of ``InCTRLDemo``.
     """
 
-    def __init__(self, root: Path, name: str, encoder: Encoder, options: dict[str, int]) -> None:
+    def __init__(self, root: Path, name: str, encoder: ImageEncoder, options: dict[str, int]) -> None:
         data = InCTRLDemo(root=root, category=name, **options)
         data.prepare_data()
         data.setup()
@@ -93,7 +94,7 @@ class Category:
         leave_out: Sequence[Path] = (),
         shifts: int = 1,
     ) -> dict[str, float]:
-        """Score the test images by the training-free floor and take metrics in percent.
+        """Score the test images by the training-free baseline and take metrics in percent.
 
         Args:
             prompts: Images that serve as prompts.
@@ -165,7 +166,7 @@ def measure_all(categories: Sequence[Category], seeds: int) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def report(results: pd.DataFrame, encoder: Encoder, command: str) -> str:
+def report(results: pd.DataFrame, encoder: ImageEncoder, command: str) -> str:
     """Write what was measured as Markdown.
 
     Args:
@@ -215,7 +216,7 @@ def report(results: pd.DataFrame, encoder: Encoder, command: str) -> str:
 ```
 
 AUROC in percent, mean over {categories} unseen demo categories; mean ± standard deviation of {seeds} draws where chance
-decides. *Score* is the training-free floor, *patches alone* the largest patch residual, *map* the pixels of $M_x$.
+decides. *Score* is the training-free baseline, *patches alone* the largest patch residual, *map* the pixels of $M_x$.
 Backbone `{backbone.name}` (`{backbone.pretrained}`, fingerprint `{backbone.fingerprint}`).
 
 ### Number and strategy
@@ -274,7 +275,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     names = ("train_count", "test_normal_count", "test_anomalous_count")
     options = dict(zip(names, args.counts, strict=True)) if args.counts else {}
-    encoder = Encoder(args.backbone, args.pretrained)
+    preprocessing = backbone_preprocessing(args.backbone, args.pretrained, None)
+    encoder = ImageEncoder(
+        create_backbone(args.backbone, args.pretrained),
+        BackbonePreProcessor(preprocessing.image_size, "squash", preprocessing.mean, preprocessing.std),
+    )
     with torch.inference_mode():
         encoded = tqdm(args.categories, desc="Encoding", unit="category")
         categories = [Category(args.data, name, encoder, options) for name in encoded]

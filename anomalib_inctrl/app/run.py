@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""PredictionService pictures in a browser: drop some normal ones, drop the ones to judge, see heat maps and scores.
+"""Predict images in a browser: drop normal references and images to inspect, see heat maps and scores.
 
 Nothing is downloaded with the default backbone, the package's demonstration encoder. Real use names OpenCLIP's:
 
@@ -13,6 +13,7 @@ import argparse
 import importlib.util
 import ipaddress
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -20,7 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anomalib_inctrl.demo.run import BACKBONE, PRETRAINED
+from anomalib_inctrl.backbones.packaged import DEMO_BACKBONE, DEMO_PRETRAINED
 from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     if importlib.util.find_spec("gradio") is None:
         print("The app needs Gradio: pip install 'anomalib-inctrl[app]'", file=sys.stderr)
         return 1
-    # Set before Gradio is imported: it asks nobody for news, and uploads are removed with the app.
+    # Set before Gradio is imported: no usage statistics are sent, and uploads are removed with the app.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     # A plain kill ends the process by an exception too, so that the folder is removed.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
@@ -55,13 +56,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="anomalib-inctrl app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--backbone", default=BACKBONE, help="OpenCLIP model for the training-free floor")
-    parser.add_argument("--pretrained", default=PRETRAINED, help="its pretrained tag, or a weights file")
+    parser.add_argument("--backbone", default=DEMO_BACKBONE, help="OpenCLIP model for the training-free baseline")
+    parser.add_argument("--pretrained", default=DEMO_PRETRAINED, help="its pretrained tag, or a weights file")
     parser.add_argument(
         "--weights", type=Path, nargs="+", default=[], metavar="CKPT", help="checkpoints to offer: files or folders"
     )
     parser.add_argument(
-        "--prompt_shifts", type=int, metavar="S", help="offsets along each axis at which normal pictures are seen"
+        "--prompt_shifts", type=int, metavar="S", help="offsets along each axis at which normal references are encoded"
     )
     parser.add_argument("--device", help="where to compute, such as cuda:1; an accelerator by default, if there is one")
     parser.add_argument(
@@ -76,17 +77,17 @@ def _serve(args: argparse.Namespace, folder: Path) -> int:
     from anomalib_inctrl.app.service import UNTRAINED, PredictionService
 
     try:
-        judge = PredictionService(
+        service = PredictionService(
             args.weights, args.backbone, args.pretrained, args.device, prompt_shifts=args.prompt_shifts
         )
-        judge.detector(judge.models[0], UNTRAINED)  # what is wrong with the backbone is told here, not in the browser
+        service.detector(service.models[0], UNTRAINED)  # reports a wrong backbone here, not in the browser
         _check_port(args.host, args.port)
     except (BackboneError, CheckpointError, PretrainedWeightsError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     from anomalib_inctrl.app.page import CSS, THEME, build_page
 
-    page = build_page(judge, folder)
+    page = build_page(service, folder, render_example)
     page.queue(max_size=32)
     if not _is_loopback(args.host):
         print(f"Listening on {args.host}: whoever reaches this machine can use the app, there is no password.")
@@ -97,7 +98,7 @@ def _serve(args: argparse.Namespace, folder: Path) -> int:
         inbrowser=args.open,
         share=False,
         quiet=True,
-        max_file_size=judge.limits.megabytes * 2**20,
+        max_file_size=service.limits.megabytes * 2**20,
         footer_links=[],
         theme=THEME,
         css=CSS,
@@ -105,6 +106,23 @@ def _serve(args: argparse.Namespace, folder: Path) -> int:
         mcp_server=False,
     )
     return 0
+
+
+def render_example(folder: Path) -> tuple[list[str], str, list[str]]:
+    """Render the example: paths of normal references, what they show, and paths of images to inspect."""
+    from anomalib_inctrl.demo import DemoSettings, render_category
+
+    settings = DemoSettings(train_count=4, test_normal_count=3, test_anomalous_count=5)
+    category = render_category(folder / "example", "washer", settings)
+    paths = {}
+    for split in ("train", "test"):
+        (folder / split).mkdir(exist_ok=True)
+        # Uploads lose their folder, so the file name takes it over.
+        paths[split] = [
+            str(shutil.copyfile(path, folder / split / f"{path.parent.name}_{path.name}"))
+            for path in sorted((category / split).rglob("*.png"))
+        ]
+    return paths["train"], "washer", paths["test"]
 
 
 def _check_port(host: str, port: int) -> None:

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""What may be dropped into the app, checked before a single pixel is decoded."""
+"""Checks of uploads before a pixel is decoded."""
 
 from __future__ import annotations
 
@@ -16,15 +16,7 @@ from anomalib_inctrl.io.images import FORMATS, IMAGE_SUFFIXES, UNREADABLE, read_
 
 @dataclass(frozen=True)
 class Limits:
-    """What one visitor may ask for.
-
-    Attributes:
-        prompts: Largest number of normal pictures.
-        queries: Largest number of pictures to judge at once.
-        megabytes: Largest size of a file.
-        megapixels: Largest picture.
-        letters: Longest name of a thing.
-    """
+    """Limits of one request: numbers of images, their file size and pixels, and letters of the class name."""
 
     prompts: int = 8
     queries: int = 64
@@ -33,46 +25,27 @@ class Limits:
     letters: int = 80
 
 
-def check_count(files: Sequence[str] | None, most: int, what: str) -> list[Path]:
-    """Take a list of uploads if its length is right.
-
-    Args:
-        files: Paths of the uploads; None for none.
-        most: Largest number of them.
-        what: What they are, for the message.
-
-    Returns:
-        The paths.
-
-    Raises:
-        ImageFileError: If there are none or too many.
-    """
+def check_count(files: Sequence[str] | None, most: int, kind: str) -> list[Path]:
+    """The paths of uploads; raises ImageFileError, which names their kind, if there are none or more than `most`."""
     if not files:
-        msg = f"No {what} yet. Drop 1 to {most}."
+        msg = f"No {kind} yet. Drop 1 to {most}."
         raise ImageFileError(msg)
     if len(files) > most:
-        msg = f"{len(files)} {what} are too many. Drop 1 to {most}."
+        msg = f"{len(files)} {kind} are too many. Drop 1 to {most}."
         raise ImageFileError(msg)
     return [Path(file) for file in files]
 
 
-def check_picture(path: Path, limits: Limits) -> None:
-    """Check that an upload is a picture of a common format and a size that can be worked with.
-
-    Messages say the file's name, not where the server keeps it.
-
-    Args:
-        path: The upload.
-        limits: Largest file and picture.
+def check_image(path: Path, limits: Limits) -> None:
+    """Check that an upload is an image of a common format and of a size within the limits.
 
     Raises:
-        ImageFileError: If it is not.
+        ImageFileError: If it is not; names the file without the server's folder.
     """
-    name = path.name
+    name, size = path.name, path.stat().st_size
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         msg = f"{name}: not one of the formats {', '.join(sorted(IMAGE_SUFFIXES))}."
         raise ImageFileError(msg)
-    size = path.stat().st_size
     if size > limits.megabytes * 2**20:
         msg = f"{name}: {size / 2**20:.1f} MB; at most {limits.megabytes} MB are taken."
         raise ImageFileError(msg)
@@ -80,7 +53,7 @@ def check_picture(path: Path, limits: Limits) -> None:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
     except UNREADABLE as error:
-        msg = f"{name}: {size} bytes, not readable as a picture. Replace or remove the file."
+        msg = f"{name}: {size} bytes, not readable as an image. Replace or remove the file."
         raise ImageFileError(msg) from error
     if width * height > limits.megapixels * 1e6:
         msg = f"{name}: {width} x {height} pixels; at most {limits.megapixels} million are taken. Make it smaller."

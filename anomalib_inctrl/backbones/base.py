@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from anomalib_inctrl.errors import BackboneError, CheckpointError
-from anomalib_inctrl.io.weights import tensors_sha256
+from anomalib_inctrl.io.weights import check_keys, tensors_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,6 +41,8 @@ class ImageFeatures:
 class ImagePreprocessing:
     """How images are prepared for a backbone.
 
+    Images are resized with bicubic antialiased interpolation, as all supported models were trained.
+
     Attributes:
         image_size: Side of the square input in pixels.
         mean: Per-channel mean, RGB, on the [0, 1] scale.
@@ -60,7 +62,7 @@ class Backbone(nn.Module, ABC):
 
     Args:
         network: The library's model.
-        transformer_blocks: Its transformer blocks, in order.
+        depth: Number of its transformer blocks.
         name: The library's name of the model.
         pretrained: Tag or file of its weights; ``None`` for random weights.
         blocks: Blocks whose patch tokens are used, counted from 1; by default :func:`default_blocks`.
@@ -75,6 +77,7 @@ class Backbone(nn.Module, ABC):
         patch_size: Side of a patch in pixels.
         patch_width: Width ``D_v`` of the patch tokens.
         embed_dim: Width ``D`` of the class embedding.
+        has_text: Whether there is a text encoder, whose embeddings share the space of the class embedding.
     """
 
     network: Any  # the libraries' modules have no type information
@@ -83,11 +86,12 @@ class Backbone(nn.Module, ABC):
     patch_size: int
     patch_width: int
     embed_dim: int
+    has_text: bool
 
     def __init__(
         self,
         network: nn.Module,
-        transformer_blocks: Sequence[nn.Module],
+        depth: int,
         name: str,
         pretrained: str | None,
         blocks: Sequence[int] | None,
@@ -95,13 +99,10 @@ class Backbone(nn.Module, ABC):
         super().__init__()
         self.network = network.requires_grad_(requires_grad=False).eval()
         self.name, self.pretrained = name, pretrained
-        depth = len(transformer_blocks)
         self.blocks = default_blocks(depth) if blocks is None else tuple(sorted(blocks))
         if not self.blocks or len(set(self.blocks) & set(range(1, depth + 1))) != len(self.blocks):
             msg = f"blocks={list(self.blocks)}: name different blocks in 1..{depth}, the depth of {name}."
             raise BackboneError(msg)
-        # Not registered a second time: they are the network's.
-        self._selected = [transformer_blocks[number - 1] for number in self.blocks]
         self._fingerprint: str | None = None
         self.register_state_dict_post_hook(_drop_network)  # type: ignore[no-untyped-call]
 
@@ -152,38 +153,38 @@ class Backbone(nn.Module, ABC):
             BackboneError: If the images do not have three channels and the backbone's size.
         """
         self.check_images(images)
-        outputs: list[Tensor] = []
-
-        def keep(block: nn.Module, arguments: Any, output: Tensor) -> None:
-            del block, arguments
-            outputs.append(output)
-
-        hooks = [block.register_forward_hook(keep) for block in self._selected]
-        try:
-            embedding = self._embed(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return ImageFeatures(torch.stack([self._patch_tokens(output) for output in outputs]).transpose(0, 1), embedding)
+        patches, embedding = self._encode(images)
+        return ImageFeatures(torch.stack(list(patches)).transpose(0, 1), embedding)
 
     @abstractmethod
-    def _embed(self, images: Tensor) -> Tensor:
-        """Class embeddings ``(B, D)`` by the library's own forward pass."""
+    def _encode(self, images: Tensor) -> tuple[Sequence[Tensor], Tensor]:
+        """Patch tokens ``(B, P, D_v)`` of each block in use, and class embeddings ``(B, D)``."""
 
-    @abstractmethod
-    def _patch_tokens(self, output: Tensor) -> Tensor:
-        """Patch tokens ``(B, P, D_v)`` in the output of a block."""
-
-    @abstractmethod
     def text_prototypes(self, class_name: str) -> Tensor:
         """Encode the text prompts of a class name.
 
         Args:
-            class_name: Name of the thing in the image; underscores read as spaces.
+            class_name: Name of the object in the image; underscores read as spaces.
 
         Returns:
-            Unit-length prototypes ``(2, D)``: row 0 normal, row 1 abnormal.
+            Unit-length prototypes ``(2, D)``: row 0 normal, row 1 abnormal; ``(0, D)`` without a text encoder.
         """
+        del class_name
+        return torch.empty(0, self.embed_dim, device=self.device)
+
+    def load_weights(self, state_dict: Mapping[str, Tensor], source: str) -> None:
+        """Replace the weights.
+
+        Args:
+            state_dict: Tensors under the library's names.
+            source: Where they come from, for messages.
+
+        Raises:
+            CheckpointError: If they do not fit; nothing is loaded then.
+        """
+        check_keys(state_dict, self.network.state_dict(), source)
+        self.network.load_state_dict(state_dict)
+        self._fingerprint = None
 
     @property
     def fingerprint(self) -> str:
@@ -238,6 +239,26 @@ class Backbone(nn.Module, ABC):
 def default_blocks(depth: int) -> tuple[int, ...]:
     """Blocks used by default: 7/12, 9/12 and 11/12 of the depth, counted from 1 (7, 9 and 11 of 12)."""
     return tuple(sorted({max(1, round(depth * part / 12)) for part in (7, 9, 11)}))
+
+
+def check_image_size(image_size: int, patch_size: int, name: str) -> None:
+    """Refuse an image size that patches do not fill.
+
+    Args:
+        image_size: Side of the square input in pixels.
+        patch_size: Side of a patch in pixels.
+        name: Name of the backbone, for the message.
+
+    Raises:
+        BackboneError: If it is not a positive multiple of the patch size; names the nearest multiples.
+    """
+    if image_size < patch_size or image_size % patch_size:
+        below = max(image_size // patch_size, 1) * patch_size
+        msg = (
+            f"image_size={image_size}: {name} has patches of {patch_size} pixels. Give a multiple, such as {below} or "
+            f"{below + patch_size}."
+        )
+        raise BackboneError(msg)
 
 
 def _drop_network(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any]) -> None:

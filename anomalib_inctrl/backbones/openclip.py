@@ -1,9 +1,10 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""OpenCLIP's vision transformers as backbones, with their text towers; models by name, weights by tag or file."""
+"""OpenCLIP's vision transformers as backbones, with their text encoders; models by name, weights by tag or file."""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import logging
 import os
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomalib_inctrl.backbones.base import Backbone, ImagePreprocessing
+from anomalib_inctrl.backbones.base import Backbone, ImagePreprocessing, check_image_size
 from anomalib_inctrl.backbones.packaged import expand_vocabulary, packaged_tags, packaged_weights
 from anomalib_inctrl.backbones.text_cache import cache_folder, read_prototypes, write_prototypes
 from anomalib_inctrl.backbones.text_prompts import text_prompts
+from anomalib_inctrl.backbones.timm_vit import is_vision_transformer, patch_size_of
 from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
 from anomalib_inctrl.io.weights import check_keys, read_state_dict
 
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
+HUB_PREFIX = "hf-hub:"
+
 UNUSED = ("logit_scale", "logit_bias")
 """Weights of OpenCLIP that no model here uses; files may lack them."""
 
@@ -37,47 +41,66 @@ _RANDOM_WEIGHTS_SEED = 0
 
 
 class OpenCLIPBackbone(Backbone):
-    """An OpenCLIP vision transformer with its text tower.
+    """An OpenCLIP model with a vision transformer as image encoder, its own or timm's, and a text encoder.
 
     Args:
-        backbone: Name of an OpenCLIP model, or an OpenCLIP ``CLIP`` module.
+        backbone: Name of an OpenCLIP model (``ViT-B-16-plus-240``, ``hf-hub:ORGANISATION/MODEL``), or an OpenCLIP
+            module.
         pretrained: OpenCLIP pretrained tag or path of a weights file (``.pt``, ``.pth``, ``.safetensors``); ``None``
             for random weights from a fixed seed. Unused if ``backbone`` is a module.
         blocks: Blocks whose patch tokens are used, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
+        image_size: Side of the square input in pixels, a multiple of the patch size; position embeddings are resampled
+            by the library. By default the model's own.
 
     Raises:
-        BackboneError: If the model is unknown, is not a plain vision transformer, or lacks one of the blocks.
+        BackboneError: If the model is unknown, has no vision transformer, lacks one of the blocks, or cannot take the
+            image size.
         PretrainedWeightsError: If the weights can neither be found nor downloaded.
         CheckpointError: If a weights file does not fit the model.
     """
+
+    has_text = True
 
     def __init__(
         self,
         backbone: str | nn.Module = "ViT-B-16-plus-240",
         pretrained: str | None = "laion400m_e32",
         blocks: Sequence[int] | None = None,
+        image_size: int | None = None,
     ) -> None:
         if isinstance(backbone, nn.Module):
             name, network = type(backbone).__name__, backbone
             pretrained = None
         else:
-            name, network = backbone, create_openclip_model(backbone, pretrained)
-        visual = _require_plain_vision_transformer(network, name)
-        super().__init__(network, list(visual.transformer.resblocks), name, pretrained, blocks)
-        self.grid = tuple(visual.grid_size)
+            name, network = backbone, create_openclip_model(backbone, pretrained, image_size)
+        visual: Any = getattr(network, "visual", None)
+        trunk = getattr(visual, "trunk", None)
+        depth = len(_transformer_blocks(network, visual, trunk, name))
+        super().__init__(network, depth, name, pretrained, blocks)
+        if trunk is None:
+            self.grid = tuple(visual.grid_size)
+            self.patch_size = int(visual.conv1.kernel_size[0])
+            self.patch_width = int(visual.conv1.out_channels)
+        else:
+            self.grid = tuple(trunk.patch_embed.grid_size)
+            self.patch_size = visual.image_size[0] // self.grid[0]
+            self.patch_width = int(trunk.embed_dim)
         self.image_size = tuple(visual.image_size)
-        self.patch_size = int(visual.conv1.kernel_size[0])
-        self.patch_width = int(visual.conv1.out_channels)
-        self.embed_dim = int(visual.proj.shape[1])
-        # OpenCLIP up to 2.26 runs its blocks on (token, batch, width), later releases on (batch, token, width).
-        self._batch_first = getattr(visual.transformer, "batch_first", False)
+        if getattr(visual, "proj", None) is not None:
+            self.embed_dim = int(visual.proj.shape[1])
+        else:
+            with torch.no_grad():
+                image = torch.zeros(1, 3, *self.image_size, device=self.device)
+                self.embed_dim = int(self._encode(image)[1].shape[1])
         self._text_prototypes: dict[str, Tensor] = {}
 
-    def _embed(self, images: Tensor) -> Tensor:
-        return self.network.encode_image(images)  # type: ignore[no-any-return]
-
-    def _patch_tokens(self, output: Tensor) -> Tensor:
-        return (output if self._batch_first else output.transpose(0, 1))[:, 1:]
+    def _encode(self, images: Tensor) -> tuple[Sequence[Tensor], Tensor]:
+        visual = self.network.visual
+        indices = [number - 1 for number in self.blocks]
+        if not hasattr(visual, "forward_intermediates"):
+            return _encode_with_hooks(visual, indices, images)
+        output = visual.forward_intermediates(images, indices=indices, output_fmt="NLC")
+        return output["image_intermediates"], output["image_features"]
 
     def _used_weights(self) -> Mapping[str, Tensor]:
         return {key: value for key, value in self.network.state_dict().items() if key not in UNUSED}
@@ -90,7 +113,7 @@ class OpenCLIPBackbone(Backbone):
         :func:`anomalib_inctrl.backbones.text_cache.cache_folder`.
 
         Args:
-            class_name: Name of the thing in the image; underscores read as spaces.
+            class_name: Name of the object in the image; underscores read as spaces.
 
         Returns:
             Unit-length prototypes ``(2, D)``: row 0 normal, row 1 abnormal.
@@ -103,7 +126,7 @@ class OpenCLIPBackbone(Backbone):
         return self._text_prototypes[class_name].to(device)
 
     def _find_prototypes(self, class_name: str, device: torch.device) -> Tensor:
-        tokenize = _tokenizer(self.name, self.network.context_length)
+        tokenize = _tokenizer(self.name, getattr(self.network, "context_length", 77))
         tokens = [tokenize(sentences) for sentences in text_prompts(class_name)]
         if cache_folder() is None:
             return self._encode_tokens(tokens, device)
@@ -136,12 +159,32 @@ class OpenCLIPBackbone(Backbone):
         self._fingerprint = None
 
 
-def openclip_preprocessing(name: str, pretrained: str | None) -> ImagePreprocessing:
+def _encode_with_hooks(visual: Any, indices: Sequence[int], images: Tensor) -> tuple[Sequence[Tensor], Tensor]:
+    """The same for OpenCLIP releases that lack ``forward_intermediates``, those that anomalib's WinCLIP works with."""
+    outputs: list[Tensor] = []
+
+    def keep(block: nn.Module, arguments: Any, output: Tensor) -> None:
+        del block, arguments
+        outputs.append(output)
+
+    hooks = [visual.transformer.resblocks[index].register_forward_hook(keep) for index in indices]
+    try:
+        embedding = visual(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    # OpenCLIP up to 2.26 runs its blocks on (token, batch, width), later releases on (batch, token, width).
+    batch_first = getattr(visual.transformer, "batch_first", False)
+    return [(output if batch_first else output.transpose(0, 1))[:, 1:] for output in outputs], embedding
+
+
+def openclip_preprocessing(name: str, pretrained: str | None, image_size: int | None = None) -> ImagePreprocessing:
     """Look up a model's preprocessing without building it.
 
     Args:
         name: OpenCLIP model name.
         pretrained: Pretrained tag or path.
+        image_size: Side of the input, where it is not the model's own.
 
     Returns:
         Input size, mean and standard deviation.
@@ -149,13 +192,14 @@ def openclip_preprocessing(name: str, pretrained: str | None) -> ImagePreprocess
     Raises:
         BackboneError: If OpenCLIP has no model of that name or its input is not square.
     """
-    size = _model_config(name)["vision_cfg"]["image_size"]
+    size = _model_config(name)["vision_cfg"].get("image_size", 224)
     height, width = (size, size) if isinstance(size, int) else size
-    if height != width:
+    if height != width and image_size is None:
         msg = f"backbone={name!r} takes images of {height} x {width}; only square inputs are supported."
         raise BackboneError(msg)
     tag = _open_clip().pretrained.get_pretrained_cfg(name, pretrained) if pretrained else {}
-    return ImagePreprocessing(height, tuple(tag.get("mean") or CLIP_MEAN), tuple(tag.get("std") or CLIP_STD))
+    mean, std = (tuple(tag.get(key) or default) for key, default in (("mean", CLIP_MEAN), ("std", CLIP_STD)))
+    return ImagePreprocessing(image_size or height, mean, std)
 
 
 def weights_file(name: str, pretrained: str) -> Path | None:
@@ -171,32 +215,37 @@ def weights_file(name: str, pretrained: str) -> Path | None:
     return Path(pretrained) if Path(pretrained).is_file() else packaged_weights(name, pretrained)
 
 
-def create_openclip_model(name: str, pretrained: str | None) -> Any:
+def create_openclip_model(name: str, pretrained: str | None, image_size: int | None = None) -> Any:
     """Create an OpenCLIP model with its weights.
 
     Args:
         name: OpenCLIP model name.
         pretrained: Path of a weights file, pretrained tag, or ``None`` for random weights from a fixed seed.
+        image_size: Side of the square input in pixels; by default the model's own.
 
     Returns:
         The OpenCLIP module on the CPU in float32.
 
     Raises:
-        BackboneError: If OpenCLIP has no model of that name.
+        BackboneError: If OpenCLIP has no model of that name, or its image encoder cannot take the image size.
         PretrainedWeightsError: If the weights can neither be found nor downloaded.
         CheckpointError: If a weights file does not fit the model.
     """
-    _model_config(name)
+    config = check_openclip_model(name)
+    if image_size is not None:
+        check_image_size(image_size, _patch_size(config), name)
     if pretrained is None:
         logger.warning("Backbone %s has random weights (pretrained=None): its scores mean nothing.", name)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_RANDOM_WEIGHTS_SEED)
-            return create_without_weights(name)
+            return create_without_weights(name, image_size)
     if file := weights_file(name, pretrained):
-        return _create_from_file(name, file)
+        return _create_from_file(name, file, image_size)
     open_clip = _open_clip()
-    if config := open_clip.pretrained.get_pretrained_cfg(name, pretrained):
-        return _create_from_tag(name, pretrained, config)
+    if tag_config := open_clip.pretrained.get_pretrained_cfg(name, pretrained):
+        return _create_from_tag(name, pretrained, tag_config, image_size)
+    if name.startswith(HUB_PREFIX):
+        return _create_from_tag(name, pretrained, {"hf_hub": name.removeprefix(HUB_PREFIX)}, image_size)
     tags = ", ".join([*open_clip.list_pretrained_tags_by_model(name), *packaged_tags(name)]) or "none"
     msg = (
         f"pretrained={pretrained!r}: neither a file nor a pretrained tag of {name}. Its tags: {tags}. "
@@ -205,12 +254,12 @@ def create_openclip_model(name: str, pretrained: str | None) -> Any:
     raise PretrainedWeightsError(msg)
 
 
-def create_without_weights(name: str) -> Any:
+def create_without_weights(name: str, image_size: int | None = None) -> Any:
     """Create an OpenCLIP model with random weights, to be replaced; OpenCLIP 3 would warn of them."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        return _open_clip().create_model(name)
+        return _open_clip().create_model(name, force_image_size=image_size)
     finally:
         logging.disable(disabled)
 
@@ -226,30 +275,86 @@ def _open_clip() -> Any:
 
 def _model_config(name: str) -> dict[str, Any]:
     """The model's settings, as in OpenCLIP's JSON files."""
-    open_clip = _open_clip()
-    if (config := open_clip.get_model_config(name)) is None:
-        known = ", ".join(model for model in open_clip.list_models() if model.startswith("ViT-"))
-        msg = f"backbone={name!r}: OpenCLIP has no model of that name. Vision transformers it has: {known}."
-        raise BackboneError(msg)
+    try:
+        config = _open_clip().get_model_config(name)
+    except Exception as error:  # a config on the Hub
+        msg = f"The settings of {name} could not be downloaded ({type(error).__name__}: {error})."
+        raise PretrainedWeightsError(msg) from error
+    if config is None:
+        raise _unsupported(name, "is not a model of OpenCLIP")
     return dict(config)
+
+
+def check_openclip_model(name: str) -> dict[str, Any]:
+    """Refuse a model that cannot be a backbone.
+
+    Args:
+        name: OpenCLIP model name.
+
+    Returns:
+        Its settings.
+
+    Raises:
+        BackboneError: If OpenCLIP has no model of that name or it is not a vision transformer.
+    """
+    config = _model_config(name)
+    if not _is_vision_transformer(config):
+        raise _unsupported(name, "is not a vision transformer")
+    return config
+
+
+def supported_openclip_models() -> list[str]:
+    """Names of OpenCLIP's models whose image encoder is a vision transformer."""
+    open_clip = _open_clip()
+    return [name for name in open_clip.list_models() if _is_vision_transformer(open_clip.get_model_config(name))]
+
+
+def _is_vision_transformer(config: Mapping[str, Any]) -> bool:
+    vision = config["vision_cfg"]
+    if timm_name := vision.get("timm_model_name"):
+        return is_vision_transformer(timm_name)
+    return isinstance(vision.get("layers", 12), int)  # ResNets list the blocks of each stage
+
+
+def _patch_size(config: Mapping[str, Any]) -> int:
+    vision = config["vision_cfg"]
+    if timm_name := vision.get("timm_model_name"):
+        return patch_size_of(timm_name)
+    return int(vision["patch_size"])
+
+
+def _unsupported(name: str, reason: str) -> BackboneError:
+    names = supported_openclip_models()
+    near = difflib.get_close_matches(name.replace("/", "-"), names, n=5, cutoff=0.5)
+    others = ", ".join(known for known in names if known not in near)
+    did_you_mean = f" Did you mean {', '.join(near)}?" if near else ""
+    return BackboneError(
+        f"backbone={name!r} {reason}.{did_you_mean} Vision transformers of OpenCLIP: {', '.join(near)}"
+        f"{', ' if near else ''}{others}. Those of timm: timm/NAME."
+    )
 
 
 @cache
 def _tokenizer(name: str, context_length: int) -> Any:
     """The tokenizer of an OpenCLIP model; the common byte-pair one for a module that has no registered name."""
     open_clip = _open_clip()
-    known = open_clip.get_model_config(name) is not None
-    return open_clip.get_tokenizer(name) if known else open_clip.SimpleTokenizer(context_length=context_length)
+    if not name.startswith(HUB_PREFIX) and open_clip.get_model_config(name) is None:
+        return open_clip.SimpleTokenizer(context_length=context_length)
+    try:
+        return open_clip.get_tokenizer(name)
+    except Exception as error:  # some models' tokenizers are downloaded, and need the package transformers
+        msg = f"The tokenizer of {name} could not be loaded ({type(error).__name__}: {error})."
+        raise PretrainedWeightsError(msg) from error
 
 
-def _create_from_file(name: str, path: str | Path) -> Any:
-    network = create_without_weights(name)
+def _create_from_file(name: str, path: str | Path, image_size: int | None) -> Any:
+    network = create_without_weights(name, image_size)
     state_dict = expand_vocabulary(read_state_dict(path), network.vocab_size, str(path))
     _load_strictly(network, state_dict, str(path))
     return network
 
 
-def _create_from_tag(name: str, tag: str, config: Mapping[str, Any]) -> Any:
+def _create_from_tag(name: str, tag: str, config: Mapping[str, Any], image_size: int | None) -> Any:
     open_clip = _open_clip()
     from open_clip.pretrained import download_pretrained_from_url
 
@@ -259,8 +364,8 @@ def _create_from_tag(name: str, tag: str, config: Mapping[str, Any]) -> Any:
             # The URL's file name carries a checksum that is verified; for laion400m_e32 of ViT-B-16-plus-240 the hub
             # entry of OpenCLIP 3.3 names other weights (e31), so the hub is not asked where a URL is known.
             _warn_of_quick_gelu(name, tag, trained_with=config.get("quick_gelu", "quickgelu" in url))
-            return _create_from_file(name, download_pretrained_from_url(url))
-        return open_clip.create_model(name, pretrained=tag)
+            return _create_from_file(name, download_pretrained_from_url(url), image_size)
+        return open_clip.create_model(name, pretrained=tag, force_image_size=image_size)
     except CheckpointError:
         raise
     except Exception as error:
@@ -287,27 +392,31 @@ def _warn_of_quick_gelu(name: str, tag: str, *, trained_with: bool) -> None:
 
 
 def _load_strictly(network: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Load weights; only the logit scale and bias may be missing. A common ``module.`` prefix is removed."""
-    state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    expected = {key: value for key, value in network.state_dict().items() if key in state_dict or key not in UNUSED}
-    check_keys(state_dict, expected, source)
-    network.load_state_dict(state_dict, strict=False)
+    """Load weights; only the logit scale and bias may be missing. Position embeddings are resampled where necessary."""
+    from open_clip.model import resize_pos_embed
+
+    state = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    resize_pos_embed(state, network)
+    expected = {key: value for key, value in network.state_dict().items() if key in state or key not in UNUSED}
+    if (key := "visual.trunk.pos_embed") in state and key in expected and state[key].shape != expected[key].shape:
+        from timm.layers.pos_embed import resample_abs_pos_embed
+
+        trunk: Any = network.visual.trunk  # type: ignore[union-attr]
+        grid, prefix = trunk.patch_embed.grid_size, trunk.num_prefix_tokens
+        state[key] = resample_abs_pos_embed(state[key], new_size=grid, num_prefix_tokens=prefix)
+    check_keys(state, expected, source)
+    network.load_state_dict(state, strict=False)
 
 
-def _require_plain_vision_transformer(network: nn.Module, name: str) -> Any:
-    visual: Any = getattr(network, "visual", None)
-    plain = (
-        hasattr(visual, "conv1")
-        and hasattr(visual, "class_embedding")
-        and getattr(visual, "attn_pool", None) is None
-        and getattr(visual, "pool_type", "tok") == "tok"
-        and getattr(visual, "proj", None) is not None
-        and hasattr(network, "encode_text")
+def _transformer_blocks(network: nn.Module, visual: Any, trunk: Any, name: str) -> Sequence[nn.Module]:
+    """The image encoder's blocks, OpenCLIP's or timm's."""
+    if hasattr(network, "encode_text"):
+        if hasattr(trunk, "blocks") and hasattr(trunk, "patch_embed"):
+            return list(trunk.blocks)
+        if hasattr(visual, "conv1") and hasattr(visual, "class_embedding"):
+            return list(visual.transformer.resblocks)
+    msg = (
+        f"backbone={name!r} has no vision transformer with a text encoder (its image encoder is "
+        f"{type(trunk or visual).__name__}). Choose an OpenCLIP 'ViT-...' model."
     )
-    if not plain:
-        msg = (
-            f"backbone={name!r} has no plain vision transformer with a class token and a projection "
-            f"(its image tower is {type(visual).__name__}). Choose an OpenCLIP 'ViT-...' model."
-        )
-        raise BackboneError(msg)
-    return visual
+    raise BackboneError(msg)

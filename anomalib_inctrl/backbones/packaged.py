@@ -18,6 +18,9 @@ from torch import Tensor
 from anomalib_inctrl.errors import CheckpointError
 from anomalib_inctrl.io.files import write_bytes_atomic
 
+DEMO_BACKBONE, DEMO_PRETRAINED = "mini-clip-16-240", "demo"
+"""OpenCLIP model name and pretrained tag of the demonstration encoder."""
+
 _EMBEDDING = "token_embedding.weight"
 _VOCABULARY = "vocabulary"
 _WEIGHTS = Path(__file__).parent / "weights"

@@ -87,7 +87,7 @@ class BicubicResize(v2.Resize):
         height, width = inpt.shape[-2:]
         if self.mode == "center_crop" and max(height, width) > _LONG * min(height, width):
             return ExportableResize(self.side, self.mode)(inpt)
-        eight_bits = inpt.mul(255).round_().clamp_(0, 255).to(torch.uint8)  # in place: pictures may be large
+        eight_bits = inpt.mul(255).round_().clamp_(0, 255).to(torch.uint8)  # in place: images may be large
         return TF.to_dtype(self._fit(super().transform(eight_bits, params)), inpt.dtype, scale=True)
 
     def _fit(self, inpt: Any) -> Any:

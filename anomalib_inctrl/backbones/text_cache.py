@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Text prototypes kept on disk: 242 sentences take seconds to encode, and never change for the same weights."""
+"""Cache of text prototypes on disk: 242 sentences take seconds to encode, and are the same for the same weights."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SWITCH = "ANOMALIB_INCTRL_CACHE"
 
 
 def cache_folder() -> Path | None:
-    """Folder of what can be made anew.
+    """Folder of the cache.
 
     Returns:
-        What the environment variable ``ANOMALIB_INCTRL_CACHE`` names, or the user's cache folder
+        The folder in the environment variable ``ANOMALIB_INCTRL_CACHE``, or the user's cache folder
         (``$XDG_CACHE_HOME/anomalib-inctrl`` on Linux); None if the variable is ``0``, ``off``, ``no`` or ``false``.
     """
     named = os.environ.get(SWITCH, "").strip()
@@ -35,7 +35,7 @@ def read_prototypes(key: str) -> Tensor | None:
     """Look up prototypes.
 
     Args:
-        key: Hash of all that they depend on.
+        key: Hash of everything they depend on.
 
     Returns:
         Prototypes ``(2, D)``; None if there are none, or damaged ones.
@@ -49,7 +49,7 @@ def write_prototypes(key: str, prototypes: Tensor) -> None:
     """Keep prototypes; where that fails, they are encoded again next time.
 
     Args:
-        key: Hash of all that they depend on.
+        key: Hash of everything they depend on.
         prototypes: ``(2, D)`` on the CPU.
     """
     if (folder := cache_folder()) is None:

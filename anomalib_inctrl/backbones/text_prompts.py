@@ -43,7 +43,7 @@ def text_prompts(class_name: str) -> tuple[list[str], list[str]]:
     154 and 88 sentences), natural-image classes a single pair, as in the InCTRL code.
 
     Args:
-        class_name: Name of the thing in the picture; underscores read as spaces, and what stands before a slash (a
+        class_name: Name of the object in the image; underscores read as spaces, and the part before a slash (a
             dataset's name) is left out.
 
     Returns:

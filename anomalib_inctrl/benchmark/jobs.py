@@ -23,13 +23,13 @@ from anomalib.data import AnomalibDataset
 from anomalib.pipelines.components.base import Job, JobGenerator
 from torch import Tensor
 
-from anomalib_inctrl import __version__
 from anomalib_inctrl.benchmark.config import BenchmarkConfig, ModelConfig
 from anomalib_inctrl.benchmark.outcome import Outcome, Setting, check_both_kinds
 from anomalib_inctrl.data.dataset import GeneralistDataset
 from anomalib_inctrl.data.sources import DataSource, build_datamodules, prepare, read_parts
 from anomalib_inctrl.errors import BenchmarkError
 from anomalib_inctrl.prompts.selection import create_selector, read_prompt_list
+from anomalib_inctrl.version import __version__
 
 Settings = Mapping[str, tuple[Setting, ...]]
 

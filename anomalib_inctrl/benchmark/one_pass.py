@@ -197,7 +197,7 @@ def _known(batch: Any) -> Tensor:
 def _on_cpu(components: ScoreComponents) -> ScoreComponents:
     # What the metrics and pictures look at; the rest would only take memory.
     return ScoreComponents(
-        text_score=components.text_score.cpu(),
+        text_score=None if components.text_score is None else components.text_score.cpu(),
         patch_map=components.patch_map[:, :0].cpu(),
         patch_score=components.patch_score.cpu(),
         score=components.score.cpu(),

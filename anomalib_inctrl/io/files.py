@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Writing files whole."""
+"""Writing files atomically."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def write_bytes_atomic(path: str | Path, content: bytes) -> Path:
     return Path(path)
 
 
-def write_image_atomic(path: str | Path, picture: Image) -> Path:
-    """Write a picture so that a reader sees the old file or the new, never a part.
+def write_image_atomic(path: str | Path, image: Image) -> Path:
+    """Write an image so that a reader sees the old file or the new, never a part.
 
     Args:
         path: File to write, in the format that its suffix names; its folder is created.
-        picture: The picture.
+        image: The image.
 
     Returns:
         The path.
@@ -63,13 +63,13 @@ def write_image_atomic(path: str | Path, picture: Image) -> Path:
         msg = f"{path}: unknown file extension: {path.suffix}. Give a file name that ends in .png or .jpg."
         raise ValueError(msg)
     with atomic_path(path) as temporary:
-        picture.save(temporary, format=kind, compress_level=1)  # what other formats than PNG ignore
+        image.save(temporary, format=kind, compress_level=1)  # what other formats than PNG ignore
     return path
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary file to write, which takes the place of another at the end, or of which nothing is left.
+    """Yield a temporary file that replaces another at the end, or is removed on an error.
 
     Args:
         path: File to write; its folder is created.

@@ -115,7 +115,7 @@ def rgb_tensor(image: Image.Image) -> Tensor:
     """
     pixels = _to_eight_bits(image) if image.mode in _DEEP_MODES else image
     array = np.array(pixels.convert("RGB"))
-    # One copy at a time: pictures may be large.
+    # One copy at a time: images may be large.
     return torch.from_numpy(array).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures as people hold them: files, folders, Pillow images, NumPy arrays and tensors."""
+"""Images given by users: files, folders, Pillow images, NumPy arrays and tensors."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from anomalib_inctrl.io.video import is_frame
 
 ImageInput: TypeAlias = str | Path | Image.Image | NDArray[Any] | Tensor
 
-_EIGHT_BITS, _SIXTEEN_BITS = 255.0, 65535.0
+_WANTED = "Give paths of images or folders, Pillow images, NumPy arrays (H, W, 3) or tensors (3, H, W)."
 
 
 class NamedImage(NamedTuple):
-    """One picture that has not been read yet.
+    """One image that has not been read yet.
 
     Attributes:
-        name: Path of its file, or its place among the pictures given: ``images[2]``.
-        source: The file, or the picture itself.
+        name: Path of its file, or its position among the images given: ``images[2]``.
+        source: The file, or the image itself.
     """
 
     name: str
     source: ImageInput
 
     def read(self) -> Tensor:
-        """Read the picture as RGB.
+        """Read the image as RGB.
 
         Grey is repeated, alpha dropped, 16-bit values are read by their upper 8 bits, as from files.
 
@@ -44,7 +44,7 @@ class NamedImage(NamedTuple):
 
         Raises:
             ImageFileError: If its file is missing or cannot be read.
-            ImageDataError: If it is no picture: wrong shape, wrong type, or values outside their range.
+            ImageDataError: If it has a wrong shape, a wrong type, or values outside their range.
         """
         if isinstance(self.source, (str, Path)):
             return read_image(self.source)
@@ -54,49 +54,44 @@ class NamedImage(NamedTuple):
             except UNREADABLE as error:
                 msg = f"{self.name}: the pixels of this Pillow image cannot be read ({error})."
                 raise ImageDataError(msg) from error
-        if isinstance(self.source, Tensor):
-            return _as_rgb(_channels_first(self.source, self.name))
-        return _as_rgb(_channels_first_of_array(self.source, self.name))
+        return _rgb_from_values(self.source, self.name)
 
 
 def list_inputs(images: ImageInput | Iterable[ImageInput], argument: str = "images") -> list[NamedImage]:
-    """List pictures without reading them.
+    """List images without reading them.
 
     Args:
         images: One or several of: path of an image file or of a folder (the image files directly in it, sorted), Pillow
             image, NumPy array ``(H, W, 3)`` or ``(H, W)``, tensor ``(3, H, W)``; integer values as 8 or 16 bits,
             floating-point ones in [0, 1]. An array or tensor with one axis more is a batch.
-        argument: What the caller calls them, for names and errors.
+        argument: The caller's argument, for names and errors.
 
     Returns:
-        The pictures, in order.
+        The images, in order.
 
     Raises:
         ImageFileError: If a path does not exist or a folder holds no images.
-        ImageDataError: If there are no pictures, or something else than pictures.
+        ImageDataError: If there are no images, or something else than images.
     """
     single = isinstance(images, (str, Path, Image.Image, np.ndarray, Tensor))
     if isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4:
-        single = False  # a batch iterates over its pictures
+        single = False  # a batch iterates over its images
     if not single and not isinstance(images, Iterable):
         msg = f"{argument}: found {type(images).__name__}. {_WANTED}"
         raise ImageDataError(msg)
-    pictures: list[NamedImage] = []
+    found: list[NamedImage] = []
     for index, item in enumerate([images] if single else images):  # type: ignore[arg-type]
         if isinstance(item, (str, Path)):
-            pictures += [NamedImage(str(path), path) for path in _files(Path(item))]
+            found += [NamedImage(str(path), path) for path in _files(Path(item))]
         elif isinstance(item, (Image.Image, np.ndarray, Tensor)):
-            pictures.append(NamedImage(f"{argument}[{index}]", item))
+            found.append(NamedImage(f"{argument}[{index}]", item))
         else:
             msg = f"{argument}[{index}]: found {type(item).__name__}. {_WANTED}"
             raise ImageDataError(msg)
-    if not pictures:
-        msg = f"{argument}: found no pictures. {_WANTED}"
+    if not found:
+        msg = f"{argument}: found no images. {_WANTED}"
         raise ImageDataError(msg)
-    return pictures
-
-
-_WANTED = "Give paths of images or folders, Pillow images, NumPy arrays (H, W, 3) or tensors (3, H, W)."
+    return found
 
 
 def _files(path: Path) -> list[Path]:
@@ -115,63 +110,41 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _channels_first_of_array(array: NDArray[Any], name: str) -> Tensor:
+def _rgb_from_values(source: NDArray[Any] | Tensor, name: str) -> Tensor:
+    """Convert an array with its channels last, or a tensor with its channels first, to RGB in [0, 1]."""
+    if isinstance(source, Tensor):
+        kind, channels, wanted, turn = "a tensor", 0, "(3, H, W)", "first: tensor.permute(2, 0, 1)"
+        source = source.detach().cpu()
+        array: NDArray[Any] = (source.float() if source.is_floating_point() else source).numpy()
+    else:
+        kind, channels, wanted, turn = "an array", -1, "(H, W, 3)", "last: array.transpose(1, 2, 0)"
+        array = source
     if array.dtype.kind not in "uif":
-        msg = f"{name}: found an array of {array.dtype}. Give numbers: uint8, uint16, or floating point in [0, 1]."
+        msg = f"{name}: found {kind} of {source.dtype}. Give numbers: uint8, uint16, or floating point in [0, 1]."
         raise ImageDataError(msg)
-    if array.ndim == 3 and array.shape[-1] not in {1, 3, 4}:
-        turn = " Bring the channels last: array.transpose(1, 2, 0)." if array.shape[0] in {1, 3, 4} else ""
-        msg = f"{name}: found an array {array.shape}; expected (H, W, 3) or (H, W).{turn}"
+    if array.ndim not in {2, 3} or (array.ndim == 3 and array.shape[channels] not in {1, 3, 4}):
+        hint = f" Bring the channels {turn}." if array.ndim == 3 and array.shape[-1 - channels] in {1, 3, 4} else ""
+        msg = f"{name}: found {kind} {array.shape}; expected {wanted} or (H, W).{hint}"
         raise ImageDataError(msg)
-    if array.ndim not in {2, 3}:
-        msg = f"{name}: found an array {array.shape}; expected (H, W, 3) or (H, W)."
+    array = np.moveaxis(array, channels, 0) if array.ndim == 3 else array[None]
+    array = array[:3] if len(array) >= 3 else array[:1].repeat(3, axis=0)  # drop alpha, repeat grey
+    if not array.size:
+        msg = f"{name}: the image is empty, {array.shape[1:]} pixels."
         raise ImageDataError(msg)
-    # PyTorch has no arithmetic on uint16 and takes neither reversed axes nor foreign byte orders.
-    kind = np.dtype(np.float32) if array.dtype.kind == "f" else np.dtype(np.int64)
-    limit = _SIXTEEN_BITS if (array.dtype.kind, array.dtype.itemsize) == ("u", 2) else _EIGHT_BITS
-    tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=kind))
-    channels = tensor.permute(2, 0, 1) if tensor.ndim == 3 else tensor.unsqueeze(0)
-    return _scaled(channels, limit, name)
-
-
-def _channels_first(tensor: Tensor, name: str) -> Tensor:
-    tensor = tensor.detach().cpu()
-    if tensor.ndim == 2:
-        tensor = tensor.unsqueeze(0)
-    if tensor.ndim != 3 or tensor.shape[0] not in {1, 3, 4}:
-        turn = " Bring the channels first: tensor.permute(2, 0, 1)." if tensor.shape[-1] in {1, 3, 4} else ""
-        msg = f"{name}: found a tensor {tuple(tensor.shape)}; expected (3, H, W) or (H, W).{turn}"
-        raise ImageDataError(msg)
-    if tensor.dtype == torch.bool or tensor.is_complex():
-        msg = f"{name}: found a tensor of {tensor.dtype}. Give numbers: uint8, or floating point in [0, 1]."
-        raise ImageDataError(msg)
-    limit = _SIXTEEN_BITS if tensor.dtype == torch.uint16 else _EIGHT_BITS
-    return _scaled(tensor.float() if tensor.is_floating_point() else tensor.long(), limit, name)
-
-
-def _scaled(values: Tensor, limit: float, name: str) -> Tensor:
-    """Bring values ``(C, H, W)`` to [0, 1]: integers by their limit, floating-point ones are there already."""
-    if not values.numel():
-        msg = f"{name}: the picture is empty, {tuple(values.shape[1:])} pixels."
-        raise ImageDataError(msg)
-    floating = values.is_floating_point()
-    if floating and not values.isfinite().all():
+    floating = array.dtype.kind == "f"
+    if floating and not np.isfinite(array).all():
         msg = f"{name}: holds NaN or infinite values."
         raise ImageDataError(msg)
-    low, high, top = values.amin().item(), values.amax().item(), 1.0 if floating else limit
+    sixteen_bits = array.dtype.newbyteorder("=") == np.uint16
+    low, high, top = float(array.min()), float(array.max()), 1 if floating else 65535 if sixteen_bits else 255
     # Rounding in resizing and colour conversion leaves [0, 1] by a little.
     slack = 1e-3 if floating else 0
     if low < -slack or high > top + slack:
         msg = (
-            f"{name}: values reach from {low:.4g} to {high:.4g}; expected 0 to {top:g}. Give the picture as it is, "
+            f"{name}: values reach from {low:.4g} to {high:.4g}; expected 0 to {top}. Give the image as it is, "
             "neither normalised nor standardised: uint8, or floating point in [0, 1]."
         )
         raise ImageDataError(msg)
     if floating:
-        return values.clamp(0, 1)
-    return (values // 256 if limit == _SIXTEEN_BITS else values).float() / 255
-
-
-def _as_rgb(values: Tensor) -> Tensor:
-    """Repeat grey, drop alpha."""
-    return values[:3].contiguous() if len(values) >= 3 else values[:1].repeat(3, 1, 1)
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).clamp(0, 1)
+    return torch.from_numpy(np.ascontiguousarray(array // 256 if sixteen_bits else array, dtype=np.uint8)).float() / 255

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Small files of tensors that can be made anew: written whole, checked when read, left alone when in doubt."""
+"""Small files of tensors that can be recomputed: written atomically, verified when read, ignored when damaged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write_tensors(path: str | Path, identity: str, tensors: Mapping[str, Tensor]
 
     Args:
         path: File to write, in the safetensors format; its folder is created.
-        identity: What the file is about; it is read for this alone.
+        identity: Identifies the content; the file is read back for the same identity only.
         tensors: Tensors on the CPU, contiguous.
 
     Returns:
@@ -37,11 +37,11 @@ def read_tensors(path: str | Path, identity: str) -> dict[str, Tensor] | None:
 
     Args:
         path: The file.
-        identity: What it should be about.
+        identity: See :func:`write_tensors`.
 
     Returns:
-        The tensors; None if there is no such file, or, with a warning, if it cannot be read, is damaged or about
-        something else.
+        The tensors; None if there is no such file, or, with a warning, if it cannot be read, is damaged or has
+        another identity.
     """
     path = Path(path)
     try:
@@ -51,10 +51,10 @@ def read_tensors(path: str | Path, identity: str) -> dict[str, Tensor] | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
             check = (file.metadata() or {}).get("check")
     except (SafetensorError, OSError) as error:
-        logger.warning("%s: damaged or not readable (%s); it is not used but made anew.", path, error)
+        logger.warning("%s: damaged or not readable (%s); it is ignored and recomputed.", path, error)
         return None
     if check != _check(identity, tensors):
-        logger.warning("%s: damaged, its checksum does not fit; it is not used but made anew.", path)
+        logger.warning("%s: damaged, its checksum does not fit; it is ignored and recomputed.", path)
         return None
     return tensors
 

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Frames of videos as pictures with paths: a video file stands for a folder of frames, ``walk.avi/000012.png``."""
+"""Frames of videos as images with paths: a video file stands for a folder of frames, ``walk.avi/000012.png``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Weights: reading them without running code from the file, writing them, whether they fit, which ones they are."""
+"""Weights: read without running code, written atomically, checked against a model, hashed."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         PretrainedWeightsError: If there is no such file.
         CheckpointError: If the file is damaged, holds code, or holds no dictionary.
     """
-    content = _read(path)
+    content = read_safely(path)
     if not isinstance(content, dict):
         msg = f"{path}: expected a dictionary of tensors, found {type(content).__name__}."
         raise CheckpointError(msg)
     return content
 
 
-def _read(path: str | Path) -> Any:
+def read_safely(path: str | Path) -> Any:
+    """Read a file of any content that holds no code; see :func:`read_checkpoint` for arguments and errors."""
     path = Path(path)
     if not path.is_file():
         msg = f"{path}: no such weights file. Check the path."
@@ -108,59 +109,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
-def read_official_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a checkpoint of the InCTRL authors' code: a plain state dict, or one under ``model_state``.
-
-    Args:
-        path: Their ``.pyth`` file.
-
-    Returns:
-        Tensors under the authors' names; a common ``module.`` prefix is removed.
-
-    Raises:
-        PretrainedWeightsError: If there is no such file.
-        CheckpointError: If the file is damaged, holds code, or holds other things than tensors.
-    """
-    content = read_checkpoint(path)
-    state = content.get("model_state", content)
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        msg = (
-            f"{path}: expected the authors' weights, a dictionary of tensors by name (or one under 'model_state'); its "
-            f"entries are {sorted(map(str, content))[:10]}. Checkpoints of this package need no conversion."
-        )
-        raise CheckpointError(msg)
-    return {str(key).removeprefix("module."): value for key, value in state.items()}
-
-
-def read_prompt_tensors(path: str | Path, image_size: tuple[int, int]) -> Tensor:
-    """Read a few-shot file of the InCTRL authors: a list of preprocessed images.
-
-    Args:
-        path: Their ``.pt`` file.
-        image_size: Height and width the images must have.
-
-    Returns:
-        The images ``(K, 3, H, W)``, normalised, ready for ``set_prompts``.
-
-    Raises:
-        PretrainedWeightsError: If there is no such file.
-        CheckpointError: If the file is damaged, holds code, or holds other things.
-    """
-    content = _read(path)
-    images = list(content) if isinstance(content, (list, tuple, Tensor)) else []
-    shape = (3, *image_size)
-    if not images or not all(isinstance(image, Tensor) and tuple(image.shape) == shape for image in images):
-        found = [tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__ for image in images[:3]]
-        msg = (
-            f"{path}: expected a list of preprocessed images {shape}, found "
-            f"{type(content).__name__}{f' of {len(images)}, the first {found}' if images else ''}."
-        )
-        raise CheckpointError(msg)
-    return torch.stack(images).float()
-
-
 def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> Path:
-    """Write a checkpoint, whole or not at all; the same content gives the same bytes.
+    """Write a checkpoint atomically; the same content gives the same bytes.
 
     Args:
         path: File to write; its folder is created.
@@ -201,21 +151,23 @@ def check_keys(found: Mapping[str, Any], expected: Mapping[str, Any], source: st
         raise CheckpointError(msg)
 
 
-def find_weights_file(saved: str | None, folder: Path | None = None, own: str | None = None) -> str | None:
-    """Say where the backbone weights that a checkpoint names are now.
+def find_weights_file(
+    saved: str | bool | None, folder: Path | None = None, own: str | bool | None = None
+) -> str | bool | None:
+    """Find the backbone weights that a checkpoint names.
 
     Args:
-        saved: Pretrained tag or path in the checkpoint.
+        saved: Pretrained tag or path in the checkpoint; other values are returned.
         folder: Folder the checkpoint was read from.
         own: Tag or path that the user gave for the same backbone.
 
     Returns:
         The user's own file if there is one; otherwise what was saved, or a file of the same name in ``folder`` where
-        that path leads nowhere. Loading checks that these are the weights the checkpoint was made with.
+        that path does not exist. Loading checks that these are the weights the checkpoint was made with.
     """
-    if own is not None and Path(own).is_file():
+    if isinstance(own, str) and Path(own).is_file():
         return own
-    if saved is None or folder is None or Path(saved).suffix not in _SUFFIXES or Path(saved).is_file():
+    if not isinstance(saved, str) or folder is None or Path(saved).suffix not in _SUFFIXES or Path(saved).is_file():
         return saved
     beside = folder / Path(saved).name
     return str(beside) if beside.is_file() else saved
@@ -238,7 +190,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Hash tensors by name, shape and value; the same whatever file they were read from and wherever they lie.
+    """Hash tensors by name, shape and value; independent of file and device.
 
     Args:
         tensors: Tensors by name; floating-point ones are taken in single precision.

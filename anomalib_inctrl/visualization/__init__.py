@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a person sees of a run: anomalib's pictures, explanation sheets, and a table of scores."""
+"""Results of a run for people: anomalib's images, explanation figures, and a table of scores."""
 
 from anomalib_inctrl.visualization.explanation import explanation_figure
 from anomalib_inctrl.visualization.heat_map import HeatMap, heat_overlay

@@ -1,19 +1,17 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""One picture per query that shows what was compared with what, and how the score came about."""
+"""One figure per query: what it was compared with, where it differs, and what its score is made of."""
 
 from __future__ import annotations
 
 import math
-import unicodedata
-from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from anomalib.visualization.image.functional import apply_colormap
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from PIL import Image, ImageOps
 
 from anomalib_inctrl.visualization.heat_map import HeatMap, check_heat_map, colours, heat_overlay
 
@@ -22,11 +20,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-MAX_PROMPTS = 8
-COLUMNS = 4
+    _Tile = tuple[str, Image.Image, HeatMap | None]
 
-PAPER, INK, MUTED, FRAME = "#ffffff", "#1a1a1a", "#666666", "#e4e4e4"
-BAR, RED, GREEN = "#3b6ea5", "#b3261e", "#2e7d32"
+MAX_PROMPTS = 8
+
+# Lengths in inches.
+_TILE, _PANEL, _GAP, _HEADER, _CAPTION, _BELOW = 4.4, 3.2, 0.25, 0.65, 0.28, 0.65
+_SCORE, _LINE, _BAR = 1.0, 0.25, 0.42
+_INK, _MUTED, _GROUND, _BLUE, _RED, _GREEN = "#1a1a1a", "#666666", "#e4e4e4", "#3b6ea5", "#b3261e", "#2e7d32"
 
 
 def explanation_figure(
@@ -45,94 +46,195 @@ def explanation_figure(
     components: Mapping[str, float] | None = None,
     class_name: str = "",
     file_name: str = "",
-    tile: int = 240,
+    dpi: int = 100,
     font: str | None = None,
 ) -> Image.Image:
-    """Draw the explanation sheet of one query.
+    """Draw the explanation figure of one query.
 
-    From top to bottom: class and file name; the query, the overlay and every map, four to a row; the prompts, the score
-    and its components as bars.
-
-    **Colours.** Each map is drawn on the fixed range that comes with it, printed under the map together with the map's
-    own maximum. A map is never stretched to its own extremes: that would paint the noise of a flawless part as red as a
-    hole. Sheets drawn with the same ranges can therefore be compared by eye. In the overlay the colour becomes opaque
-    with the value, so that the query stays visible where nothing was found. Pixels that are not finite are grey.
-
-    Text is set in DejaVu Sans where matplotlib is installed, else in Pillow's own font. Characters that the font lacks
-    (with DejaVu: Chinese, Japanese, Korean and some Indian scripts) appear as boxes unless `font` names one that has
-    them.
+    On the left the query, the overlay, and every map with its colour bar; on the right the score, its components as
+    bars, and the prompts. Each map is drawn on the fixed range that comes with it, never stretched to its own
+    extremes, so that figures with the same ranges can be compared by eye. Values that are not finite are grey.
 
     Args:
         image: The query, of any size and mode.
         maps: The maps by name, drawn in the order given.
         overlay: Name of the map laid over the query. Defaults to the last one.
         mask: Ground truth `(H, W)`, anomalous where non-zero; drawn as a contour on the overlay.
-        prompts: Pictures of the prompts; the first eight are drawn.
-        k_shot: Number of prompts in use. Defaults to the number of pictures.
-        score: Raw anomaly score in [0, 1], drawn large.
+        prompts: The prompt images; the first eight are drawn.
+        k_shot: Number of prompts in use. Defaults to the number of images.
+        score: Raw anomaly score in [0, 1].
         pred_score: Normalised score.
         threshold: Value above which the normalised score, or the raw one where none is normalised, means anomalous.
-        pred_label: True where the query was judged anomalous.
+        pred_label: True where the query was labelled anomalous.
         gt_label: True where the query is anomalous.
         components: What the score is computed from, by name, each in [0, 1].
-        class_name: Class name, in any script.
-        file_name: Name of the query's file; its middle is left out where it is too long.
-        tile: Side of a tile in pixels; text and spacing grow with it.
-        font: File or name of a TrueType font.
+        class_name: Class name.
+        file_name: Name of the query's file. Names that are too long are shortened in the middle.
+        dpi: Pixels per inch; the figure is about 12 inches wide.
+        font: TrueType font file for names in scripts that matplotlib's DejaVu Sans lacks; characters that the font
+            lacks appear as question marks.
 
     Returns:
-        The sheet, in mode `RGB`.
+        The figure, in mode `RGB`; equal arguments give equal pixels.
 
     Raises:
-        ValueError: If a map or the mask is not two-dimensional, a range is empty, `overlay` names no map, or `tile` is
-            smaller than 48.
+        ValueError: If a map or the mask is not two-dimensional, a range is empty, `overlay` names no map, `dpi` is
+            below 20, or the font cannot be read.
     """
-    maps, components = maps or {}, components or {}
-    _check(maps, overlay, mask, tile)
-    page = _Page(tile, font)
-    count = len(prompts) if k_shot is None else k_shot
-    shots = [_fit(prompt.convert("RGB"), page.thumb_side(count)) for prompt in prompts[:MAX_PROMPTS]]
-
-    query = _fit(image.convert("RGB"), tile)
-    tiles = [("query", query)]
-    if maps:
-        overlay = list(maps)[-1] if overlay is None else overlay
-        tiles.append((f"{overlay} on query", heat_overlay(query, maps[overlay])))
-    elif mask is not None:
-        tiles.append(("ground truth", query))
-    if mask is not None:
-        tiles[-1] = (tiles[-1][0], _contour(tiles[-1][1], mask))
-    first_map = len(tiles)
-    tiles += [(name, colours(heat_map, query.size)) for name, heat_map in maps.items()]
-
-    rows = -(-len(tiles) // COLUMNS)
-    bottom = page.header + rows * page.row
-    page.start(bottom + max(page.prompts_height(len(shots), count), page.terms_height(len(components))) + page.gap)
-    page.write_header(class_name, file_name)
-    for position, (name, picture) in enumerate(tiles):
-        x, y = page.tile_corner(position)
-        page.write(name, (x, y), page.caption, width=tile)
-        page.paste(picture, (x, y + page.line), tile)
-        below = (x, y + page.line + tile + page.pad)
-        if position >= first_map:
-            page.colour_bar(maps[name], below)
-        elif position == first_map - 1 and mask is not None:
-            empty = "no pixel marked" if gt_label else "no defect"
-            note = "white line: ground truth" if np.any(mask) else f"ground truth: {empty}"
-            page.write(note, below, page.small, MUTED, width=tile)
-    page.write_prompts(shots, count, bottom)
-    notes = {
-        "ground truth": None if gt_label is None else _word(gt_label),
+    maps, components = dict(maps or {}), dict(components or {})
+    _check(maps, overlay, mask, dpi)
+    rows, sides, ratio = _arrange(image.convert("RGB"), maps, overlay, mask is not None, dpi)
+    width = len(rows[0]) * (sides[0] + _GAP) - _GAP
+    k_shot = len(prompts) if k_shot is None else k_shot
+    values = {
         "normalised score": None if pred_score is None else _number(pred_score),
-        # Where scores are normalised the threshold is on their scale, not on that of the number above.
         "threshold" if pred_score is None else "its threshold": None if threshold is None else _number(threshold),
+        "ground truth": None if gt_label is None else _label(gt_label),
     }
-    page.write_verdict(score, pred_label=pred_label, notes=notes, y=bottom)
-    page.write_terms(components, bottom)
-    return page.canvas
+    notes = [f"{name}: {value}" for name, value in values.items() if value is not None]
+    panel = _SCORE + len(notes) * _LINE + len(components) * _BAR + 2 * (_GAP + _CAPTION) + (1.7 if prompts else 0)
+    height = _HEADER + max(panel, sum(_CAPTION + side * ratio + _BELOW for side in sides))
+    page = _Page(width + _PANEL + 3 * _GAP, height, dpi, font)
+
+    half = (page.width - 3 * _GAP) / 2
+    page.write(class_name, _GAP, 0.18, half, 17, weight="bold")
+    page.write(file_name, page.width - _GAP, 0.24, half, 10, color=_MUTED, ha="right")
+    y = _HEADER
+    for row, side in zip(rows, sides, strict=True):
+        for position, (name, drawn, heat_map) in enumerate(row):
+            x, top, below = _GAP + position * (side + _GAP), y + _CAPTION, y + _CAPTION + side * ratio + 0.06
+            page.write(name, x, y, side, 10, weight="bold")
+            page.show(drawn, x, top, side, side * ratio)
+            if heat_map is not None:
+                page.show_colour_bar(heat_map, x, below, side)
+            elif mask is not None and name != "query":
+                page.show_contour(mask, drawn, x, top, side, side * ratio)
+                found = "white line" if np.any(mask) else "no pixel marked" if gt_label else "no defect"
+                page.write(f"ground truth: {found}", x, below, side, 9, color=_MUTED)
+        y += _CAPTION + side * ratio + _BELOW
+
+    x, y = width + 2 * _GAP, _HEADER
+    page.show_score(score, pred_label, x, y)
+    y += _SCORE
+    for note in notes:
+        page.write(note, x, y, _PANEL, 10, color=_MUTED)
+        y += _LINE
+    y += _GAP / 2
+    if components:
+        page.show_bars(components, x, y)
+        y += _CAPTION + len(components) * _BAR + _GAP
+    shown = prompts[:MAX_PROMPTS]
+    caption = f"prompts (K={k_shot})" + (f", {len(shown)} shown" if len(shown) < k_shot else "")
+    page.write(caption if k_shot else "zero-shot: no prompts", x, y, _PANEL, 10, weight="bold")
+    if shown:
+        page.show_grid(shown, x, y + _CAPTION)
+    return page.to_image()
 
 
-def _check(maps: Mapping[str, HeatMap], overlay: str | None, mask: NDArray[Any] | None, tile: int) -> None:
+class _Page:
+    """A figure with one axes that covers it, in inches from the top left."""
+
+    def __init__(self, width: float, height: float, dpi: int, font: str | None) -> None:
+        self.width, self.height, self.dpi = width, height, dpi
+        figure = Figure((width, height), dpi, facecolor="white")
+        self.canvas: Any = FigureCanvasAgg(figure)  # its methods have no types
+        self.axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+        self.axes.set_axis_off()
+        self.font = FontProperties(family="DejaVu Sans", fname=font)
+        try:
+            self.known = get_font(findfont(self.font)).get_charmap()
+        except (OSError, RuntimeError) as error:
+            msg = f"font='{font}' cannot be read; give the path of a .ttf or .otf file."
+            raise ValueError(msg) from error
+
+    def write(self, text: str, x: float, y: float, width: float, size: float, **style: Any) -> None:
+        """Write one line, shortened in the middle to `width`."""
+        text = "".join(c if ord(c) in self.known else "?" for c in " ".join(text.split()))
+        font = self.font.copy()
+        font.set_size(size)
+        font.set_weight(style.pop("weight", "normal"))
+        defaults: dict[str, Any] = {"va": "top", "color": _INK, "parse_math": False, "usetex": False}
+        line = self.axes.text(x, y, "", fontproperties=font, **(defaults | style))
+        for length in range(min(len(text), 100), 0, -1):
+            cut = f"{text[: (length + 1) // 2]}…{text[len(text) - length // 2 :]}"
+            line.set_text(text if length == len(text) else cut)
+            if line.get_window_extent().width <= width * self.dpi:
+                break
+
+    def show(self, image: Image.Image, x: float, y: float, width: float, height: float) -> None:
+        """Show an image in the middle of a box, as large as it fits."""
+        left, top, scale = _fit(image, x, y, width, height)
+        extent = (left, left + image.width * scale, top + image.height * scale, top)
+        self.axes.imshow(image, extent=extent, interpolation="bilinear")
+
+    def show_contour(
+        self, mask: NDArray[Any], image: Image.Image, x: float, y: float, width: float, height: float
+    ) -> None:
+        """Draw a white line with a black rim around the non-zero part of the mask of an image."""
+        # Box averages keep defects that are smaller than a pixel of the image.
+        area = Image.fromarray((mask != 0).astype(np.float32)).resize(image.size, Image.Resampling.BOX)
+        marked = np.pad(np.asarray(area) > 0, 1).astype(float)  # closes the line along the border
+        left, top, scale = _fit(image, x, y, width, height)
+        columns, rows = (
+            start + (np.arange(length + 2) - 0.5) * scale for start, length in zip((left, top), image.size, strict=True)
+        )
+        for colour, line_width in (("black", 3.5), ("white", 1.6)) if marked.any() else ():
+            self.axes.contour(columns, rows, marked, [0.5], colors=colour, linewidths=line_width)
+
+    def show_grid(self, images: Sequence[Image.Image], x: float, y: float) -> None:
+        """Show images in squares as large as the space below `y` allows."""
+        height, gap, count = self.height - y - _GAP, 0.08, len(images)
+        side, columns = max(
+            (min((_PANEL + gap) / columns, (height + gap) / -(-count // columns)) - gap, columns)
+            for columns in range(math.ceil(count**0.5), count + 1)
+        )
+        for position, image in enumerate(images):
+            row, column = divmod(position, columns)
+            small = ImageOps.contain(image.convert("RGB"), (max(1, round(side * self.dpi)),) * 2)
+            self.show(small, x + column * (side + gap), y + row * (side + gap), side, side)
+
+    def show_colour_bar(self, heat_map: HeatMap, x: float, y: float, width: float) -> None:
+        low, high, threshold = heat_map.low, heat_map.high, heat_map.threshold
+        ramp = colours(HeatMap(np.linspace(low, high, 256)[None], low, high), (256, 1))
+        self.axes.imshow(ramp, extent=(x, x + width, y + 0.11, y), aspect="auto")
+        finite = heat_map.values[np.isfinite(heat_map.values)]
+        note = "no finite value"
+        if finite.size:
+            largest = float(finite.max())
+            note = f"empty (max {largest:.2g})" if largest - low < 0.01 * (high - low) else f"max {largest:.3g}"
+        self.write(f"{low:.3g}", x, y + 0.15, width / 6, 9, color=_MUTED)
+        self.write(f"{high:.3g}", x + width, y + 0.15, width / 6, 9, color=_MUTED, ha="right")
+        self.write(note, x + width / 2, y + 0.15, width * 2 / 3, 9, ha="center")
+        marks = ["grey: not finite"] if finite.size < heat_map.values.size else []
+        if threshold is not None and low <= threshold <= high:
+            self.axes.vlines(x + (threshold - low) / (high - low) * width, y - 0.02, y + 0.13, _INK, linewidths=2)
+            marks.append(f"threshold {threshold:.3g}")
+        self.write(", ".join(marks), x + width / 2, y + 0.32, width, 9, color=_MUTED, ha="center")
+
+    def show_score(self, score: float | None, label: bool | None, x: float, y: float) -> None:
+        colour = _INK if label is None else _RED if label else _GREEN
+        self.write("score", x, y, _PANEL, 10, weight="bold")
+        self.write(_number(score), x, y + _CAPTION, _PANEL, 38, weight="bold", color=colour)
+        if label is not None:
+            box = {"boxstyle": "round,pad=0.4", "facecolor": colour, "edgecolor": "none"}
+            style: dict[str, Any] = {"ha": "right", "va": "center", "weight": "bold", "color": "white", "bbox": box}
+            self.write(_label(label), x + _PANEL - 0.1, y + 0.57, 1.2, 11, **style)
+
+    def show_bars(self, components: Mapping[str, float], x: float, y: float) -> None:
+        self.write("components of the score", x, y, _PANEL, 10, weight="bold")
+        for name, value in components.items():
+            self.write(name, x, y + _CAPTION + 0.04, 0.75 * _PANEL, 10)
+            self.write(_number(value), x + _PANEL, y + _CAPTION + 0.04, 0.25 * _PANEL, 10, ha="right")
+            for length, colour in ((1.0, _GROUND), (float(np.clip(np.nan_to_num(value), 0, 1)), _BLUE)):
+                self.axes.barh(y + _CAPTION + 0.28, length * _PANEL, 0.12, left=x, color=colour)
+            y += _BAR
+
+    def to_image(self) -> Image.Image:
+        self.canvas.draw()
+        return Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert("RGB")
+
+
+def _check(maps: Mapping[str, HeatMap], overlay: str | None, mask: NDArray[Any] | None, dpi: int) -> None:
     for name, heat_map in maps.items():
         check_heat_map(heat_map, name)
     if overlay is not None and overlay not in maps:
@@ -141,210 +243,44 @@ def _check(maps: Mapping[str, HeatMap], overlay: str | None, mask: NDArray[Any] 
     if mask is not None and (mask.ndim != 2 or not mask.size):
         msg = f"The mask has shape {mask.shape}; expected (H, W)."
         raise ValueError(msg)
-    if tile < 48:
-        msg = f"tile={tile} is too small to read; use 48 or more."
+    if dpi < 20:
+        msg = f"dpi={dpi} is too small to read; use 20 or more."
         raise ValueError(msg)
 
 
-def _fit(image: Image.Image, side: int) -> Image.Image:
-    """Scale to the largest size that fits a square of `side`, keeping proportions."""
-    scale = side / max(image.size)
-    return image.resize(
-        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.BICUBIC
-    )
+def _arrange(
+    image: Image.Image, maps: Mapping[str, HeatMap], overlay: str | None, with_mask: bool, dpi: int
+) -> tuple[list[list[_Tile]], list[float], float]:
+    """Rows of tiles, the width of the tiles of each row, and their height as a part of it."""
+    ratio = min(max(image.height / image.width, 0.25), 1.6)
+    wide = ratio < 0.5
+    tile = 2 * _TILE + _GAP if wide else _TILE / max(ratio, 1)
+    query = ImageOps.contain(image, (round(tile * dpi), max(1, round(tile * ratio * dpi))))
+    tiles: list[_Tile] = [("query", query, None)]
+    if maps:
+        overlay = list(maps)[-1] if overlay is None else overlay
+        tiles.append((f"{overlay} on query", heat_overlay(query, maps[overlay]), None))
+    elif with_mask:
+        tiles.append(("ground truth", query, None))
+    map_tiles: list[_Tile] = [(name, colours(heat_map, query.size), heat_map) for name, heat_map in maps.items()]
+    if wide:
+        rows = [[entry] for entry in tiles] + [map_tiles]
+    else:  # a single map would leave its row half empty
+        rows = [tiles, map_tiles] if len(maps) > 1 else [tiles + map_tiles]
+    rows = [row for row in rows if row]
+    width = len(rows[0]) * (tile + _GAP)
+    return rows, [width / len(row) - _GAP for row in rows], ratio
 
 
-def _contour(picture: Image.Image, mask: NDArray[Any]) -> Image.Image:
-    """Draw a white line with a black rim around the non-zero part of the mask."""
-    binary = Image.fromarray((np.asarray(mask) != 0).astype(np.uint8) * 255)
-    # Box averages keep defects that are smaller than a pixel of the tile.
-    area = binary.resize(picture.size, Image.Resampling.BOX).point([0] + [255] * 255)
-    # What lies within the line shows the picture, save along the border, where the line has no room outside.
-    inner = np.array(area)
-    inner[:2], inner[-2:], inner[:, :2], inner[:, -2:] = 0, 0, 0, 0
-    result = picture.copy()
-    result.paste("black", mask=area.filter(ImageFilter.MaxFilter(7)))
-    result.paste("white", mask=area.filter(ImageFilter.MaxFilter(5)))
-    result.paste(picture, mask=Image.fromarray(inner))
-    return result
-
-
-@lru_cache(maxsize=32)
-def _font(source: str | None, size: int, bold: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    if source is not None:
-        try:
-            return ImageFont.truetype(source, size)
-        except OSError as error:
-            msg = f"font='{source}' is no TrueType font that can be opened; give the path of a .ttf, .otf or .ttc file."
-            raise ValueError(msg) from error
-    spec = find_spec("matplotlib")
-    if spec is not None and spec.origin is not None:
-        name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-        path = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / name
-        if path.is_file():
-            return ImageFont.truetype(str(path), size)  # Pillow 10.1 takes no Path
-    return ImageFont.load_default(size)
-
-
-def _printable(text: str) -> str:
-    """One line without control characters and lone surrogates, which undecodable file names are made of."""
-    return "".join("\ufffd" if unicodedata.category(c) in {"Cc", "Cs"} else c for c in " ".join(text.split()))
+def _fit(image: Image.Image, x: float, y: float, width: float, height: float) -> tuple[float, float, float]:
+    """Left, top and scale of an image in the middle of a box."""
+    scale = min(width / image.width, height / image.height)
+    return x + (width - image.width * scale) / 2, y + (height - image.height * scale) / 2, scale
 
 
 def _number(value: float | None) -> str:
     return f"{value:.3f}" if value is not None and math.isfinite(value) else "n/a"
 
 
-def _word(label: bool) -> str:
+def _label(label: bool) -> str:
     return "anomalous" if label else "normal"
-
-
-def _bound(value: float) -> str:
-    return f"{value:.3g}"
-
-
-class _Page:
-    """The canvas with its measures; every length follows from the tile's side."""
-
-    def __init__(self, tile: int, font: str | None) -> None:
-        def px(length: float) -> int:
-            return max(1, round(length * tile / 240))
-
-        self.tile, self.px = tile, px
-        self.gap, self.pad = px(16), px(5)
-        self.line = px(24)  # a caption above a tile
-        self.row = self.line + tile + px(44)  # caption, tile, colour bar with its numbers
-        self.header = px(60)
-        self.width = COLUMNS * (tile + self.gap) + self.gap
-        self.title = _font(font, max(9, px(26)), True)
-        self.caption = _font(font, max(8, px(15)), True)
-        self.text = _font(font, max(8, px(15)), False)
-        self.small = _font(font, max(7, px(13)), False)
-        self.huge = _font(font, max(12, px(52)), True)
-
-    def start(self, height: int) -> None:
-        self.canvas = Image.new("RGB", (self.width, height), PAPER)
-        self.draw = ImageDraw.Draw(self.canvas)
-
-    def tile_corner(self, position: int) -> tuple[int, int]:
-        row, column = divmod(position, COLUMNS)
-        return self.gap + column * (self.tile + self.gap), self.header + row * self.row
-
-    def write(
-        self,
-        text: str,
-        at: tuple[int, int],
-        font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-        colour: str = INK,
-        *,
-        width: int,
-        anchor: str = "la",
-        middle: bool = False,
-    ) -> None:
-        """Write one line, shortened to `width`: in the middle, or at the end."""
-        text, keep = _printable(text), len(text)
-        shown = text
-        while font.getlength(shown) > width and keep > 1:
-            keep -= 1
-            tail = keep // 2 if middle else 0
-            shown = f"{text[: keep - tail]}…{text[len(text) - tail :]}"
-        # Pillow's bitmap font, the last resort, knows no anchors.
-        place = anchor if isinstance(font, ImageFont.FreeTypeFont) else None
-        self.draw.text(at, shown, fill=colour, font=font, anchor=place)
-
-    def write_header(self, class_name: str, file_name: str) -> None:
-        inner, y = self.width - 2 * self.gap, self.header // 2
-        half = round(inner * 0.48)
-        self.write(class_name, (self.gap, y), self.title, width=half, anchor="lm")
-        self.write(file_name, (self.width - self.gap, y), self.text, MUTED, width=half, anchor="rm", middle=True)
-
-    def paste(self, picture: Image.Image, at: tuple[int, int], side: int) -> None:
-        """Paste in the middle of a square, framed where the picture does not fill it."""
-        x, y = at
-        if picture.size != (side, side):
-            self.draw.rectangle((x, y, x + side - 1, y + side - 1), fill=FRAME)
-        self.canvas.paste(picture, (x + (side - picture.width) // 2, y + (side - picture.height) // 2))
-
-    def colour_bar(self, heat_map: HeatMap, at: tuple[int, int]) -> None:
-        x, y = at
-        height = self.px(9)
-        ramp = Image.fromarray(np.linspace(0, 255, self.tile).astype(np.uint8)[None])
-        self.canvas.paste(apply_colormap(ramp).resize((self.tile, height)), at)
-        low, high, threshold = heat_map.low, heat_map.high, heat_map.threshold
-        finite = heat_map.values[np.isfinite(heat_map.values)]
-        note = f"max {_bound(float(finite.max()))}" if finite.size else "no finite value"
-        if 0 < finite.size < heat_map.values.size:
-            note += ", grey: not finite"
-        elif threshold is not None and low <= threshold <= high:
-            mark = x + round((threshold - low) / (high - low) * (self.tile - 1))
-            self.draw.line((mark, y - self.px(2), mark, y + height + self.px(2)), fill=INK, width=self.px(2))
-            note += f", threshold {_bound(threshold)}"
-        y += height + self.px(4)
-        side = self.tile // 7
-        self.write(_bound(low), (x, y), self.small, MUTED, width=side)
-        self.write(note, (x + self.tile // 2, y), self.small, width=self.tile - 2 * side, anchor="ma")
-        self.write(_bound(high), (x + self.tile, y), self.small, MUTED, width=side, anchor="ra")
-
-    def thumb_side(self, count: int) -> int:
-        return self.tile if count <= 2 else (self.tile - self.pad) // 2
-
-    def prompts_height(self, shown: int, count: int) -> int:
-        per_row = 2 if count <= 2 else 4
-        rows = max(1, -(-shown // per_row))
-        return self.line + rows * (self.thumb_side(count) + self.pad)
-
-    def write_prompts(self, shots: Sequence[Image.Image], count: int, y: int) -> None:
-        label = f"prompts (K={count})" + (f", {len(shots)} shown" if 0 < len(shots) < count else "")
-        self.write(label, (self.gap, y), self.caption, width=2 * self.tile + self.gap)
-        y += self.line
-        if not shots:
-            note = "zero-shot: no prompts" if count == 0 else "the prompts have no files"
-            self.write(note, (self.gap, y), self.text, MUTED, width=2 * self.tile)
-        side = self.thumb_side(count)
-        for index, shot in enumerate(shots):
-            # Thumbnails keep to the columns of the tiles above: one or two to a tile.
-            if count <= 2:
-                row, x = 0, self.gap + index * (self.tile + self.gap)
-            else:
-                row, place = divmod(index, 4)
-                x = self.gap + place // 2 * (self.tile + self.gap) + place % 2 * (self.tile - side)
-            self.paste(shot, (x, y + row * (side + self.pad)), side)
-
-    def write_verdict(
-        self, score: float | None, *, pred_label: bool | None, notes: Mapping[str, str | None], y: int
-    ) -> None:
-        x = self.tile_corner(2)[0]
-        self.write("score", (x, y), self.caption, width=self.tile)
-        y += self.line
-        colour = INK if pred_label is None else RED if pred_label else GREEN
-        self.write(_number(score), (x, y), self.huge, colour, width=self.tile)
-        y += self.px(64)
-        if pred_label is not None:
-            box = (x, y, x + self.px(130), y + self.px(30))
-            self.draw.rounded_rectangle(box, radius=self.px(6), fill=colour)
-            centre = ((box[0] + box[2]) // 2, (box[1] + box[3]) // 2)
-            self.write(_word(pred_label), centre, self.caption, PAPER, width=self.px(126), anchor="mm")
-            y += self.px(44)
-        for name, value in notes.items():
-            if value is not None:
-                self.write(f"{name}: {value}", (x, y), self.text, MUTED, width=self.tile)
-                y += self.px(24)
-
-    def terms_height(self, count: int) -> int:
-        return max(self.line + self.px(190), self.line + count * self.px(40))
-
-    def write_terms(self, components: Mapping[str, float], y: int) -> None:
-        if not components:
-            return
-        x, full, height = self.tile_corner(3)[0], self.tile, self.px(12)
-        self.write("components of the score", (x, y), self.caption, width=full)
-        y += self.line
-        for name, value in components.items():
-            self.write(name, (x, y), self.text, width=round(full * 0.75))
-            self.write(_number(value), (x + full, y), self.text, width=full // 4, anchor="ra")
-            top = y + self.px(20)
-            self.draw.rectangle((x, top, x + full - 1, top + height - 1), fill=FRAME)
-            length = round(min(max(value, 0.0), 1.0) * full) if math.isfinite(value) else 0
-            if length:
-                self.draw.rectangle((x, top, x + length - 1, top + height - 1), fill=BAR)
-            y += self.px(40)

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Maps as colours on a range that comes with them, and over their image."""
+"""Anomaly maps as colours on a fixed range, alone and over their image."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _NOT_FINITE = (128, 128, 128)
 
 
 class HeatMap(NamedTuple):
-    """A map and the scale it is to be read on.
+    """A map and the range of its colours.
 
     Attributes:
         values: The map `(H, W)`, of any resolution; it covers the whole query image.
         low: Value drawn in dark blue; lower values too.
         high: Value drawn in dark red; higher values too.
-        threshold: Value above which a pixel counts as anomalous, marked on the colour bar; None leaves the mark out.
+        threshold: Value above which a pixel counts as anomalous, marked on the colour bar; None for no mark.
     """
 
     values: NDArray[Any]
@@ -42,15 +42,15 @@ def heat_overlay(image: Image.Image, heat_map: HeatMap) -> Image.Image:
         heat_map: The map and its range.
 
     Returns:
-        A picture of the image's size, in mode `RGB`.
+        The image with the map, of the image's size, in mode `RGB`.
 
     Raises:
         ValueError: If the map is not two-dimensional or its range is empty.
     """
     check_heat_map(heat_map)
-    picture = image.convert("RGB")
+    image = image.convert("RGB")
     opacity = [round(min(max(1.5 * (level - 32), 0), 0.75 * 255)) for level in range(256)]
-    return Image.composite(colours(heat_map, picture.size), picture, _level(heat_map, picture.size).point(opacity))
+    return Image.composite(colours(heat_map, image.size), image, _level(heat_map, image.size).point(opacity))
 
 
 def check_heat_map(heat_map: HeatMap, name: str = "anomaly map") -> None:
@@ -89,10 +89,9 @@ def colours(heat_map: HeatMap, size: tuple[int, int]) -> Image.Image:
     Returns:
         The drawing in RGB, opaque.
     """
-    picture: Image.Image = apply_colormap(_level(heat_map, size))
+    drawing: Image.Image = apply_colormap(_level(heat_map, size))
     lost = ~np.isfinite(heat_map.values)
     if lost.any():
-        picture.paste(
-            _NOT_FINITE, mask=Image.fromarray(lost.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
-        )
-    return picture
+        area = Image.fromarray(lost.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
+        drawing.paste(_NOT_FINITE, mask=area)
+    return drawing

@@ -12,10 +12,9 @@ import torch.distributed as dist
 from lightning.pytorch import Callback
 
 from anomalib_inctrl.io.files import write_text_atomic
-from anomalib_inctrl.visualization.outputs import class_names, pred_label, raw_score, score_components, to_cpu
+from anomalib_inctrl.visualization.outputs import class_names, per_image, pred_label, score_components
 
 if TYPE_CHECKING:
-    import torch
     from anomalib.data import ImageBatch
     from lightning.pytorch import LightningModule, Trainer
 
@@ -24,10 +23,10 @@ class ScoreTable(Callback):
     """Writes one row per image of `test` and `predict` to `scores.csv` in the run's folder.
 
     Columns: `image_path`, `class_name`, `score` (raw), `pred_score` (after post-processing), `pred_label` and
-    `gt_label` (1 anomalous, 0 normal), then every term of the score; a column that no image has a value for is left
-    out, as `pred_label` is where no threshold is known. Rows are sorted by path and class name, whatever the order and
-    size of the batches and the number of processes. Numbers have nine significant digits, enough to get a 32-bit value
-    back exactly.
+    `gt_label` (1 anomalous, 0 normal), then every component of the score. A column that no image has a value for is
+    left out, as `pred_label` is where no threshold is known. Rows are sorted by path and class name, whatever the order
+    and size of the batches and the number of processes. Numbers have nine significant digits, enough to restore a
+    32-bit value exactly.
 
     The callback must stand after the post-processor in the model's list, else `pred_score` is raw too.
     """
@@ -55,15 +54,18 @@ class ScoreTable(Callback):
         """Add a batch's rows."""
         del outputs, batch_idx, dataloader_idx
         size = batch.batch_size
+        values = {
+            "score": getattr(batch, "raw_score", None),
+            "pred_score": batch.pred_score,
+            "pred_label": pred_label(batch, pl_module),
+            "gt_label": batch.gt_label,
+            **score_components(getattr(batch, "components", None)),
+        }
         columns: dict[str, list[Any]] = {
             "image_path": [str(path) for path in batch.image_path or [""] * size],
             "class_name": class_names(batch, trainer),
         }
-        numbers = {"score": raw_score(batch), "pred_score": batch.pred_score}
-        labels = {"pred_label": pred_label(batch, pl_module), "gt_label": batch.gt_label}
-        columns |= {name: _values(values) for name, values in numbers.items() if values is not None}
-        columns |= {name: [int(v) for v in _values(values)] for name, values in labels.items() if values is not None}
-        columns |= {name: _values(values) for name, values in score_components(batch).items()}
+        columns |= {name: per_image(column, size) for name, column in values.items()}
         self._rows += [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     on_predict_batch_end = on_test_batch_end
@@ -82,17 +84,11 @@ class ScoreTable(Callback):
     on_predict_epoch_end = on_test_epoch_end
 
 
-def _values(values: torch.Tensor) -> list[Any]:
-    return list(to_cpu(values).reshape(-1).tolist())
-
-
 def _write(rows: list[dict[str, Any]], path: Path) -> None:
-    order = ["image_path", "class_name", "score", "pred_score", "pred_label", "gt_label"]
-    table = pd.DataFrame(rows)
-    table = table[[name for name in order if name in table] + [name for name in table if name not in order]]
+    table = pd.DataFrame(rows).dropna(axis="columns", how="all")
     # A distributed sampler repeats images to give every process the same number.
     repeated = table.duplicated(["image_path", "class_name"]) & (table.image_path != "")
     table = table[~repeated].sort_values(["image_path", "class_name"], kind="stable")
     labels = [name for name in ("pred_label", "gt_label") if name in table]
-    table = table.astype(dict.fromkeys(labels, "Int64"))
+    table[labels] = table[labels].astype(float).astype("Int64")
     write_text_atomic(path, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))

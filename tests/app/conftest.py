@@ -30,7 +30,7 @@ def queries(washers):
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
-    """A folder with a checkpoint of each model, in the places that runs of anomalib leave them."""
+    """A folder with a checkpoint of each model, in the folders of anomalib's runs."""
     folder = tmp_path_factory.mktemp("results")
     for kind in (InCTRL, InCTRLv2):
         module = kind(**DEMO)
@@ -43,7 +43,7 @@ def checkpoints(tmp_path_factory):
 
 
 def png_of(width, height):
-    """A PNG whose header promises a size that its few bytes do not hold."""
+    """A PNG whose header names a size that its few bytes do not hold."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -57,21 +57,21 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(x) = 
 
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory):
-    """Files that are not what they are called, and what the message about each says."""
+    """Files whose content does not match their name, and the message about each."""
     folder = tmp_path_factory.mktemp("hostile")
     files = {
-        "empty.png": (b"", "empty.png: 0 bytes, not readable as a picture"),
+        "empty.png": (b"", "empty.png: 0 bytes, not readable as an image"),
         "page.png": (b"<html><script>alert(1)</script></html>", "page.png: 38 bytes, not readable"),
         "postscript.png": (EPS, "postscript.png: .* bytes, not readable"),
-        "bomb.png": (png_of(30000, 30000), "bomb.png: .* not readable as a picture|bomb.png: 30000 x 30000 pixels"),
+        "bomb.png": (png_of(30000, 30000), "bomb.png: .* not readable as an image|bomb.png: 30000 x 30000 pixels"),
         "large.png": (png_of(9000, 9000), "large.png: 9000 x 9000 pixels; at most 40 million"),
         "cut.png": (png_of(100, 100), "cut.png: .* bytes, not readable as an image"),
         "drawing.svg": (b"<svg/>", "drawing.svg: not one of the formats"),
     }
     for name, (content, _) in files.items():
         (folder / name).write_bytes(content)
-    picture = folder / "truncated.jpg"
-    Image.effect_noise((200, 200), 90).save(picture)
-    picture.write_bytes(picture.read_bytes()[:2000])
+    image = folder / "truncated.jpg"
+    Image.effect_noise((200, 200), 90).save(image)
+    image.write_bytes(image.read_bytes()[:2000])
     messages = {name: message for name, (_, message) in files.items()}
     return folder, messages | {"truncated.jpg": "truncated.jpg: 2000 bytes, not readable as an image"}

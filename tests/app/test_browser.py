@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The app as a visitor meets it: the real command, a real Chromium, real clicks."""
+"""The app in a browser: the real command, a real Chromium, real clicks."""
 
 import csv
 import json
@@ -85,7 +85,7 @@ def page(browser, server):
     page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
     page.set_default_timeout(60_000)
     page.goto(server[0])
-    page.wait_for_selector("#judge")
+    page.wait_for_selector("#predict")
     yield page
     page.close()
 
@@ -102,9 +102,9 @@ def fill_in(page, prompts, queries, class_name="washer"):
     page.wait_for_function(f"document.querySelectorAll('#queries tr.file').length == {len(queries)}")
 
 
-def judge(page):
-    page.click("#judge")
-    page.wait_for_function("document.querySelector('#verdict').innerText.includes('score')")
+def predict(page):
+    page.click("#predict")
+    page.wait_for_function("document.querySelector('#pred-label').innerText.includes('score')")
     page.wait_for_selector("#heat-map img")
     page.wait_for_selector("#table [role=row][data-index]")
 
@@ -132,7 +132,7 @@ def toast(page):
 def expected_scores(good, queries, weights=None):
     detector = Detector(weights, backbone="mini-clip-16-240", pretrained="demo", device="cpu")
     detector.set_prompts(good, class_name="washer")
-    return sorted((result.score for result in detector.predict(queries)), reverse=True)
+    return sorted((prediction.score for prediction in detector.predict(queries)), reverse=True)
 
 
 def download(page, folder):
@@ -145,7 +145,7 @@ def download(page, folder):
 
 @pytest.fixture(scope="module")
 def named(queries, tmp_path_factory):
-    """The queries under names of their own, as a visitor has them."""
+    """The queries under different names."""
     folder = tmp_path_factory.mktemp("named")
     paths = [folder / f"{Path(query).parent.name}-{Path(query).name}" for query in queries]
     for query, path in zip(queries, paths, strict=True):
@@ -153,97 +153,97 @@ def named(queries, tmp_path_factory):
     return paths
 
 
-def test_the_whole_walk(page, server, good, named, checkpoints, tmp_path):
+def test_prompts_images_threshold_table_and_figure(page, server, good, named, checkpoints, tmp_path):
     fill_in(page, good[:3], named)
     assert page.locator("#prompt-gallery img").count() == 3
-    judge(page)
+    predict(page)
 
     scores = expected_scores(good[:3], named)
     shown = rows(page)
     assert [row[2] for row in shown] == [f"{score:.3f}" for score in scores]
     assert {row[1] for row in shown} == {path.name for path in named}
     assert page.locator("#gallery img").count() >= len(named)
-    assert f"score {scores[0]:.3f}" in page.inner_text("#verdict")
+    assert f"score {scores[0]:.3f}" in page.inner_text("#pred-label")
     assert "text score" in page.inner_text("#components")
     width = page.eval_on_selector("#heat-map img", "image => image.naturalWidth")
     assert width == 720
 
-    # The threshold decides verdicts, in the table as in the picture's own.
+    # The threshold decides the labels, in the table and of the image shown.
     for threshold, word in ((min(scores) - 0.01, "anomalous"), (max(scores) + 0.01, "normal")):
         page.fill("#threshold input[type=number]", f"{threshold:.3f}")
         page.press("#threshold input[type=number]", "Enter")
-        page.wait_for_function(f"document.querySelector('#verdict').innerText.startsWith('{word}')")
+        page.wait_for_function(f"document.querySelector('#pred-label').innerText.startsWith('{word}')")
         assert {row[3] for row in rows(page)} == {word}
 
-    # Another picture by a click on its row, and by a click on its heat map.
+    # Another image by a click on its row, and by a click on its heat map.
     page.locator("#table [role=gridcell]", has_text=shown[2][1]).first.click()
-    page.wait_for_function(f"document.querySelector('#verdict').innerText.includes('{scores[2]:.3f}')")
+    page.wait_for_function(f"document.querySelector('#pred-label').innerText.includes('{scores[2]:.3f}')")
     page.locator("#gallery button.thumbnail-item").nth(1).click()
-    page.wait_for_function(f"document.querySelector('#verdict').innerText.includes('{scores[1]:.3f}')")
+    page.wait_for_function(f"document.querySelector('#pred-label').innerText.includes('{scores[1]:.3f}')")
 
     found = download(page, tmp_path)
     assert [float(row["score"]) for row in found] == pytest.approx(scores, abs=1e-5)
     assert {row["pred_label"] for row in found} == {"0"}
     assert {row["class_name"] for row in found} == {"washer"}
 
-    page.get_by_text("Everything on one sheet").click()
-    page.wait_for_selector("#sheet img")
-    assert page.eval_on_selector("#sheet img", "image => image.naturalWidth") > 900
+    page.get_by_text("Everything in one figure").click()
+    page.wait_for_selector("#explanation img")
+    assert page.eval_on_selector("#explanation img", "image => image.naturalWidth") > 900
 
     # Another model with trained heads.
     choose(page, "model", "InCTRL")
     choose(page, "weights", "model.ckpt")
-    page.click("#judge")
+    page.click("#predict")
     page.wait_for_function("document.querySelector('#components').innerText.includes('head score')")
     trained = expected_scores(good[:3], named, checkpoints / "InCTRL" / "model.ckpt")
     found = download(page, tmp_path)
     assert [float(row["score"]) for row in found] == pytest.approx(trained, abs=1e-5)
 
-    # The page asks this machine alone.
+    # The page makes requests to this machine only.
     assert {url.split("/")[2] for url in page.asked if url.startswith("http")} == {server[0].split("/")[2]}
     assert "Traceback" not in server[1].read_text()
 
 
-def test_an_example_is_at_hand(page):
+def test_the_example_is_filled_in_and_predicted(page):
     page.click("#example")
     page.wait_for_selector("#prompt-gallery img")
     page.wait_for_function("document.querySelectorAll('#queries tr.file').length == 8")
-    judge(page)
+    predict(page)
     assert len({row[1] for row in rows(page)}) == len(rows(page)) > 0
-    # With the threshold it begins at, the worst is anomalous and the best is not.
-    assert page.inner_text("#verdict").startswith("anomalous")
+    # At the first threshold the most abnormal image is anomalous.
+    assert page.inner_text("#pred-label").startswith("anomalous")
 
 
-def test_mistakes_and_hostile_files_get_a_message(page, server, good, named, hostile, tmp_path):
+def test_wrong_input_and_hostile_files_are_reported(page, server, good, named, hostile, tmp_path):
     folder, messages = hostile
-    page.click("#judge")
-    assert "No normal pictures yet. Drop 1 to 8." in toast(page)
+    page.click("#predict")
+    assert "No normal references yet. Drop 1 to 8." in toast(page)
 
     drop(page, "prompts", [good[0], folder / "page.png"])
     assert re.search(messages["page.png"], toast(page))
     page.click("#prompts button[aria-label='Clear']")
     page.wait_for_selector("#prompts input[type=file]", state="attached")
     drop(page, "prompts", [good[index % 4] for index in range(9)])
-    assert "9 normal pictures are too many" in toast(page)
+    assert "9 normal references are too many" in toast(page)
     page.click("#prompts button[aria-label='Clear']")
     page.wait_for_selector("#prompts input[type=file]", state="attached")
 
-    # Names are text, whatever they look like.
+    # Names are shown as text, not as HTML.
     odd = tmp_path / "<img src=x onerror=alert(1)>.png"
     shutil.copyfile(named[0], odd)
     broken = [folder / name for name in ("postscript.png", "large.png", "cut.png", "truncated.jpg")]
     fill_in(page, good[:1], [odd, *broken, named[1]], class_name="<b onclick=alert(2)>washer</b>")
-    judge(page)
-    told = page.input_value("#left-out textarea").splitlines()
-    assert len(told) == len(broken)
-    for line, path in zip(told, broken, strict=True):
+    predict(page)
+    left_out = page.input_value("#left-out textarea").splitlines()
+    assert len(left_out) == len(broken)
+    for line, path in zip(left_out, broken, strict=True):
         assert re.search(messages[path.name], line)
     assert len(rows(page)) == 2
     assert page.locator("#table img").count() == 0
     assert "Traceback" not in server[1].read_text()
 
 
-def test_files_that_are_too_large_do_not_get_in(page, tmp_path):
+def test_files_that_are_too_large_are_refused(page, tmp_path):
     path = tmp_path / "large.bmp"
     Image.new("RGB", (3000, 2500)).save(path)
     assert path.stat().st_size > 20 * 2**20
@@ -252,8 +252,8 @@ def test_files_that_are_too_large_do_not_get_in(page, tmp_path):
     assert page.locator("#prompt-gallery img").count() == 0
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", str(ROOT / "docs" / "images" / "sheet.png")])
-def test_files_of_the_server_cannot_be_asked_for(server, path):
+@pytest.mark.parametrize("path", ["/etc/passwd", str(ROOT / "README.md")])
+def test_files_of_the_server_are_not_served(server, path):
     address = f"{server[0]}/gradio_api"
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"{address}/file={path}")

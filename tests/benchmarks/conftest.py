@@ -35,27 +35,3 @@ def data_root(tmp_path_factory):
     for category in AUXILIARY + UNSEEN:
         InCTRLDemo(root=root, category=category, **COUNTS).prepare_data()
     return root
-
-
-@pytest.fixture(scope="session")
-def setup(data_root):
-    from ablate import Setup
-
-    return Setup(
-        backbone=BACKBONE,
-        data_root=str(data_root),
-        data_options=COUNTS,
-        auxiliary=AUXILIARY,
-        unseen=UNSEEN,
-        seeds=[0, 1],
-        k_shot=2,
-        steps=4,
-        batch_size=4,
-    )
-
-
-@pytest.fixture(scope="session")
-def world(setup):
-    from ablate import World
-
-    return World.prepare(setup)

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is InCTRL's own."""
+"""InCTRL: its formula under all switches, and the authors' weights."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from anomalib_inctrl.errors import CheckpointError
         ({"use_text": False, "use_patch": False}, {"image"}),
     ],
 )
-def test_switches(tiny, pool, switches, parts):
+def test_score_equals_the_formula_under_all_switches(tiny, pool, switches, parts):
     model = tiny(**switches)
     model.heads_trained = True
     model.set_prompts(pool[:2], "candle")
@@ -36,23 +36,18 @@ def test_switches(tiny, pool, switches, parts):
     assert_close(components.score, (head + components.patch_score) / 2 if "patch" in parts else head)
 
 
-def test_all_switches_off_is_an_error(tiny):
-    with pytest.raises(ValueError, match="nothing is left"):
-        tiny(use_text=False, use_patch=False, use_image=False)
-
-
-def test_official_weights_that_do_not_fit_change_nothing(official, official_weights):
+def test_official_weights_that_do_not_fit_are_refused_and_load_nothing(official, official_weights):
     before = {key: value.clone() for key, value in official.state_dict().items() if torch.is_tensor(value)}
-    for spoilt, name in (
+    for changed, name in (
         (
             {key: value for key, value in official_weights.items() if key != "diff_head.bn2.bias"},
             r"map_head\.layers\.2\.bias",
         ),
-        (official_weights | {"stranger": torch.zeros(1)}, "stranger"),
+        (official_weights | {"unknown_key": torch.zeros(1)}, "unknown_key"),
         (official_weights | {"adapter.fc.0.weight": torch.zeros(2, 2)}, r"image_scorer\.adapter\.fc\.0\.weight"),
         ({key: value for key, value in official_weights.items() if key != "visual.proj"}, r"visual\.proj"),
     ):
         with pytest.raises(CheckpointError, match=name):
-            official.load_official_state_dict(spoilt)
+            official.load_official_state_dict(changed)
     for key, value in before.items():
         assert torch.equal(official.state_dict()[key], value), key

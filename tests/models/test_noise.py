@@ -13,7 +13,7 @@ from anomalib_inctrl.models.components.residuals import unit
 
 def noise(model, batch, k_shot, generator):
     layers, patches, width = len(model.backbone.blocks), model.backbone.num_patches, model.backbone.patch_width
-    # Blocks differ in level, as those of a network do: were they mixed up with samples, the level would tell the label.
+    # Blocks differ in level, as in a network: if they were mixed up with samples, the level would reveal the label.
     level = torch.arange(layers).view(-1, 1, 1)
     query = ImageFeatures(
         level + torch.randn(batch, layers, patches, width, generator=generator),
@@ -27,11 +27,11 @@ def noise(model, batch, k_shot, generator):
     return query, context
 
 
-def test_training_on_noise_stays_at_chance(small):
+def test_head_trained_on_noise_stays_at_chance(small):
     generator = torch.Generator().manual_seed(0)
     model, loss = small().train(), BinaryFocalLoss()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    # Normals first, as the authors' loader orders them; ours shuffles, but right maths must not mind.
+    # Normals first, as the authors' loader orders them; the arithmetic must not depend on the order.
     labels = torch.arange(16) // 8
     for _ in range(1000):
         components = model.score_features(*noise(model, 16, 2, generator))

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts seen at several offsets."""
+"""Prompts encoded at several offsets within a patch."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from anomalib_inctrl import Detector, InCTRLv2
 from anomalib_inctrl.backbones import OpenCLIPBackbone
 from anomalib_inctrl.errors import BackboneError, CheckpointError, PromptError
-from anomalib_inctrl.models.components.checkpoint import check_values
+from anomalib_inctrl.models.components.checkpoint import check_state
 from anomalib_inctrl.models.components.prompt_shifts import encode_prompts, shift_images
 from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
 
@@ -24,7 +24,7 @@ def backbone():
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     """Smooth noise: something of its own at every place."""
     noise = torch.randn(6, 3, 60, 60, generator=torch.Generator().manual_seed(3))
     return torch.nn.functional.interpolate(noise, size=SIZE, mode="bicubic")
@@ -39,11 +39,11 @@ def model(backbone):
     return make
 
 
-def test_pictures_are_moved_by_fractions_of_a_patch(pictures):
-    moved = shift_images(pictures, 4, PATCH)
+def test_images_are_shifted_by_fractions_of_a_patch(images):
+    moved = shift_images(images, 4, PATCH)
     assert moved.shape == (6, 16, 3, SIZE, SIZE)
-    assert torch.equal(moved[:, 0], pictures)
-    padded = np.pad(pictures.numpy(), ((0, 0), (0, 0), (PATCH, PATCH), (PATCH, PATCH)), mode="reflect")
+    assert torch.equal(moved[:, 0], images)
+    padded = np.pad(images.numpy(), ((0, 0), (0, 0), (PATCH, PATCH), (PATCH, PATCH)), mode="reflect")
     expected = {
         (y, x): padded[:, :, PATCH + y :, PATCH + x :][..., :SIZE, :SIZE] for y in range(-8, 9) for x in range(-8, 9)
     }
@@ -52,8 +52,8 @@ def test_pictures_are_moved_by_fractions_of_a_patch(pictures):
 
 
 @pytest.mark.parametrize("shifts", [2, 3])
-def test_the_map_is_the_least_over_all_offsets(shifts, model, backbone, pictures):
-    prompts, queries = pictures[:3], pictures[3:]
+def test_map_is_the_minimum_over_all_offsets(shifts, model, backbone, images):
+    prompts, queries = images[:3], images[3:]
     shifted = model(prompt_shifts=shifts)
     shifted.set_prompts(prompts, "washer")
     found = shifted.score_components(queries).patch_map
@@ -66,81 +66,81 @@ def test_the_map_is_the_least_over_all_offsets(shifts, model, backbone, pictures
         assert_close(residual, (1 - torch.stack(nearest).amax(dim=0)).mean(dim=0) / 2, **CLOSE)
 
 
-def test_a_moved_prompt_has_no_residual(model, pictures):
-    moved = shift_images(pictures[:1], 4, PATCH)[0]
+def test_residual_of_a_shifted_prompt_is_zero(model, images):
+    moved = shift_images(images[:1], 4, PATCH)[0]
     plain, shifted = model(), model(prompt_shifts=4)
     for one in (plain, shifted):
-        one.set_prompts(pictures[:2], "washer")
+        one.set_prompts(images[:2], "washer")
     assert shifted.score_components(moved).patch_map.max() < 1e-5
     assert plain.score_components(moved[1:]).patch_score.min() > 1e-3
 
 
-def test_only_the_patches_are_moved(model, pictures):
+def test_class_embeddings_are_those_of_the_unshifted_prompts(model, images):
     plain, shifted = model(), model(prompt_shifts=3)
     for one in (plain, shifted):
-        one.set_prompts(pictures[:2], "washer")
+        one.set_prompts(images[:2], "washer")
     before, after = plain.bank.select(), shifted.bank.select()
     assert (before.k_shot, after.k_shot) == (2, 2)
     assert after.patches.shape == (18, *before.patches.shape[1:])
-    assert_close(after.image, before.image, **CLOSE)
+    assert_close(after.embeddings, before.embeddings, **CLOSE)
     assert_close(after.patches[::9], before.patches, **CLOSE)
     for one in (plain, shifted):
         one.heads_trained = True
-    query = pictures[2:]
+    query = images[2:]
     assert_close(shifted.score_components(query).image_score, plain.score_components(query).image_score, **CLOSE)
     assert (shifted.score_components(query).patch_map <= plain.score_components(query).patch_map + 1e-6).all()
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 100])
-def test_the_batch_changes_nothing(batch_size, backbone, pictures):
-    expected = encode_prompts(backbone, pictures[:3], 2)
-    found = encode_prompts(backbone, pictures[:3], 2, batch_size)
+def test_batch_size_changes_nothing(batch_size, backbone, images):
+    expected = encode_prompts(backbone, images[:3], 2)
+    found = encode_prompts(backbone, images[:3], 2, batch_size)
     assert_close(found.patches, expected.patches, **CLOSE)
     assert_close(found.embedding, expected.embedding, **CLOSE)
 
 
-def test_saved_and_loaded_the_prompts_are_the_same(model, pictures):
+def test_saved_prompts_keep_their_offsets(model, images):
     shifted, loaded = model(prompt_shifts=2), model()
-    shifted.set_prompts(pictures[:2], "washer")
+    shifted.set_prompts(images[:2], "washer")
     loaded.load_state_dict(shifted.state_dict())
-    assert torch.equal(loaded.score_components(pictures[2:]).score, shifted.score_components(pictures[2:]).score)
+    assert torch.equal(loaded.score_components(images[2:]).score, shifted.score_components(images[2:]).score)
 
 
 @pytest.mark.parametrize("views", [0, 1, 3, 4])
-def test_views_that_belong_to_no_number_of_prompts_are_refused(views, backbone, model, pictures):
+def test_inconsistent_number_of_views_is_refused(views, backbone, model, images):
     one = model()
-    one.set_prompts(pictures[:2], "washer")
+    one.set_prompts(images[:2], "washer")
     state = one.state_dict() | {"bank.entries.0.patches": torch.zeros(views, 3, 225, backbone.patch_width)}
     with pytest.raises(CheckpointError, match=r"here\.ckpt: damaged, prompts 'bank.entries.0' of shapes"):
-        check_values(state, backbone, "here.ckpt")
+        check_state(state, backbone, "here.ckpt")
 
 
-def test_text_prompts_alone_have_nothing_to_move(model, pictures):
+def test_zero_shot_does_not_depend_on_prompt_shifts(model, images):
     plain, shifted = model(), model(prompt_shifts=4)
     for one in (plain, shifted):
-        one.set_prompts(pictures[:0], "washer")
-    assert torch.equal(shifted.score_components(pictures).score, plain.score_components(pictures).score)
+        one.set_prompts(images[:0], "washer")
+    assert torch.equal(shifted.score_components(images).score, plain.score_components(images).score)
 
 
-def test_what_cannot_be_is_told(model, pictures):
+def test_invalid_prompt_shifts_are_refused(model, images):
     with pytest.raises(ValueError, match="prompt_shifts=0: give a whole number"):
         InCTRLv2(backbone="demo-vit-16-240", pretrained=None, prompt_shifts=0)
     with pytest.raises(ValueError, match="prompt_shifts=-1: give a whole number"):
         Detector(backbone="demo-vit-16-240", pretrained=None, prompt_shifts=-1)
     with pytest.raises(PromptError, match=r"prompt_shifts=17: a patch of .* has 16 pixels a side"):
-        model(prompt_shifts=17).set_prompts(pictures[:1], "washer")
+        model(prompt_shifts=17).set_prompts(images[:1], "washer")
     with pytest.raises(BackboneError, match=r"expected \(B, 3, 240, 240\)"):
-        model(prompt_shifts=2).set_prompts(pictures[:1, :, :8, :8], "washer")
+        model(prompt_shifts=2).set_prompts(images[:1, :, :8, :8], "washer")
 
 
-def test_prompts_of_a_checkpoint_stay_as_they_were_seen(pictures, tmp_path, caplog):
+def test_prompt_shifts_of_a_checkpoint_are_kept(images, tmp_path, caplog):
     saved = InCTRLv2(backbone="demo-vit-16-240", pretrained=None, prompt_shifts=2)
-    saved.model.set_prompts(pictures[:1], "washer")
+    saved.model.set_prompts(images[:1], "washer")
     for given, told in ((1, False), (2, False), (4, True)):
         caplog.clear()
         model = InCTRLv2(backbone="demo-vit-16-240", pretrained=None, prompt_shifts=given)
         model.on_load_checkpoint(saved.checkpoint_content())
-        assert ("prompt_shifts=4 has no say" in caplog.text) == told
+        assert ("prompt_shifts=4 is ignored" in caplog.text) == told
         assert model.hparams["prompt_shifts"] == model.model.prompt_shifts == 2
     heads = saved.checkpoint_content()
     heads["state_dict"] = {key: value for key, value in heads["state_dict"].items() if ".bank." not in key}
@@ -149,8 +149,8 @@ def test_prompts_of_a_checkpoint_stay_as_they_were_seen(pictures, tmp_path, capl
     assert model.model.prompt_shifts == 4
 
 
-def test_a_detector_says_what_its_checkpoint_said(pictures, tmp_path):
-    images = (pictures.clamp(-1, 1) + 1) / 2
+def test_detector_keeps_the_prompt_shifts_of_its_checkpoint(images, tmp_path):
+    images = (images.clamp(-1, 1) + 1) / 2
     detector = Detector(backbone="demo-vit-16-240", pretrained=None, device="cpu", prompt_shifts=2)
     detector.set_prompts(images[:2], class_name="washer")
     again = Detector(detector.save(tmp_path / "washer.ckpt"), device="cpu")

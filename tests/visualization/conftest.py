@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model that finds bright spots, images that have one, and a trainer that runs it through real hooks."""
 
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,20 +15,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from anomalib_inctrl.data.batch import PromptedBatch, PromptedItem
+from anomalib_inctrl.models.components.score_components import ScoreComponents
 from anomalib_inctrl.visualization import ExplanationVisualizer, ScoreTable
 
 SIDE, GRID = 48, 6
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-
-
-@dataclass
-class Terms:
-    text_score: torch.Tensor
-    patch_map: torch.Tensor
-    patch_score: torch.Tensor
-    head_score: torch.Tensor | None
-    score: torch.Tensor
-    grid: tuple[int, int] = (GRID, GRID)
 
 
 class PreProcessor:
@@ -41,7 +31,7 @@ class BrightSpots(LightningModule):
 
     def __init__(self, prompt_files=None, callbacks=None, explains=True, normalises=True):
         super().__init__()
-        self.chosen = callbacks or [ScoreTable(), ExplanationVisualizer(tile=80)]
+        self.chosen = callbacks or [ScoreTable(), ExplanationVisualizer(dpi=25)]
         self.prompt_files = prompt_files or {}
         self.explains = explains
         self.pre_processor = PreProcessor()
@@ -64,7 +54,7 @@ class BrightSpots(LightningModule):
         batch.update(**InferenceBatch(pred_score=score, anomaly_map=bright.clamp(0, 1)[:, None])._asdict())
         if self.explains:
             batch.raw_score, batch.raw_map = score.clone(), bright.clamp(0, 1)
-            batch.components = Terms(score / 3, patches, score, None, score)
+            batch.components = ScoreComponents(score / 3, patches, score, score, patches, (GRID, GRID))
         return batch
 
     predict_step = test_step
@@ -123,7 +113,7 @@ def loader(dataset, batch_size=3):
 def fakes():
     """The helpers of this file, which test files cannot import."""
     return SimpleNamespace(
-        BrightSpots=BrightSpots, Files=Files, OneTarget=OneTarget, Terms=Terms, loader=loader, write_image=write_image
+        BrightSpots=BrightSpots, Files=Files, OneTarget=OneTarget, loader=loader, write_image=write_image
     )
 
 
@@ -139,7 +129,7 @@ def make_trainer(tmp_path):
 
 @pytest.fixture
 def make_batch():
-    """A batch that has been through no model at all."""
+    """A batch without predictions."""
 
     def make(size=2, **fields):
         return ImageBatch(image=torch.rand(size, 3, SIDE, SIDE), **fields)

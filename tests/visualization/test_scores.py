@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The table holds what the model said, one row per image."""
+"""The table of scores has one row per image, with the model's numbers."""
 
 from pathlib import Path
 
@@ -11,7 +11,10 @@ import torch
 from anomalib.data import ImageBatch, PredictDataset
 from lightning.pytorch import Trainer
 
+from anomalib_inctrl.models.components.score_components import ScoreComponents
 from anomalib_inctrl.visualization import ScoreTable
+
+FIRST = ["image_path", "class_name", "score", "pred_score", "pred_label", "gt_label"]
 
 
 @pytest.fixture
@@ -25,22 +28,19 @@ def dataset(tmp_path, fakes):
 
 
 @pytest.fixture
-def run(fakes):
-    def test(trainer, dataset, *, batch_size=2, table=None, **options):
+def run(fakes, make_trainer):
+    def test(dataset, folder, *, batch_size=2, table=None, trainer=None, **options):
         model = fakes.BrightSpots(callbacks=[table or ScoreTable()], **options)
+        trainer = trainer or make_trainer(default_root_dir=folder)
         trainer.test(model, fakes.loader(dataset, batch_size), verbose=False)
         return Path(trainer.default_root_dir) / "scores.csv"
 
     return test
 
 
-def test_rows_and_columns(tmp_path, make_trainer, dataset, run):
-    run(make_trainer(), dataset)
-    table = pd.read_csv(tmp_path / "run" / "scores.csv")
-    assert list(table) == [
-        *("image_path", "class_name", "score", "pred_score", "pred_label", "gt_label"),
-        *("text_score", "patch_score"),
-    ]
+def test_rows_and_columns(tmp_path, dataset, run):
+    table = pd.read_csv(run(dataset, tmp_path / "run"))
+    assert list(table) == [*FIRST, "text_score", "patch_score"]
     expected = dataset.samples.sort_values("image_path", ignore_index=True)
     assert table.image_path.tolist() == expected.image_path.tolist()
     assert table.class_name.tolist() == expected.class_name.tolist()
@@ -51,23 +51,22 @@ def test_rows_and_columns(tmp_path, make_trainer, dataset, run):
     np.testing.assert_allclose(table.pred_score, np.clip((score - 0.25) / 0.5 + 0.5, 0, 1), rtol=1e-5)
 
 
-def test_the_file_does_not_depend_on_batches(tmp_path, make_trainer, dataset, fakes, run):
-    written = set()
-    for batch_size, order in ((1, 1), (2, -1), (9, 1)):
-        shuffled = fakes.Files(dataset.samples.iloc[::order])
-        run(make_trainer(default_root_dir=tmp_path / str(batch_size)), shuffled, batch_size=batch_size)
-        written.add((tmp_path / str(batch_size) / "scores.csv").read_bytes())
+def test_the_file_does_not_depend_on_batch_size_or_order(tmp_path, dataset, fakes, run):
+    written = {
+        run(fakes.Files(dataset.samples.iloc[::order]), tmp_path / str(size), batch_size=size).read_bytes()
+        for size, order in ((1, 1), (2, -1), (9, 1))
+    }
     assert len(written) == 1
 
 
-def test_each_run_begins_anew(tmp_path, make_trainer, dataset, fakes, run):
+def test_each_run_starts_a_new_table_and_repeated_images_are_written_once(tmp_path, dataset, fakes, run):
     table = ScoreTable()
-    run(make_trainer(), dataset, table=table)
-    run(make_trainer(), fakes.Files(dataset.samples.iloc[:2]), table=table)
-    assert len(pd.read_csv(tmp_path / "run" / "scores.csv")) == 2
+    run(dataset, tmp_path / "run", table=table)
+    path = run(fakes.Files(dataset.samples.iloc[[0, 1, 0]]), tmp_path / "run", table=table)
+    assert len(pd.read_csv(path)) == 2
 
 
-def test_predict_knows_no_ground_truth(tmp_path, make_trainer, fakes):
+def test_predict_leaves_out_the_ground_truth(tmp_path, make_trainer, fakes):
     fakes.write_image(tmp_path / "mine" / "0.png", spot=(20, 20))
     images = PredictDataset(tmp_path / "mine" / "0.png")
     make_trainer().predict(fakes.BrightSpots(callbacks=[ScoreTable()]), fakes.loader(images))
@@ -78,22 +77,18 @@ def test_predict_knows_no_ground_truth(tmp_path, make_trainer, fakes):
     assert table.class_name.isna().all()
 
 
-def test_a_model_without_terms(tmp_path, make_trainer, dataset, run):
-    run(make_trainer(), dataset, explains=False)
-    table = pd.read_csv(tmp_path / "run" / "scores.csv")
-    assert list(table) == ["image_path", "class_name", "pred_score", "pred_label", "gt_label"]
+def test_a_model_without_components_has_no_columns_for_them(tmp_path, dataset, run):
+    table = pd.read_csv(run(dataset, tmp_path / "run", explains=False))
+    assert list(table) == [name for name in FIRST if name != "score"]
 
 
-def test_repeated_images_are_written_once(tmp_path, make_trainer, dataset, fakes, run):
-    run(make_trainer(), fakes.Files(dataset.samples.iloc[[0, 1, 0]]))
-    assert len(pd.read_csv(tmp_path / "run" / "scores.csv")) == 2
-
-
-def test_numbers_come_back_exactly(tmp_path, fakes):
+def test_numbers_are_restored_exactly(tmp_path):
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
     values = torch.rand(50, generator=torch.Generator().manual_seed(0))
     batch = ImageBatch(image=torch.zeros(50, 3, 2, 2), image_path=[f"{i:02}.png" for i in range(50)])
-    batch.raw_score, batch.components = values, fakes.Terms(values.bfloat16(), torch.zeros(50, 4), values, None, values)
+    batch.raw_score = values
+    zeros = torch.zeros(50, 36)
+    batch.components = ScoreComponents(values.bfloat16(), zeros, values, values, zeros, (6, 6))
     callback = ScoreTable()
     callback.on_predict_start(trainer, None)
     callback.on_predict_batch_end(trainer, None, batch, batch, 0)
@@ -106,7 +101,7 @@ def test_numbers_come_back_exactly(tmp_path, fakes):
 
 @pytest.fixture
 def _one_thread():
-    """Forked processes have none of the threads that OpenMP started before, and would wait for them for ever."""
+    """Forked processes do not have the threads that OpenMP started before, and would wait for them for ever."""
     count = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -115,6 +110,6 @@ def _one_thread():
 
 @pytest.mark.usefixtures("_one_thread")
 def test_two_processes_write_one_table(tmp_path, make_trainer, dataset, run):
-    alone = run(make_trainer(), dataset)
-    together = run(make_trainer(default_root_dir=tmp_path / "two", devices=2, strategy="ddp_fork"), dataset)
-    assert alone.read_bytes() == together.read_bytes()
+    alone = run(dataset, tmp_path / "one")
+    trainer = make_trainer(default_root_dir=tmp_path / "two", devices=2, strategy="ddp_fork")
+    assert alone.read_bytes() == run(dataset, None, trainer=trainer).read_bytes()

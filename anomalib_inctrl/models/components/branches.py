@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The semantic branches of InCTRLv2: patch tokens compared with the text prototypes."""
+"""The semantic branches of InCTRLv2: patch tokens compared with text or learned prototypes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,19 @@ class SemanticBranch(nn.Module):
         num_blocks: Number of blocks ``L``.
         temperature: Divides the cosines, tau.
         adapter_per_block: One adapter for each block in place of one for all.
+        learned_prototypes: *Ours*: compare with a normal and an abnormal prototype learned for each block, in place of
+            the text prototypes (language-free, after an idea of UniADet).
     """
 
     def __init__(
-        self, width: int, embed_dim: int, num_blocks: int, temperature: float = 0.07, *, adapter_per_block: bool = False
+        self,
+        width: int,
+        embed_dim: int,
+        num_blocks: int,
+        temperature: float = 0.07,
+        *,
+        adapter_per_block: bool = False,
+        learned_prototypes: bool = False,
     ) -> None:
         super().__init__()
         self.temperature = temperature
@@ -42,13 +51,15 @@ class SemanticBranch(nn.Module):
             )
             for _ in range(num_blocks if adapter_per_block else 1)
         )
+        self.prototypes = nn.Parameter(unit(torch.randn(num_blocks, 2, embed_dim))) if learned_prototypes else None
 
     def forward(self, patches: Tensor, prototypes: Tensor) -> Tensor:
-        """Map the probability of "abnormal" for each patch, given the text prototypes.
+        """Map the probability of "abnormal" for each patch, given the prototypes.
 
         Args:
             patches: Patch tokens ``(B, L, P, D_v)``.
-            prototypes: Normal and abnormal text prototypes of unit length, ``(2, D)`` shared or ``(B, 2, D)``.
+            prototypes: Normal and abnormal text prototypes of unit length, ``(2, D)`` shared or ``(B, 2, D)``; not used
+                with learned ones.
 
         Returns:
             S_a ``(B, P)`` in [0, 1]; S_n is one minus it.
@@ -57,6 +68,8 @@ class SemanticBranch(nn.Module):
         for block in range(patches.shape[1]):
             adapter = self.adapters[block if len(self.adapters) > 1 else 0]
             adapted = adapter(patches[:, block])
+            if self.prototypes is not None:
+                prototypes = unit(self.prototypes[block])
             # Under autocast the adapter works in half precision; cosines and softmax do not.
             with torch.autocast(adapted.device.type, enabled=False):
                 cosines = unit(adapted.to(prototypes.dtype)) @ prototypes.transpose(-1, -2)

@@ -87,6 +87,7 @@ def check_state(content: Mapping[str, Any], backbone: Backbone, source: str) -> 
         "embeddings": (backbone.embed_dim,),
         "prototypes": (backbone.embed_dim,),
     }
+    num_prototypes = 2 if backbone.has_text else 0
     entries = {key.rpartition(".")[0] for key in content if key.startswith("bank.entries.")}
     if not len(bank.class_names) == len(bank.files) == len(entries):
         msg = f"{source}: damaged, {len(bank.class_names)} class names for prompts of {len(entries)} classes."
@@ -97,7 +98,7 @@ def check_state(content: Mapping[str, Any], backbone: Backbone, source: str) -> 
             not all(found.values())
             or any(found[name][1:] != width for name, width in widths.items())
             or not _is_square_multiple(found["patches"][0], found["embeddings"][0])
-            or found["prototypes"][:1] != (2,)
+            or found["prototypes"][:1] != (num_prototypes,)
         ):
             msg = f"{source}: damaged, prompts {entry!r} of shapes {found} do not fit the backbone."
             raise CheckpointError(msg)

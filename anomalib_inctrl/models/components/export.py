@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,17 +17,41 @@ from torch import Tensor, nn
 
 from anomalib_inctrl.backbones import Backbone
 from anomalib_inctrl.io.files import atomic_path
+from anomalib_inctrl.models.components.few_shot_model import FewShotModel
 from anomalib_inctrl.models.components.prompt_bank import PromptContext
 
-if TYPE_CHECKING:
-    from anomalib_inctrl.models.components.few_shot_module import FewShotModule
-
 PROMPT_INPUTS = ("prompt_patches", "prompt_embeddings", "text_prototypes")
+"""Inputs of a graph for the prompts; a backbone without text encoder has no text prototypes."""
 
 # The first opset with everything the graph uses; anomalib asks for 14, to which the exporter then fails to convert.
 _OPSET = 18
 # One file holds at most 2 GiB of protobuf; larger weights go to a second file beside it.
 _SINGLE_FILE_BYTES = 1_800_000_000
+
+
+class GraphWithPrompts(nn.Module):
+    """Images and the prompts of a class to scores and maps, as an exported graph computes them.
+
+    Args:
+        model: The model.
+        pre_processor: Its preprocessing, or None.
+        post_processor: Its normalisation and thresholds, or None.
+    """
+
+    def __init__(self, model: FewShotModel, pre_processor: Any, post_processor: Any) -> None:
+        super().__init__()
+        self.model, self.pre_processor, self.post_processor = model, pre_processor, post_processor
+
+    def forward(
+        self, image: Tensor, patches: Tensor, embeddings: Tensor, prototypes: Tensor | None = None
+    ) -> InferenceBatch:
+        """Score images with given prompts; see :func:`write_prompt_inputs` for their shapes."""
+        query = self.model.backbone.encode_image(self.pre_processor(image) if self.pre_processor else image)
+        if prototypes is None:
+            prototypes = embeddings[:0]
+        components = self.model.score_features(query, PromptContext(patches, embeddings, prototypes))
+        result = self.model.to_inference_batch(components)
+        return self.post_processor(result) if self.post_processor else result
 
 
 def onnx_options(backbone: Backbone) -> dict[str, Any]:
@@ -37,12 +61,12 @@ def onnx_options(backbone: Backbone) -> dict[str, Any]:
 
 
 def export_onnx_with_prompts(
-    module: FewShotModule, path: Path, input_size: tuple[int, int] | None, options: dict[str, Any]
+    graph: GraphWithPrompts, path: Path, input_size: tuple[int, int] | None, options: dict[str, Any]
 ) -> Path:
     """Export a graph that takes the prompts as further inputs, :data:`PROMPT_INPUTS`.
 
     Args:
-        module: The model.
+        graph: The model with its preprocessing and post-processing.
         path: File to write; its folder is created.
         input_size: Height and width of the images; any if None.
         options: Of ``torch.onnx.export``.
@@ -51,24 +75,24 @@ def export_onnx_with_prompts(
         The path.
     """
     path.parent.mkdir(parents=True)
-    backbone = module.model.backbone
+    backbone, device = graph.model.backbone, graph.model.backbone.device
+    graph.eval()
     # Two of everything that is to stay open: the exporter takes a one for a constant.
-    images = torch.zeros(2, 3, *(input_size or backbone.image_size), device=module.device)
-    patches = torch.zeros(4, len(backbone.blocks), backbone.num_patches, backbone.patch_width, device=module.device)
-    embeddings = torch.zeros(2, backbone.embed_dim, device=module.device)
-    prototypes = torch.zeros(2, backbone.embed_dim, device=module.device)
+    images = torch.zeros(2, 3, *(input_size or backbone.image_size), device=device)
+    patches = torch.zeros(4, len(backbone.blocks), backbone.num_patches, backbone.patch_width, device=device)
+    embeddings = torch.zeros(2, backbone.embed_dim, device=device)
+    prototypes = (torch.zeros(2, backbone.embed_dim, device=device),) if backbone.has_text else ()
     # The patches of each prompt may be there at several offsets.
     batch, k_shot, views = (torch.export.Dim(name) for name in ("batch_size", "k_shot", "prompt_views"))
     sides = {} if input_size else {2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
-    graph = _GraphWithPrompts(module).eval()
-    example = (images, patches, embeddings, prototypes)
+    example = (images, patches, embeddings, *prototypes)
     torch.onnx.export(
         graph,
         example,
         str(path),
-        input_names=["input", *PROMPT_INPUTS],
+        input_names=["input", *PROMPT_INPUTS[: len(example) - 1]],
         output_names=[name for name, value in graph(*example)._asdict().items() if value is not None],
-        dynamic_shapes=({0: batch} | sides, {0: views}, {0: k_shot}, None),
+        dynamic_shapes=({0: batch} | sides, {0: views}, {0: k_shot}, *(None for _ in prototypes)),
         dynamo=True,
         **options,
     )
@@ -80,32 +104,19 @@ def write_prompt_inputs(path: Path | str, context: PromptContext) -> Path:
 
     Args:
         path: An ``.npz`` file, written atomically. It holds ``prompt_patches (K, L, P, D_v)`` (with ``prompt_shifts``
-            several times as many), ``prompt_embeddings (K, D)`` and ``text_prototypes (2, D)``, float32.
+            several times as many), ``prompt_embeddings (K, D)`` and, with a text encoder, ``text_prototypes (2, D)``,
+            float32.
         context: The prompts.
 
     Returns:
         The path.
     """
     tensors = (context.patches, context.embeddings, context.prototypes)
-    arrays = {name: tensor.float().cpu().numpy() for name, tensor in zip(PROMPT_INPUTS, tensors, strict=True)}
+    named = zip(PROMPT_INPUTS, tensors, strict=True)
+    arrays = {name: tensor.float().cpu().numpy() for name, tensor in named if len(tensor) or name != PROMPT_INPUTS[-1]}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     return Path(path)
-
-
-class _GraphWithPrompts(nn.Module):
-    """Images and the prompts of a class to scores and maps."""
-
-    def __init__(self, module: FewShotModule) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, image: Tensor, patches: Tensor, embeddings: Tensor, prototypes: Tensor) -> InferenceBatch:
-        pre_processor, model, post_processor = self.module.pre_processor, self.module.model, self.module.post_processor
-        query = model.backbone.encode_image(pre_processor(image) if pre_processor else image)
-        components = model.score_features(query, PromptContext(patches, embeddings, prototypes))
-        result = model.to_inference_batch(components)
-        return post_processor(result) if post_processor else result
 
 
 @contextmanager

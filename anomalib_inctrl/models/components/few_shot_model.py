@@ -7,14 +7,14 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomalib_inctrl.backbones import ImageFeatures, OpenCLIPBackbone
+from anomalib_inctrl.backbones import ImageFeatures, create_backbone
 from anomalib_inctrl.errors import PromptError
 from anomalib_inctrl.models.components.heads import ImageResidualScorer
 from anomalib_inctrl.models.components.prompt_bank import PromptBank, PromptContext
@@ -37,16 +37,21 @@ class FewShotModel(nn.Module, ABC):
     :meth:`score_features`, the formula of its score.
 
     Args:
-        backbone: Name of an OpenCLIP vision transformer, or an OpenCLIP module.
-        pretrained: OpenCLIP pretrained tag, path of a weights file, or ``None`` for random weights.
-        blocks: Blocks whose patch tokens are compared, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
+        backbone: Name of an OpenCLIP vision transformer, ``timm/`` and the name of a timm one, or an OpenCLIP module.
+        pretrained: Pretrained tag or path of a weights file; ``True`` for the backbone's default weights, ``None`` for
+            random ones.
+        blocks: Blocks whose patch tokens are compared, counted from 1; None for the backbone's default, in general
+            7/12, 9/12 and 11/12 of the depth.
+        image_size: Side of the square input in pixels, a multiple of the patch size; None for the backbone's default.
         resize_mode: How images are brought to the backbone's size; used by whoever preprocesses for this model.
-        use_text: Whether the text score takes part (ablation "T").
+        use_text: Whether the text score takes part (ablation "T"); it never does without a text encoder.
         use_patch: Whether the patch residual takes part ("P").
         use_image: Whether the image residual takes part ("I").
         residual: Operation between the adapted class embeddings; the paper compares ``"residual"`` with ``"concat"``
             and ``"average"``.
         residual_scale: ``"half"`` as in the authors' code, ``"full"`` as in the paper's equation.
+        patch_pooling: How the patch score is taken from a map: ``"max"`` as in the papers, or, *ours*, the mean of this
+            many largest patches.
         temperature_image: Divides the cosines of the text score.
         prompt_shifts: *Ours*: offsets along each axis at which the patches of prompts in the bank are seen; 1 sees
             prompts as they are.
@@ -61,14 +66,16 @@ class FewShotModel(nn.Module, ABC):
     def __init__(
         self,
         backbone: str | nn.Module = "ViT-B-16-plus-240",
-        pretrained: str | None = "laion400m_e32",
+        pretrained: bool | str | None = True,
         blocks: Sequence[int] | None = None,
+        image_size: int | None = None,
         resize_mode: str = "squash",
         use_text: bool = True,
         use_patch: bool = True,
         use_image: bool = True,
         residual: ResidualOperation = "residual",
         residual_scale: ResidualScale = "half",
+        patch_pooling: int | Literal["max"] = "max",
         temperature_image: float = 0.01,
         prompt_shifts: int = 1,
     ) -> None:
@@ -80,11 +87,17 @@ class FewShotModel(nn.Module, ABC):
         check_choice("residual_scale", residual_scale, get_args(ResidualScale))
         check_positive("temperature_image", temperature_image)
         check_prompt_shifts(prompt_shifts)
-        self.backbone = OpenCLIPBackbone(backbone, pretrained, blocks)
+        check_patch_pooling(patch_pooling)
+        self.backbone = create_backbone(backbone, pretrained, blocks, image_size)
+        use_text = use_text and self.backbone.has_text
+        if not (use_text or use_patch or use_image):
+            msg = f"use_patch and use_image are off, and {self.backbone.name} has no text encoder: switch one on."
+            raise ValueError(msg)
         self.resize_mode = resize_mode
         self.use_text = use_text
         self.use_patch = use_patch
         self.residual_scale = residual_scale
+        self.patch_pooling = patch_pooling
         self.temperature_image = temperature_image
         self.prompt_shifts = prompt_shifts
         self.bank = PromptBank()
@@ -104,13 +117,16 @@ class FewShotModel(nn.Module, ABC):
 
         Args:
             images: Preprocessed normal images ``(K, 3, H, W)``. ``K = 0`` sets the text prompts alone (zero-shot).
-            class_name: Name of the thing in the images; the text prompts are made with it.
+            class_name: Name of the object in the images; the text prompts are made with it.
             files: Where the images came from, kept with them.
 
         Raises:
             PromptError: If the images do not have this shape or hold values that are not finite.
             BackboneError: If they do not have the backbone's size.
         """
+        if not len(images) and not self.backbone.has_text:
+            msg = f"images: {self.backbone.name} has no text encoder; give at least one normal image (found K = 0)."
+            raise PromptError(msg)
         if images.ndim != 4:
             msg = f"images: expected prompts (K, 3, H, W), found {tuple(images.shape)}."
             raise PromptError(msg)
@@ -177,7 +193,9 @@ class FewShotModel(nn.Module, ABC):
         """
 
     def baseline_components(self, query: ImageFeatures, context: PromptContext) -> ScoreComponents:
-        """Score without heads: ``(s_q + s_p) / 2`` and the patch residual map, or the text score alone.
+        """Score without heads: ``(s_q + s_p) / 2`` and the patch residual map, or one of the two scores alone.
+
+        A score that is switched off, or a text score without a text encoder, leaves the mean.
 
         Args:
             query: Features of ``B`` queries.
@@ -187,8 +205,10 @@ class FewShotModel(nn.Module, ABC):
         Returns:
             Scores and their components.
         """
-        by_text = text_score(query.embedding, context.prototypes, self.temperature_image)
-        if context.k_shot == 0:
+        by_text = None
+        if self.backbone.has_text:
+            by_text = text_score(query.embedding, context.prototypes, self.temperature_image)
+        if context.k_shot == 0 and by_text is not None:
             zero = torch.zeros_like(by_text)
             constant = by_text.unsqueeze(-1).expand(-1, self.backbone.num_patches)
             return ScoreComponents(by_text, torch.zeros_like(constant), zero, by_text, constant, self.backbone.grid)
@@ -197,10 +217,24 @@ class FewShotModel(nn.Module, ABC):
             # The context's patch tokens are of unit length already.
             similarity = nearest_prompt_similarity(query.patches, context.patches)
         patch_map, anomaly_map = residual_of(similarity, self.residual_scale), residual_of(similarity)
-        patch_score = patch_map.amax(dim=-1)
-        return ScoreComponents(
-            by_text, patch_map, patch_score, (by_text + patch_score) / 2, anomaly_map, self.backbone.grid
-        )
+        patch_score = self.pool_patches(patch_map)
+        in_use = [by_text] if by_text is not None and self.use_text else []
+        in_use += [patch_score] if self.use_patch or not in_use else []
+        score = torch.stack(in_use).mean(dim=0)
+        return ScoreComponents(by_text, patch_map, patch_score, score, anomaly_map, self.backbone.grid)
+
+    def pool_patches(self, patch_map: Tensor) -> Tensor:
+        """Patch score of a map: its largest value, or the mean of its ``patch_pooling`` largest.
+
+        Args:
+            patch_map: ``(B, P)``.
+
+        Returns:
+            ``(B,)``.
+        """
+        if self.patch_pooling == "max":
+            return patch_map.amax(dim=-1)
+        return patch_map.topk(min(self.patch_pooling, patch_map.shape[-1]), dim=-1).values.mean(dim=-1)
 
     @property
     def use_heads(self) -> bool:
@@ -284,6 +318,18 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """
     if value not in choices:
         msg = f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}."
+        raise ValueError(msg)
+
+
+def check_patch_pooling(patch_pooling: object) -> None:
+    """Refuse an invalid patch pooling.
+
+    Raises:
+        ValueError: If it is neither ``"max"`` nor an integer of at least 1.
+    """
+    count = isinstance(patch_pooling, int) and not isinstance(patch_pooling, bool) and patch_pooling >= 1
+    if patch_pooling != "max" and not count:
+        msg = f"patch_pooling={patch_pooling!r}: give 'max', or how many of the largest patches are averaged."
         raise ValueError(msg)
 
 

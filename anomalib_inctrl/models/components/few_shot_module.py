@@ -25,7 +25,7 @@ from lightning_utilities.core.imports import module_available
 from torch import Tensor
 from torch.optim import AdamW
 
-from anomalib_inctrl.backbones import ImageFeatures, openclip_preprocessing
+from anomalib_inctrl.backbones import ImageFeatures, backbone_preprocessing, resolve_pretrained
 from anomalib_inctrl.backbones.preprocessing import CHECKPOINT_KEY, BackbonePreProcessor
 from anomalib_inctrl.data import GeneralistDataModule
 from anomalib_inctrl.data.batch import CachedBatch
@@ -35,13 +35,14 @@ from anomalib_inctrl.io.weights import check_keys, find_weights_file, read_check
 from anomalib_inctrl.models.components.checkpoint import check_preprocessing, check_settings, check_state
 from anomalib_inctrl.models.components.evaluator import generalist_evaluator
 from anomalib_inctrl.models.components.export import (
+    GraphWithPrompts,
     atomic_export,
     export_onnx_with_prompts,
     onnx_options,
     write_prompt_inputs,
 )
 from anomalib_inctrl.models.components.few_shot_model import FewShotModel
-from anomalib_inctrl.models.components.hub import download, model_card, read_heads, save_heads
+from anomalib_inctrl.models.components.hub import download, hub_config, model_card, read_heads, save_heads
 from anomalib_inctrl.models.components.prompt_collector import PromptCollector
 from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts
 from anomalib_inctrl.models.components.training_features import TrainingFeatures
@@ -93,6 +94,7 @@ class FewShotModule(ModelHubMixin, _Base):
         self._exported_class: str | None = None
         self._prompts = PromptCollector(self.hparams)
         self._heads: dict[str, Any] | None = None
+        self.hparams["pretrained"] = resolve_pretrained(self.hparams["backbone"], self.hparams["pretrained"])
         if self.hparams["weights"] is not None:
             weights = str(self.hparams["weights"])
             self._heads = read_heads(weights, type(self).__name__)
@@ -157,12 +159,14 @@ class FewShotModule(ModelHubMixin, _Base):
         Raises:
             ValueError: If the size is not square.
         """
-        preprocessing = openclip_preprocessing(self.hparams["backbone"], self.hparams["pretrained"])
-        height, width = image_size or (preprocessing.image_size, preprocessing.image_size)
-        if height != width:
+        if image_size is not None and image_size[0] != image_size[1]:
             msg = f"image_size={image_size}: the backbone takes square images; give both sides the same length."
             raise ValueError(msg)
-        return BackbonePreProcessor(height, self.hparams["resize_mode"], preprocessing.mean, preprocessing.std)
+        side = image_size[0] if image_size is not None else self.hparams["image_size"]
+        preprocessing = backbone_preprocessing(self.hparams["backbone"], self.hparams["pretrained"], side)
+        return BackbonePreProcessor(
+            preprocessing.image_size, self.hparams["resize_mode"], preprocessing.mean, preprocessing.std
+        )
 
     def configure_post_processor(self) -> PostProcessor:
         """Anomalib's normalisation and thresholds."""
@@ -405,8 +409,10 @@ class FewShotModule(ModelHubMixin, _Base):
         folder = path if path is None or path.is_dir() else path.parent
         saved["pretrained"] = find_weights_file(saved["pretrained"], folder, own)
         for key in self.model_arguments():
-            if self.hparams[key] != saved[key]:
-                logger.info("%s=%r is taken from %s, in place of %r.", key, saved[key], source, self.hparams[key])
+            given = self.hparams[key]
+            if given != saved[key]:
+                level = logging.WARNING if key == "image_size" and given is not None else logging.INFO
+                logger.log(level, "%s=%r is taken from %s, in place of %r.", key, saved[key], source, given)
                 self.hparams[key] = saved[key]
         config = checkpoint.get(CHECKPOINT_KEY)
         if config is not None and isinstance(self.pre_processor, BackbonePreProcessor):
@@ -549,8 +555,12 @@ class FewShotModule(ModelHubMixin, _Base):
 
     # ------------------------------------------------------------------ Hugging Face Hub
 
+    def _hub_config(self) -> dict[str, Any]:
+        settings = {name: self.hparams[name] for name in self.model_arguments()}
+        return hub_config(type(self).__name__, self.model, settings, self.pre_processor)
+
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_heads(self, save_directory)
+        save_heads(self.model, self._hub_config(), save_directory)
 
     def generate_model_card(
         self,
@@ -570,7 +580,8 @@ class FewShotModule(ModelHubMixin, _Base):
         Returns:
             The card.
         """
-        return model_card(self, license, trained_on, scores, **kwargs)
+        num_values = sum(tensor.numel() for tensor in self.model.head_tensors().values())
+        return model_card(self._hub_config(), num_values, license, trained_on, scores, **kwargs)
 
     @classmethod
     def _from_pretrained(
@@ -678,7 +689,8 @@ class FewShotModule(ModelHubMixin, _Base):
         with atomic_export(export_root) as folder:
             if prompts_as_input:
                 path = folder / "weights" / "onnx" / f"{model_file_name}.onnx"
-                export_onnx_with_prompts(self, path, input_size, kwargs)
+                graph = GraphWithPrompts(self.model, self.pre_processor, self.post_processor)
+                export_onnx_with_prompts(graph, path, input_size, kwargs)
                 self.save_prompt_inputs(path.with_name(f"{model_file_name}.prompts.npz"), exported)
             else:
                 self._exported_class = exported

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +17,9 @@ class ScoreComponents:
     """Scores of ``B`` queries with their components; a component that takes no part is None.
 
     Attributes:
-        text_score: Probability of "abnormal" by the text prompts, s_q ``(B,)`` in [0, 1].
+        text_score: Probability of "abnormal" by the text prompts, s_q ``(B,)`` in [0, 1]; None without a text encoder.
         patch_map: Patch residual map, M_x ``(B, P)``, in [0, 1] at half scale and [0, 2] at full.
-        patch_score: Largest value of the map that is scored, s_p ``(B,)``; of the patch residual map by default.
+        patch_score: Pooled value of the map that is scored, s_p ``(B,)``; its maximum by default.
         score: Anomaly score of the image ``(B,)`` in [0, 1].
         anomaly_map: Anomaly map on the patch grid ``(B, P)`` in [0, 1]. Without image prompts the text score, constant.
         grid: Rows and columns of patches; ``patch_map`` reshapes to ``(B, *grid)``.
@@ -28,7 +29,7 @@ class ScoreComponents:
         oasl_map: InCTRLv2's one-class branch, S'_a ``(B, P)`` in [0, 1].
     """
 
-    text_score: Tensor
+    text_score: Tensor | None
     patch_map: Tensor
     patch_score: Tensor
     score: Tensor
@@ -55,9 +56,10 @@ class ScoreComponents:
             Components of the whole batch.
         """
         order = torch.tensor([row for group in rows for row in group]).argsort().to(parts[0].score.device)
-        merged = {
-            field.name: torch.cat([getattr(part, field.name) for part in parts])[order]
-            for field in fields(cls)
-            if field.name != "grid" and all(getattr(part, field.name) is not None for part in parts)
-        }
-        return cls(**merged, grid=parts[0].grid)
+
+        def merged(name: str) -> Any:
+            values = [getattr(part, name) for part in parts]
+            return None if any(value is None for value in values) else torch.cat(values)[order]
+
+        names = [field.name for field in fields(cls) if field.name != "grid"]
+        return cls(**{name: merged(name) for name in names}, grid=parts[0].grid)

@@ -14,24 +14,23 @@ from safetensors.torch import save
 
 from anomalib_inctrl.backbones import OpenCLIPBackbone
 from anomalib_inctrl.backbones.openclip import create_without_weights
-from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
+from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError, PromptError
 from anomalib_inctrl.io.files import write_bytes_atomic
-from anomalib_inctrl.io.weights import file_sha256, read_official_state_dict, read_prompt_tensors, write_checkpoint
+from anomalib_inctrl.io.weights import file_sha256, write_checkpoint
 from anomalib_inctrl.models.inctrl import InCTRL, InCTRLModel
-from anomalib_inctrl.models.inctrl.official import from_official
+from anomalib_inctrl.models.inctrl.official import from_official, read_official_state_dict, read_prompt_tensors
 
 _BACKBONE = "ViT-B-16-plus-240"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Convert a file and say what was written.
+    """Convert a file and print the files written.
 
     Args:
         argv: Arguments without the program's name; those of the process if None.
 
     Returns:
-        0, or 1 with a line on standard error if a file or the backbone is not what it should be, or nothing can be
-        written.
+        0, or 1 with a line on standard error if a file or the backbone does not fit, or nothing can be written.
     """
     parser = argparse.ArgumentParser(
         prog="anomalib-inctrl convert-weights",
@@ -40,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("source", type=Path, help="the authors' .pyth file; with --reverse a checkpoint of InCTRL")
     parser.add_argument("output", type=Path, help="the checkpoint to write; with --reverse the .pyth file")
-    parser.add_argument("--backbone", default=_BACKBONE, help="OpenCLIP model of the image tower (%(default)s)")
+    parser.add_argument("--backbone", default=_BACKBONE, help="OpenCLIP model of the image backbone_file (%(default)s)")
     parser.add_argument(
         "--pretrained",
         help="OpenCLIP tag or file whose weights equal the backbone in the source; by default the backbone is written "
@@ -79,9 +78,9 @@ def from_official_file(
 
     Args:
         source: The authors' ``.pyth`` file.
-        output: Checkpoint to write, whole or not at all. It holds the heads and, if given, prompts, and names the
+        output: Checkpoint to write, atomically. It holds the heads and, if given, prompts, and names the
             backbone.
-        backbone: OpenCLIP model of the image tower.
+        backbone: OpenCLIP model of the image backbone_file.
         pretrained: OpenCLIP tag or file of weights equal to the backbone in the source; None writes these beside the
             checkpoint, as ``<output's name>.backbone.safetensors``.
         prompts: The authors' few-shot files, or folders of them. A file's name is its class name.
@@ -106,13 +105,17 @@ def from_official_file(
         raise CheckpointError(msg) from error
     for file in _prompt_files(prompts):
         images = read_prompt_tensors(file, network.backbone.image_size)
-        network.set_prompts(images, file.stem, [str(file)])
+        try:
+            network.set_prompts(images, file.stem, [str(file)])
+        except PromptError as error:
+            msg = f"{file}: {error}"
+            raise CheckpointError(msg) from error
     written = []
     if pretrained is None:
-        tower = output.with_name(f"{output.stem}.backbone.safetensors")
+        backbone_file = output.with_name(f"{output.stem}.backbone.safetensors")
         content = {name: official[name].contiguous() for name in clip if name in official}
-        written.append(write_bytes_atomic(tower, save(content)))
-        pretrained = str(tower.resolve())
+        written.append(write_bytes_atomic(backbone_file, save(content)))
+        pretrained = str(backbone_file.resolve())
     elif Path(pretrained).is_file():
         pretrained = str(Path(pretrained).resolve())
     if not written:
@@ -134,14 +137,14 @@ def to_official_file(source: Path, output: Path) -> Path:
 
     Args:
         source: The checkpoint.
-        output: ``.pyth`` file to write, whole or not at all: a plain state dict.
+        output: ``.pyth`` file to write, atomically: a plain state dict.
 
     Returns:
         The file.
 
     Raises:
         PretrainedWeightsError: If the checkpoint, or the backbone it names, does not exist.
-        CheckpointError: If it does not fit, or the model has a shape that the authors' code does not know.
+        CheckpointError: If it does not fit, or the model is unknown to the authors' code.
     """
     network: Any = InCTRL(weights=str(source), visualizer=False).model
     return write_checkpoint(output, network.official_state_dict())

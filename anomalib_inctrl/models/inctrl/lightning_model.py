@@ -31,31 +31,35 @@ from anomalib_inctrl.models.inctrl.torch_model import InCTRLModel
 
 
 class InCTRL(FewShotModule, AnomalibModule):
-    """InCTRL: trained once on an auxiliary dataset, then shown a few normal images of anything.
+    """InCTRL: trained once on an auxiliary dataset, then given a few normal images of any object.
 
-    How it runs depends on what it is given. With ``GeneralistDataModule`` its heads are trained. With ``weights`` they
+    How it runs depends on the arguments. With ``GeneralistDataModule`` its heads are trained. With ``weights`` they
     are taken as they are, and prompts and thresholds set anew on the target. With a checkpoint everything is as saved.
-    With neither it scores by the training-free floor. A stock datamodule adapts prompts and thresholds only.
+    Without either it scores by the training-free baseline. A stock datamodule adapts prompts and thresholds only.
 
     Args:
-        backbone: Name of an OpenCLIP vision transformer. A checkpoint's own is used where one is given.
-        pretrained: OpenCLIP pretrained tag or path of a weights file; ``None`` for random weights.
+        backbone: Name of an OpenCLIP vision transformer, or ``timm/`` and the name of a timm one. A checkpoint's own is
+            used where one is given.
+        pretrained: Pretrained tag or path of a weights file; ``True`` for the backbone's default weights, ``None`` for
+            random ones.
         blocks: Blocks whose patch tokens are compared, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
+        image_size: Side of the square input in pixels, a multiple of the patch size; None for the backbone's default.
         resize_mode: ``"squash"`` sees the whole image, ``"center_crop"`` is the authors' protocol.
         k_shot: Number of prompts per class; 0 leaves the text prompts alone.
-        class_name: Name of the thing in the pictures, for the text prompts; by default the datamodule's category.
+        class_name: Name of the object in the images, for the text prompts; by default the datamodule's category.
         prompts: Normal images to use as prompts: a folder, one or several files, a text file with one path a line, or a
             written ``prompts.json``.
         prompt_selection: How prompts are chosen among the train split's normal images: ``"random"``, ``"first"`` or
             ``"representative"``.
         prompt_shifts: *Ours*: offsets along each axis at which the patches of every prompt in use are seen, not those
-            of a training batch; 1 sees prompts as they are. More help where things do not lie as in the prompts.
+            of a training batch; 1 sees prompts as they are. More help where objects do not lie as in the prompts.
         weights: Checkpoint whose trained heads are used.
         use_text: Whether the text score takes part.
         use_patch: Whether the patch residual takes part.
         use_image: Whether the image residual takes part.
         residual: ``"residual"``, or the paper's comparisons ``"concat"`` and ``"average"``.
         residual_scale: ``"half"`` as in the authors' code, ``"full"`` as in the paper's equation.
+        patch_pooling: ``"max"``, the largest patch residual, or, *ours*, the mean of this many largest ones.
         learning_rate: Of AdamW.
         weight_decay: Of AdamW.
         seed: Decides the heads' first weights and the choice of prompts.
@@ -70,8 +74,9 @@ class InCTRL(FewShotModule, AnomalibModule):
     def __init__(
         self,
         backbone: str = "ViT-B-16-plus-240",
-        pretrained: str | None = "laion400m_e32",
+        pretrained: bool | str | None = True,
         blocks: list[int] | None = None,
+        image_size: int | None = None,
         resize_mode: Literal["squash", "center_crop"] = "squash",
         k_shot: int = 4,
         class_name: str | None = None,
@@ -84,6 +89,7 @@ class InCTRL(FewShotModule, AnomalibModule):
         use_image: bool = True,
         residual: Literal["residual", "concat", "average"] = "residual",
         residual_scale: Literal["half", "full"] = "half",
+        patch_pooling: int | Literal["max"] = "max",
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
         seed: int = 0,

@@ -1,15 +1,18 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Names of the authors' released weights and of the same tensors here."""
+"""Files of the authors' code: reading them, and the names of their weights and of the same tensors here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from anomalib_inctrl.backbones.openclip import UNUSED
+from anomalib_inctrl.errors import CheckpointError
+from anomalib_inctrl.io.weights import read_checkpoint, read_safely
 
 # The authors' heads and layers, and where the same ones stand here. Their bn1 layers are never used.
 _HEADS = {"diff_head_ref": "image_scorer.head", "diff_head": "map_head"}
@@ -79,3 +82,54 @@ def to_official(clip: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> dict
             unused = torch.nn.BatchNorm1d(value.shape[1]).state_dict()
             official |= {f"{_OWN_HEADS[owner]}.{_IDLE_LAYER}.{name}": tensor for name, tensor in unused.items()}
     return official
+
+
+def read_official_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read a checkpoint of the InCTRL authors' code: a plain state dict, or one under ``model_state``.
+
+    Args:
+        path: Their ``.pyth`` file.
+
+    Returns:
+        Tensors under the authors' names; a common ``module.`` prefix is removed.
+
+    Raises:
+        PretrainedWeightsError: If there is no such file.
+        CheckpointError: If the file is damaged, holds code, or holds other things than tensors.
+    """
+    content = read_checkpoint(path)
+    state = content.get("model_state", content)
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        msg = (
+            f"{path}: expected the authors' weights, a dictionary of tensors by name (or one under 'model_state'); its "
+            f"entries are {sorted(map(str, content))[:10]}. Checkpoints of this package need no conversion."
+        )
+        raise CheckpointError(msg)
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
+
+
+def read_prompt_tensors(path: str | Path, image_size: tuple[int, int]) -> Tensor:
+    """Read a few-shot file of the InCTRL authors: a list of preprocessed images.
+
+    Args:
+        path: Their ``.pt`` file.
+        image_size: Height and width the images must have.
+
+    Returns:
+        The images ``(K, 3, H, W)``, normalised, ready for ``set_prompts``.
+
+    Raises:
+        PretrainedWeightsError: If there is no such file.
+        CheckpointError: If the file is damaged, holds code, or holds other things.
+    """
+    content = read_safely(path)
+    images = list(content) if isinstance(content, (list, tuple, Tensor)) else []
+    shape = (3, *image_size)
+    if not images or not all(isinstance(image, Tensor) and tuple(image.shape) == shape for image in images):
+        found = [tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__ for image in images[:3]]
+        msg = (
+            f"{path}: expected a list of preprocessed images {shape}, found "
+            f"{type(content).__name__}{f' of {len(images)}, the first {found}' if images else ''}."
+        )
+        raise CheckpointError(msg)
+    return torch.stack(images).float()

@@ -28,11 +28,12 @@ class InCTRLModel(FewShotModel):
         M^+ = M_x + s_I + s_q, \qquad s = \tfrac12 (\phi(M^+) + \max_p M_x[p])
 
     with the patch residual map M_x, the score s_I of the image residual and the text score s_q (section 3 of the
-    paper). Without trained heads the training-free baseline ``(s_q + max M_x) / 2`` scores instead.
+    paper). Without trained heads the training-free baseline ``(s_q + max M_x) / 2`` scores instead. The head phi takes
+    one input a patch: heads trained on one patch grid fit no other.
 
     Args:
-        backbone: Name of an OpenCLIP vision transformer, or an OpenCLIP module.
-        pretrained: OpenCLIP pretrained tag, path of a weights file, or ``None`` for random weights.
+        backbone: Name of an OpenCLIP or ``timm/`` vision transformer, or an OpenCLIP module.
+        pretrained: Pretrained tag, path of a weights file, ``True`` for the default weights, ``None`` for random ones.
         shared: Further arguments of :class:`~anomalib_inctrl.models.components.few_shot_model.FewShotModel`.
 
     Raises:
@@ -47,7 +48,7 @@ class InCTRLModel(FewShotModel):
     def __init__(
         self,
         backbone: str | nn.Module = "ViT-B-16-plus-240",
-        pretrained: str | None = "laion400m_e32",
+        pretrained: bool | str | None = True,
         **shared: Any,
     ) -> None:
         super().__init__(backbone, pretrained, **shared)
@@ -75,7 +76,7 @@ class InCTRLModel(FewShotModel):
         if self.image_scorer is not None:
             image_score = self.image_scorer(query.embedding, context.embeddings)
             holistic = holistic + image_score.unsqueeze(-1)
-        if self.use_text:
+        if self.use_text and baseline.text_score is not None:
             holistic = holistic + baseline.text_score.unsqueeze(-1)
         head_score = self.map_head(holistic)
         score = (head_score + baseline.patch_score) / 2 if self.use_patch else head_score

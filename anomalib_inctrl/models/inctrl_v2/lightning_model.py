@@ -46,18 +46,21 @@ class InCTRLv2(FewShotModule, AnomalibModule):
     - ``L_O``: the same of S'_a and M_n against an empty mask, on the normal-only queries drawn for this branch.
 
     Args:
-        backbone: Name of an OpenCLIP vision transformer. A checkpoint's own is used where one is given.
-        pretrained: OpenCLIP pretrained tag or path of a weights file; ``None`` for random weights.
+        backbone: Name of an OpenCLIP vision transformer, or ``timm/`` and the name of a timm one. A checkpoint's own is
+            used where one is given.
+        pretrained: Pretrained tag or path of a weights file; ``True`` for the backbone's default weights, ``None`` for
+            random ones.
         blocks: Blocks whose patch tokens are used, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
+        image_size: Side of the square input in pixels, a multiple of the patch size; None for the backbone's default.
         resize_mode: ``"squash"`` sees the whole image, ``"center_crop"`` is the authors' protocol.
         k_shot: Number of prompts per class; 0 leaves the text prompts and the discriminative branch alone.
-        class_name: Name of the thing in the pictures, for the text prompts; by default the datamodule's category.
+        class_name: Name of the object in the images, for the text prompts; by default the datamodule's category.
         prompts: Normal images to use as prompts: a folder, one or several files, a text file with one path a line, or a
             written ``prompts.json``.
         prompt_selection: How prompts are chosen among the train split's normal images: ``"random"``, ``"first"`` or
             ``"representative"``.
         prompt_shifts: *Ours*: offsets along each axis at which the patches of every prompt in use are seen, not those
-            of a training batch; 1 sees prompts as they are. More help where things do not lie as in the prompts.
+            of a training batch; 1 sees prompts as they are. More help where objects do not lie as in the prompts.
         weights: Checkpoint whose trained heads are used.
         use_text: Whether the text score takes part.
         use_patch: Whether the patch residual takes part.
@@ -67,12 +70,15 @@ class InCTRLv2(FewShotModule, AnomalibModule):
         pixel_losses: Whether masks are learned from; without, neither branch is trained and neither takes part.
         residual: ``"residual"``, or the comparisons ``"concat"`` and ``"average"``.
         residual_scale: ``"half"`` as in the authors' InCTRL code, ``"full"`` as in the equation.
+        patch_pooling: ``"max"``, the largest value of the scored map, or, *ours*, the mean of this many largest ones.
         alpha: Weight of the patch score in the score.
         beta: Weight of the one-class branch in the anomaly map.
         score_map: *Open*: the map whose maximum is the patch score: ``"residual"``, ``"dasl"`` or ``"fused"``.
         temperature_image: Divides the cosines of the text score.
         temperature_patch: *Open*: divides the cosines of the branches.
         adapter_per_block: *Open*: one branch adapter for each block in place of one for all.
+        prototypes: What the branches compare patches with: ``"text"``, or, *ours*, ``"learned"`` prototypes; by default
+            text where the backbone has a text encoder.
         empty_mask: *Ours*: how Dice treats an empty mask, ``"complement"`` or ``"literal"``.
         image_weight: Weight of L_I.
         pixel_weight: Weight of L_P.
@@ -92,8 +98,9 @@ class InCTRLv2(FewShotModule, AnomalibModule):
     def __init__(
         self,
         backbone: str = "ViT-B-16-plus-240",
-        pretrained: str | None = "laion400m_e32",
+        pretrained: bool | str | None = True,
         blocks: list[int] | None = None,
+        image_size: int | None = None,
         resize_mode: Literal["squash", "center_crop"] = "squash",
         k_shot: int = 4,
         class_name: str | None = None,
@@ -109,12 +116,14 @@ class InCTRLv2(FewShotModule, AnomalibModule):
         pixel_losses: bool = True,
         residual: Literal["residual", "concat", "average"] = "residual",
         residual_scale: Literal["half", "full"] = "half",
+        patch_pooling: int | Literal["max"] = "max",
         alpha: float = 0.5,
         beta: float = 0.75,
         score_map: Literal["residual", "dasl", "fused"] = "residual",
         temperature_image: float = 0.01,
         temperature_patch: float = 0.07,
         adapter_per_block: bool = False,
+        prototypes: Literal["text", "learned"] | None = None,
         empty_mask: Literal["complement", "literal"] = "complement",
         image_weight: float = 1.0,
         pixel_weight: float = 1.0,
@@ -147,7 +156,7 @@ class InCTRLv2(FewShotModule, AnomalibModule):
 
     @classmethod
     def configure_visualizer(cls) -> ExplanationVisualizer:
-        """Anomalib's pictures and one explaining sheet per image, residuals on a scale of their own."""
+        """Anomalib's images and one explanation figure per image, residuals on a range of their own."""
         return ExplanationVisualizer(map_ranges={"residual map": (0.0, 0.3)})
 
     @property

@@ -17,6 +17,7 @@ from anomalib_inctrl.models.components.prompt_bank import PromptContext
 from anomalib_inctrl.models.components.score_components import ScoreComponents
 
 ScoreMap = Literal["residual", "dasl", "fused"]
+PrototypeKind = Literal["text", "learned"]
 
 
 class InCTRLv2Model(FewShotModel):
@@ -33,8 +34,8 @@ class InCTRLv2Model(FewShotModel):
     scores, and M_x is the anomaly map. Without image prompts (K = 0) the score is s_q and the map S_a.
 
     Args:
-        backbone: Name of an OpenCLIP vision transformer, or an OpenCLIP module.
-        pretrained: OpenCLIP pretrained tag, path of a weights file, or ``None`` for random weights.
+        backbone: Name of an OpenCLIP or ``timm/`` vision transformer, or an OpenCLIP module.
+        pretrained: Pretrained tag, path of a weights file, ``True`` for the default weights, ``None`` for random ones.
         use_dasl: Whether there is a discriminative branch.
         use_oasl: Whether there is a one-class branch.
         alpha: Weight of the patch score in the score, in [0, 1].
@@ -42,6 +43,9 @@ class InCTRLv2Model(FewShotModel):
         score_map: The map whose maximum is the patch score; the paper leaves it open.
         temperature_patch: Divides the cosines of the branches; the paper leaves it open.
         adapter_per_block: One branch adapter for each block in place of one for all; the paper leaves it open.
+        prototypes: What the branches compare patches with: ``"text"``, the text prototypes, as in the paper, or,
+            *ours*, ``"learned"``, a normal and an abnormal prototype for each block and branch. By default text where
+            the backbone has a text encoder.
         shared: Further arguments of :class:`~anomalib_inctrl.models.components.few_shot_model.FewShotModel`.
 
     Raises:
@@ -51,7 +55,7 @@ class InCTRLv2Model(FewShotModel):
     def __init__(
         self,
         backbone: str | nn.Module = "ViT-B-16-plus-240",
-        pretrained: str | None = "laion400m_e32",
+        pretrained: bool | str | None = True,
         *,
         use_dasl: bool = True,
         use_oasl: bool = True,
@@ -60,6 +64,7 @@ class InCTRLv2Model(FewShotModel):
         score_map: ScoreMap = "residual",
         temperature_patch: float = 0.07,
         adapter_per_block: bool = False,
+        prototypes: PrototypeKind | None = None,
         **shared: Any,
     ) -> None:
         for name, weight in (("alpha", alpha), ("beta", beta)):
@@ -68,7 +73,13 @@ class InCTRLv2Model(FewShotModel):
                 raise ValueError(msg)
         check_positive("temperature_patch", temperature_patch)
         check_choice("score_map", score_map, get_args(ScoreMap))
+        if prototypes is not None:
+            check_choice("prototypes", prototypes, get_args(PrototypeKind))
         super().__init__(backbone, pretrained, **shared)
+        if prototypes == "text" and not self.backbone.has_text:
+            msg = f"prototypes='text': {self.backbone.name} has no text encoder. Choose 'learned'."
+            raise ValueError(msg)
+        learned = prototypes == "learned" or not self.backbone.has_text
         self.alpha = alpha
         self.beta = beta
         self.score_map = score_map
@@ -80,6 +91,7 @@ class InCTRLv2Model(FewShotModel):
                 len(self.backbone.blocks),
                 temperature_patch,
                 adapter_per_block=adapter_per_block,
+                learned_prototypes=learned,
             )
 
         self.dasl_branch = branch() if use_dasl else None
@@ -102,13 +114,13 @@ class InCTRLv2Model(FewShotModel):
         if context.k_shot == 0:
             return components
         image_score, patch_score = None, components.patch_score
-        semantic = [components.text_score] if self.use_text else []
+        semantic = [components.text_score] if self.use_text and components.text_score is not None else []
         if self.image_scorer is not None:
             image_score = self.image_scorer(query.embedding, context.embeddings)
             semantic.append(image_score)
         if self.score_map != "residual":
             scored = self.dasl_mean(components) if self.score_map == "dasl" else components.anomaly_map
-            patch_score = scored.amax(dim=-1)
+            patch_score = self.pool_patches(scored)
         alpha = (self.alpha if semantic else 1.0) if self.use_patch else 0.0
         score = alpha * patch_score
         if semantic:

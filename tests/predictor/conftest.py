@@ -1,12 +1,8 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-import numpy as np
 import pytest
-from PIL import Image
 
 from anomalib_inctrl import Detector, InCTRLDemo
-
-DEMO = {"backbone": "mini-clip-16-240", "pretrained": "demo", "device": "cpu"}
 
 
 @pytest.fixture(scope="session")
@@ -30,31 +26,14 @@ def queries(washers):
 @pytest.fixture(scope="session")
 def make_detector():
     def make(weights=None, **options):
-        return Detector(weights, **DEMO | options)
+        return Detector(weights, **{"backbone": "mini-clip-16-240", "pretrained": "demo", "device": "cpu"} | options)
 
     return make
 
 
 @pytest.fixture(scope="session")
 def detector(make_detector, good):
-    """One that has been shown four pictures; tests leave it as it is."""
+    """A detector with four prompts; tests do not change it."""
     detector = make_detector()
     detector.set_prompts(good[:4], class_name="washer")
     return detector
-
-
-@pytest.fixture(scope="session")
-def pixels():
-    """A picture ``(30, 50, 3)`` that no flip, transposition or swap of colours leaves as it is."""
-    rng = np.random.default_rng(0)
-    ramp = (
-        np.linspace(0, 200, 50, dtype=np.uint8)[None, :, None] + np.linspace(0, 40, 30, dtype=np.uint8)[:, None, None]
-    )
-    return (ramp + rng.integers(0, 12, (30, 50, 3)) * np.array([0, 1, 1])).astype(np.uint8)
-
-
-@pytest.fixture
-def picture_file(tmp_path, pixels):
-    path = tmp_path / "picture.png"
-    Image.fromarray(pixels).save(path)
-    return path

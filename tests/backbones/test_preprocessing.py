@@ -15,7 +15,7 @@ from anomalib_inctrl.backbones.openclip import CLIP_MEAN, CLIP_STD
 from anomalib_inctrl.backbones.preprocessing import BackbonePreProcessor, BicubicResize, ExportableResize
 from anomalib_inctrl.io.images import read_image
 
-GOLDEN = Path(__file__).parent / "models" / "golden" / "transform.npz"
+GOLDEN = Path(__file__).parents[1] / "models" / "golden" / "transform.npz"
 NAMES = ["rgb_517x260", "rgb_150x100_upscale", "gray_L_256x256"]
 
 

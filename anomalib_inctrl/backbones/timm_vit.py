@@ -1,0 +1,207 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""timm's vision transformers as backbones (DINOv2, DINOv3, DeiT, SigLIP's image encoder ...), without text."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from anomalib_inctrl.backbones.base import Backbone, ImagePreprocessing, check_image_size
+from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
+from anomalib_inctrl.io.weights import check_keys, read_state_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "timm/"
+
+_RANDOM_WEIGHTS_SEED = 0
+
+
+class TimmBackbone(Backbone):
+    """A vision transformer of timm. It has no text encoder.
+
+    Class, distillation and register tokens are dropped from the patch tokens. The class embedding is the model's pooled
+    feature: its class token, or the mean or attention pooling that it was trained with.
+
+    Args:
+        name: ``timm/`` and timm's name of the model, with or without a pretrained tag
+            (``timm/vit_small_patch14_dinov2.lvd142m``).
+        pretrained: True for the weights of the tag in the name, or timm's default; a tag; path of a weights file
+            (``.safetensors``, ``.pt``, ``.pth``); ``None`` for random weights from a fixed seed.
+        blocks: Blocks whose patch tokens are used, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
+        image_size: Side of the square input in pixels, a multiple of the patch size; position embeddings are resampled
+            by timm. By default the model's own.
+
+    Raises:
+        BackboneError: If timm has no such model, it is not a vision transformer, lacks one of the blocks, or cannot
+            take the image size.
+        PretrainedWeightsError: If the weights can neither be found nor downloaded.
+        CheckpointError: If a weights file does not fit the model.
+    """
+
+    has_text = False
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: bool | str | None = True,
+        blocks: Sequence[int] | None = None,
+        image_size: int | None = None,
+    ) -> None:
+        network = _create_model(name, pretrained, image_size)
+        super().__init__(network, len(network.blocks), name, _weights_name(pretrained), blocks)
+        embed = network.patch_embed
+        self.grid = tuple(embed.grid_size)
+        self.image_size = tuple(embed.img_size)
+        self.patch_size = int(embed.patch_size[0])
+        self.patch_width = int(network.embed_dim)
+        self.embed_dim = int(network.num_features)
+
+    def _encode(self, images: Tensor) -> tuple[Sequence[Tensor], Tensor]:
+        indices = [number - 1 for number in self.blocks]
+        final, patches = self.network.forward_intermediates(images, indices=indices, output_fmt="NLC")
+        return patches, self.network.forward_head(final, pre_logits=True)
+
+
+def timm_preprocessing(name: str, image_size: int | None = None) -> ImagePreprocessing:
+    """Look up a model's preprocessing without building it.
+
+    Args:
+        name: See :class:`TimmBackbone`.
+        image_size: Side of the input, where it is not the model's own.
+
+    Returns:
+        Input size, mean and standard deviation.
+
+    Raises:
+        BackboneError: If timm has no such model, or its input is not square.
+    """
+    import timm
+
+    config = timm.get_pretrained_cfg(_checked_name(name)) or timm.models.PretrainedCfg()
+    _, height, width = config.input_size
+    if height != width and image_size is None:
+        msg = f"backbone={name!r} takes images of {height} x {width}; only square inputs are supported."
+        raise BackboneError(msg)
+    return ImagePreprocessing(image_size or height, tuple(config.mean), tuple(config.std))
+
+
+def patch_size_of(timm_name: str) -> int:
+    """Side of a patch of a timm model in pixels.
+
+    Args:
+        timm_name: timm's name of the model.
+
+    Returns:
+        The side.
+    """
+    import timm
+
+    with torch.device("meta"):
+        network: Any = timm.create_model(timm_name, pretrained=False)
+    return int(network.patch_embed.patch_size[0])
+
+
+def _create_model(name: str, pretrained: str | bool | None, image_size: int | None) -> Any:
+    import timm
+
+    model_name = _checked_name(name, None if isinstance(pretrained, bool) else pretrained)
+    options: dict[str, Any] = {"num_classes": 0}
+    if image_size is not None:
+        check_image_size(image_size, patch_size_of(model_name), name)
+        options["img_size"] = image_size
+    if pretrained is None or pretrained is False:
+        logger.warning("Backbone %s has random weights (pretrained=None): its scores mean nothing.", name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_RANDOM_WEIGHTS_SEED)
+            return timm.create_model(model_name, pretrained=False, **options)
+    if isinstance(pretrained, str) and Path(pretrained).is_file():
+        network = timm.create_model(model_name, pretrained=False, **options)
+        _load_strictly(network, read_state_dict(pretrained), pretrained)
+        return network
+    try:
+        return timm.create_model(model_name, pretrained=True, **options)
+    except Exception as error:
+        msg = (
+            f"The weights of {name} could not be downloaded ({type(error).__name__}: {error}). Without a connection, "
+            f"fetch them elsewhere ({_source_of(model_name)}) and pass the file: pretrained=/path/to/model.safetensors "
+            "(--model.pretrained on the command line)."
+        )
+        raise PretrainedWeightsError(msg) from error
+
+
+def _load_strictly(network: Any, state_dict: dict[str, Tensor], source: str) -> None:
+    """Load weights without their classifier, renamed and resampled by timm; timm's own loading accepts missing keys."""
+    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    try:
+        state = convert(state_dict, network) if convert is not None else state_dict
+    except (RuntimeError, KeyError, IndexError) as error:
+        msg = f"{source}: does not fit {type(network).__name__} ({error}). Give the weights of this model."
+        raise CheckpointError(msg) from error
+    heads = ("head.", "head_dist.", "fc.")
+    state = {key: value for key, value in state.items() if not key.startswith(heads)}
+    check_keys(state, network.state_dict(), source)
+    network.load_state_dict(state)
+
+
+def _checked_name(name: str, pretrained: str | None = None) -> str:
+    """Timm's name of the model, with the tag that ``pretrained`` names.
+
+    Raises:
+        BackboneError: If timm has no vision transformer of that name.
+        PretrainedWeightsError: If it has no such tag.
+    """
+    import timm
+
+    architecture, _, tag = name.removeprefix(PREFIX).partition(".")
+    if not timm.is_model(architecture) or not is_vision_transformer(architecture):
+        reason = "is not a vision transformer" if timm.is_model(architecture) else "is not a model of timm"
+        known = [known for known in timm.list_models() if is_vision_transformer(known)]
+        near = difflib.get_close_matches(architecture, known, n=8, cutoff=0.4)
+        msg = f"backbone={name!r} {reason}. Near names: {', '.join(PREFIX + match for match in near) or 'none'}."
+        raise BackboneError(msg)
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
+    if pretrained is not None and not Path(pretrained).is_file():
+        tag = pretrained
+    if tag and tag not in tags:
+        msg = (
+            f"backbone={name!r}, pretrained={pretrained!r}: {tag!r} is neither a file nor a pretrained tag of "
+            f"{architecture}. Its tags: {', '.join(tags) or 'none'}."
+        )
+        raise PretrainedWeightsError(msg)
+    return f"{architecture}.{tag}" if tag else architecture
+
+
+def is_vision_transformer(architecture: str) -> bool:
+    """Whether a timm architecture is a vision transformer without a convolutional network before or inside it.
+
+    Args:
+        architecture: timm's name, without a tag.
+
+    Returns:
+        Whether it is.
+    """
+    plain = ("vit_", "deit_", "deit3_", "eva_", "eva02_", "eva_giant", "beit_", "beitv2_", "flexivit_", "test_vit")
+    hybrid = ("vit_small_resnet", "vit_base_resnet", "vit_small_r26", "vit_base_r", "vit_large_r50", "vit_tiny_r")
+    return architecture.startswith(plain) and not architecture.startswith(hybrid)
+
+
+def _weights_name(pretrained: str | bool | None) -> str | None:
+    return pretrained if isinstance(pretrained, str) else None
+
+
+def _source_of(model_name: str) -> str:
+    import timm
+
+    config = timm.get_pretrained_cfg(model_name)
+    return f"https://huggingface.co/{config.hf_hub_id}" if config is not None and config.hf_hub_id else "timm's page"

@@ -1,0 +1,281 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""The detector, compared with anomalib's engine where both do the same."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from anomalib.engine import Engine
+from PIL import Image
+
+from anomalib_inctrl import Detector, InCTRL, InCTRLv2
+from anomalib_inctrl.errors import BackboneError, CheckpointError, ImageFileError, PretrainedWeightsError, PromptError
+from anomalib_inctrl.io.images import read_image
+
+
+def engine(folder):
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    return Engine(**quiet, default_root_dir=folder)
+
+
+def trained(kind, **options):
+    """A model whose heads count as trained; random heads are as good as any for comparing."""
+    model = kind(backbone="mini-clip-16-240", pretrained="demo", **options).eval()
+    model.model.heads_trained = True
+    return model
+
+
+def scores(predictions):
+    return [prediction.score for prediction in predictions]
+
+
+@pytest.fixture(scope="module")
+def odd_images(tmp_path_factory, queries):
+    """Queries of several sizes and shapes in one folder."""
+    folder = tmp_path_factory.mktemp("odd")
+    for index, size in enumerate([(240, 240), (300, 200), (97, 181)]):
+        Image.open(queries[index]).resize(size).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "resize_mode"), [(InCTRL, "squash"), (InCTRLv2, "center_crop")])
+def test_scores_and_maps_are_those_of_anomalibs_predict(kind, resize_mode, good, odd_images, tmp_path):
+    options = {"resize_mode": resize_mode, "prompts": [str(path) for path in good[:3]], "class_name": "washer"}
+    module = trained(kind, visualizer=False, **options)
+    detector = Detector(trained(kind, resize_mode=resize_mode), device="cpu", batch_size=2)
+    detector.set_prompts(good[:3], class_name="washer")
+    predictions = detector.predict(odd_images)
+    assert [prediction.name for prediction in predictions] == sorted(str(path) for path in odd_images.iterdir())
+    assert len({round(score, 6) for score in scores(predictions)}) == len(predictions)
+    for prediction in predictions:
+        # One image at a time: anomalib brings a batch of several sizes to one of them.
+        (batch,) = engine(tmp_path).predict(module, data_path=prediction.name)
+        assert prediction.score == pytest.approx(float(batch.pred_score), abs=1e-5)
+        assert prediction.components["text_score"] == pytest.approx(float(batch.components.text_score), abs=1e-5)
+        expected = batch.anomaly_map.squeeze().as_subclass(torch.Tensor)
+        torch.testing.assert_close(prediction._map, expected, atol=1e-5, rtol=0)
+
+
+def test_the_map_has_the_size_of_the_image_and_finds_a_square(detector, good):
+    image = np.asarray(Image.open(good[5]).convert("RGB").resize((480, 240))).copy()
+    image[160:220, 380:460] = (255, 0, 255)
+    (prediction,) = detector.predict(image)
+    found = prediction.anomaly_map
+    assert found.shape == image.shape[:2] == prediction.size
+    assert found.dtype == np.float32
+    row, column = np.unravel_index(found.argmax(), found.shape)
+    assert 140 < row < 240
+    assert 350 < column < 480
+
+
+@pytest.mark.parametrize("size", [(240, 480), (301, 500), (97, 240), (50, 1000), (480, 240)])
+def test_with_a_centre_crop_the_map_is_nan_outside_the_crop(make_detector, good, size):
+    detector = make_detector(resize_mode="center_crop")
+    detector.set_prompts(good[:2], class_name="washer")
+    height, width = size
+    ramp = torch.arange(width).div(width).expand(3, height, width)
+    (prediction,) = detector.predict(ramp)
+    seen = np.isfinite(prediction.anomaly_map)
+    assert prediction.anomaly_map.shape == size
+    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+    for inside, length in ((rows, height), (columns, width)):
+        assert abs(len(inside) - min(size)) <= 1
+        assert abs(inside[0] - (length - 1 - inside[-1])) <= 2
+    # The preprocessed image has the colours of the columns that count as seen.
+    kept = detector.module.pre_processor.transform.transforms[0](ramp[None])[0, 0].mean(0)
+    for value, column in ((kept[0], columns[0]), (kept[-1], columns[-1])):
+        assert float(value) * width == pytest.approx(column, abs=min(size) / 240 + 3)
+    assert prediction.heat_map().size == (width, height)
+
+
+def test_scores_do_not_depend_on_batch_size_order_or_kind_of_input(detector, make_detector, good, queries):
+    reference = detector.predict(queries)
+    normal = [prediction.score for prediction in reference if "good" in prediction.name]
+    assert np.mean(scores(reference)) > np.mean(normal)
+    other = make_detector(batch_size=2)
+    other.set_prompts([Image.open(path) for path in good[:4]], class_name="washer")
+    images = [Image.open(queries[0]), np.asarray(Image.open(queries[1])), read_image(queries[2]), *queries[3:]]
+    predictions = other.predict(images[::-1])[::-1]
+    assert scores(predictions) == pytest.approx(scores(reference), abs=1e-5)
+    for prediction, expected in zip(predictions, reference, strict=True):
+        np.testing.assert_allclose(prediction.anomaly_map, expected.anomaly_map, atol=1e-5)
+    assert predictions[0].name == f"images[{len(queries) - 1}]"
+
+
+def test_labels_follow_the_threshold(make_detector, good, queries):
+    detector = make_detector()
+    detector.set_prompts(good[:2], class_name="washer")
+    before = detector.predict(queries)
+    assert {prediction.label for prediction in before} == {None}
+    detector.threshold = float(np.median(scores(before)))
+    labels = [prediction.label for prediction in detector.predict(queries)]
+    assert labels == [score > detector.threshold for score in scores(before)]
+    assert set(labels) == {True, False}
+
+
+@pytest.mark.parametrize("prompt_shifts", [1, 2])
+@pytest.mark.parametrize("kind", [InCTRL, InCTRLv2])
+def test_held_out_scores_compare_each_image_with_the_others(kind, prompt_shifts, good):
+    detector = Detector(trained(kind), device="cpu", batch_size=2, prompt_shifts=prompt_shifts)
+    found = detector.held_out_scores(good[:3], class_name="washer")
+    assert detector.class_names == []
+    for row, score in enumerate(found):
+        detector.set_prompts([path for path in good[:3] if path != good[row]], class_name="washer")
+        assert detector.predict(good[row])[0].score == pytest.approx(score, abs=1e-6)
+    with pytest.raises(PromptError, match="1 image cannot be compared with the others"):
+        detector.held_out_scores(good[0])
+
+
+def test_several_classes_are_kept_apart(make_detector, good, queries):
+    detector = make_detector()
+    detector.set_prompts(good[:2], class_name="washer")
+    first = detector.predict(queries[0])[0].score
+    detector.set_prompts(queries[-2:], class_name="broken washer")
+    assert detector.class_names == ["washer", "broken washer"]
+    assert detector.predict(queries[0])[0].class_name == "broken washer"
+    assert detector.predict(queries[0], class_name="washer")[0].score == first
+    for name in ("nut", ""):
+        with pytest.raises(PromptError, match=f"class_name='{name}'"):
+            detector.predict(queries[0], class_name=name)
+    detector.clear_prompts()
+    with pytest.raises(PromptError, match=r"detector\.set_prompts\(images, class_name="):
+        detector.predict("not even there.png")
+
+
+def test_text_prompts_alone_give_the_text_score(make_detector, queries):
+    detector = make_detector()
+    detector.set_prompts(None, class_name="washer")
+    (prediction,) = detector.predict(queries[0])
+    assert prediction.score == prediction.components["text_score"]
+    assert prediction.k_shot == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"model": "WinClip"}, ValueError, "model='WinClip'"),
+        ({"device": "gpu"}, ValueError, "device='gpu'"),
+        ({"batch_size": 0}, ValueError, "batch_size=0"),
+        ({"prompt_shifts": 0}, ValueError, "prompt_shifts=0"),
+        ({"backbone": "ViT-X"}, BackboneError, "backbone='ViT-X'"),
+        ({"weights": "none.ckpt"}, PretrainedWeightsError, r"none\.ckpt: no such weights file"),
+    ],
+)
+def test_wrong_arguments_are_named(make_detector, options, error, message):
+    with pytest.raises(error, match=message):
+        make_detector(**options)
+
+
+def test_wrong_images_and_class_names_are_named(detector, make_detector, queries, tmp_path):
+    with pytest.raises(PromptError, match="class_name=''"):
+        detector.held_out_scores(queries, class_name="")
+    with pytest.raises(PromptError, match="class_name=' '"):
+        make_detector().set_prompts(queries[:1], class_name=" ")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"not an image")
+    with pytest.raises(ImageFileError, match=r"broken\.png: 12 bytes"):
+        detector.predict([*queries[:3], broken])
+    with pytest.raises(ValueError, match=r"images\[1\]"):
+        detector.predict([queries[0], np.zeros((3, 5, 5))])
+
+
+class Trap:
+    def __reduce__(self):
+        return (pytest.fail, ("code from a checkpoint was run",))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [({"hyper_parameters": Trap()}, r"some\.ckpt: refused"), ({}, r"some\.ckpt: found no checkpoint of InCTRL")],
+)
+def test_a_checkpoint_with_code_or_of_another_model_is_refused(make_detector, tmp_path, content, message):
+    torch.save({"state_dict": {}} | content, tmp_path / "some.ckpt")
+    with pytest.raises(CheckpointError, match=message):
+        make_detector(tmp_path / "some.ckpt")
+
+
+def test_a_score_that_is_not_finite_is_reported(make_detector, good, queries):
+    detector = make_detector()
+    detector.set_prompts(good[:1], class_name="washer")
+    with torch.no_grad():
+        for parameter in detector.module.model.backbone.parameters():
+            parameter.fill_(float("nan"))
+    with pytest.raises(CheckpointError, match=f"{queries[0].name}: its score is not finite"):
+        detector.predict(queries[:2])
+
+
+@pytest.mark.parametrize("kind", [InCTRL, InCTRLv2])
+def test_a_saved_detector_predicts_the_same(kind, good, queries, tmp_path):
+    detector = Detector(trained(kind, resize_mode="center_crop"), device="cpu")
+    detector.set_prompts(good[:2], class_name="washer")
+    detector.threshold = 0.4
+    before = detector.predict(queries)
+    path = detector.save(tmp_path / "new folder" / "washer.ckpt")
+    assert [file.name for file in path.parent.iterdir()] == ["washer.ckpt"]
+    # The model, the backbone and the settings are in the file.
+    loaded = Detector(path, device="cpu")
+    assert type(loaded.module) is kind
+    assert loaded.class_names == ["washer"]
+    after = loaded.predict(queries)
+    assert scores(after) == scores(before)
+    assert [prediction.label for prediction in after] == [prediction.label for prediction in before]
+    # anomalib reads it too, thresholds included.
+    (batch,) = engine(tmp_path).predict(kind(visualizer=False), data_path=queries[0], ckpt_path=path)
+    assert float(batch.raw_score) == pytest.approx(before[0].score, abs=1e-5)
+    assert bool(batch.pred_label) == before[0].label
+    with pytest.raises(CheckpointError, match=f"a checkpoint of {kind.__name__}"):
+        Detector(path, model="InCTRL" if kind is InCTRLv2 else "InCTRLv2")
+
+
+def test_a_saved_threshold_holds_for_its_own_prompts_only(good, queries, tmp_path):
+    detector = Detector(trained(InCTRLv2), device="cpu")
+    detector.set_prompts(good[:2], class_name="washer")
+    detector.threshold = 0.2
+    detector.save(tmp_path / "a.ckpt")
+    loaded = Detector(tmp_path / "a.ckpt", device="cpu")
+    assert loaded.predict(queries[0])[0].threshold == pytest.approx(0.2)
+    loaded.set_prompts(good[2:4], class_name="washer")
+    assert loaded.predict(queries[0])[0].label is None
+    loaded.save(tmp_path / "b.ckpt")
+    assert Detector(tmp_path / "b.ckpt", device="cpu").predict(queries[0])[0].label is None
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))], ids=["copy", "pickle"])
+def test_copies_predict_the_same(clone, detector, queries):
+    expected = detector.predict(queries[:2])
+    assert scores(clone(detector).predict(queries[:2])) == scores(expected)
+    assert (clone(expected)[0].anomaly_map == expected[0].anomaly_map).all()
+
+
+def test_heat_maps_and_explanation_figures(detector, good, odd_images, tmp_path):
+    predictions = detector.predict(odd_images)
+    for prediction in predictions:
+        path = prediction.save(tmp_path / "heat" / f"{prediction.size}.png")
+        assert Image.open(path).size == prediction.size[::-1]
+    assert max(predictions[1].heat_map(side=90).size) == 90
+    # A range beyond all values leaves the plain image; one below them colours all of it.
+    plain = np.asarray(predictions[0].heat_map(map_range=(10, 11)))
+    assert (plain == np.asarray(predictions[0].image)).all()
+    assert (np.asarray(predictions[0].heat_map(map_range=(-2, -1))) != plain).mean() > 0.9
+    assert predictions[0].explain(good[:4], dpi=30).tobytes() != predictions[0].explain(dpi=30).tobytes()
+    with pytest.raises(ValueError, match=r"heat\.xyz.*\.png"):
+        predictions[0].save(tmp_path / "heat.xyz")
+    assert not (tmp_path / "heat.xyz").exists()
+
+
+def test_a_missing_file_can_no_longer_be_drawn(detector, queries, tmp_path):
+    path = tmp_path / "copy.png"
+    path.write_bytes(queries[0].read_bytes())
+    (prediction,) = detector.predict(path)
+    path.unlink()
+    assert prediction.anomaly_map.shape == (240, 240)
+    with pytest.raises(ImageFileError, match=r"copy\.png: no such file"):
+        prediction.heat_map()
+
+
+def test_untrained_heads_are_reported(make_detector, caplog):
+    assert not make_detector().heads_trained
+    assert "training-free baseline" in caplog.text
