@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Draw the figures of the documentation, each from a real run on the demo data with the demonstration encoder.
+"""Draw the figures of the documentation from a run on the demo data with the demonstration encoder.
 
     python tools/docs_figures.py --output docs/images
 
@@ -19,14 +19,15 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import pandas as pd
 import torch
 from anomalib.engine import Engine
 from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms.v2.functional import to_pil_image
 
 from anomalib_inctrl import GeneralistDataModule, InCTRLDemo, InCTRLv2
 from anomalib_inctrl.backbones.preprocessing import BackbonePreProcessor
@@ -36,15 +37,17 @@ from anomalib_inctrl.io.files import write_image_atomic
 from anomalib_inctrl.io.images import read_image
 from anomalib_inctrl.models import InCTRLv2Model
 from anomalib_inctrl.models.components.residuals import unit
+from anomalib_inctrl.models.components.score_components import ScoreComponents
 from anomalib_inctrl.prompts import create_selector
+from anomalib_inctrl.visualization import HeatMap, explanation_figure
 
 BACKBONE, PRETRAINED, K_SHOT = "mini-clip-16-240", "demo", 4
 COLOURS = ("#d1495b", "#2e86ab", "#edae49")
-GOOD, BAD = "#2e86ab", "#d1495b"
+NORMAL, ABNORMAL = "#2e86ab", "#d1495b"
 
 
-class Shown:
-    """A category with its prompts set in a model, and pictures to look at.
+class Example:
+    """A category whose prompts are set in a model, and its test images.
 
     Args:
         model: The model; gets the prompts.
@@ -56,36 +59,37 @@ class Shown:
         data = InCTRLDemo(root=root, category=category)
         data.prepare_data()
         data.setup()
-        self.model, self.category = model, category
-        self.side = model.backbone.image_size[0]
-        self.transform = BackbonePreProcessor(model.backbone.image_size[0]).transform
+        self.model, self.category, self.side = model, category, model.backbone.image_size[0]
+        self.transform = BackbonePreProcessor(self.side).transform
         candidates = [Path(path) for path in data.train_data.samples.image_path]
         self.prompts = create_selector("random", 0).select(candidates, K_SHOT, lambda files: torch.empty(len(files), 0))
-        self.samples = data.test_data.samples.sort_values("image_path").reset_index(drop=True)
-        model.set_prompts(self.tensor(self.prompts), category)
+        samples = data.test_data.samples.sort_values("image_path")
+        self.paths, self.masks = list(samples.image_path), list(samples.mask_path)
+        self.labels = samples.label_index.to_numpy()
+        model.set_prompts(self._preprocess(self.prompts), category)
+        with torch.inference_mode():
+            self.components = model.score_components(self._preprocess(self.paths), category)
+        # The median defect by patch score: neither the best nor the worst case.
+        abnormal = np.flatnonzero(self.labels)
+        self.abnormal = int(abnormal[int(self.components.patch_score[abnormal].argsort()[len(abnormal) // 2])])
+        self.normal = int(np.flatnonzero(self.labels == 0)[0])
 
-    def tensor(self, paths: Sequence[str | Path]) -> Tensor:
-        """Preprocess image files to ``(N, 3, H, W)``."""
+    def _preprocess(self, paths: Sequence[str | Path]) -> Tensor:
         return torch.cat([self.transform(read_image(path).unsqueeze(0)) for path in paths]).as_subclass(Tensor)
 
-    def picture(self, path: str | Path) -> np.ndarray[Any, Any]:
-        """Read an image file to be drawn, at the model's size."""
+    def patches(self, row: int) -> Tensor:
+        """Patch tokens ``(L, P, D_v)`` of a test image."""
+        with torch.inference_mode():
+            return self.model.backbone.encode_image(self._preprocess([self.paths[row]])).patches[0]
+
+    def image(self, path: str | Path) -> np.ndarray[Any, Any]:
+        """Read an image at the model's size, ``(H, W, 3)`` in [0, 1]."""
         image = F.interpolate(read_image(path).unsqueeze(0), size=self.side, mode="bilinear", antialias=True)[0]
         return image.permute(1, 2, 0).clamp(0, 1).numpy()
 
     def mask(self, row: int) -> np.ndarray[Any, Any]:
-        """Ground truth of a test picture at the model's size."""
-        path = self.samples.mask_path[row]
-        if not path or not self.samples.label_index[row]:
-            return np.zeros((self.side, self.side))
-        return F.interpolate(read_image(path)[None, :1], size=self.side)[0, 0].numpy()
-
-    def median_defect(self) -> int:
-        """Row of the defective picture with the middle patch score: neither the best example nor the worst."""
-        rows = self.samples.index[self.samples.label_index == 1]
-        with torch.inference_mode():
-            scores = self.model.score_components(self.tensor(self.samples.image_path[rows]), self.category).patch_score
-        return int(rows[int(scores.argsort()[len(rows) // 2])])
+        """Ground truth of an abnormal test image at the model's size, ``(H, W)``."""
+        return F.interpolate(read_image(self.masks[row])[None, :1], size=self.side)[0, 0].numpy()
 
 
 def train_heads(root: Path, results: Path) -> Path:
@@ -112,132 +116,119 @@ def train_heads(root: Path, results: Path) -> Path:
     return Path(str(engine.best_model_path))
 
 
-def residual_figure(shown: Shown, path: Path) -> None:
-    """Maps of every block, their mean, and where three patches find their nearest ones."""
-    row = shown.median_defect()
-    picture = shown.picture(shown.samples.image_path[row])
-    with torch.inference_mode():
-        query = shown.model.backbone.encode_image(shown.tensor([shown.samples.image_path[row]]))
-    context = shown.model.bank.select(shown.category)
-    rows, columns = shown.model.backbone.grid
-    # (L, P, K * P): every query patch with every prompt patch of its block.
-    cosines = torch.einsum("lpd,klqd->lpkq", unit(query.patches[0]), context.patches).flatten(2)
+def draw_residual(example: Example, path: Path) -> None:
+    """Draw the residual map of every block, their mean, and the nearest prompt patches of three patches."""
+    backbone, row = example.model.backbone, example.abnormal
+    context = example.model.bank.select(example.category)
+    # Cosine of every query patch with every prompt patch of its block (L, P, K * P).
+    cosines = torch.einsum("lpd,klqd->lpkq", unit(example.patches(row)), context.patches).flatten(2)
     nearest, where = cosines.max(dim=-1)
     maps = (1 - nearest) / 2
-    mean = maps.mean(dim=0)
-    order = mean.argsort()
-    picked = [int(order[-1]), int(order[len(order) // 2]), int(order[0])]
-    block = 1
-    side = shown.side / columns
+    order = maps.mean(dim=0).argsort()
+    patches = [int(order[-1]), int(order[len(order) // 2]), int(order[0])]
+    block, side = 1, example.side / backbone.grid[1]
 
     figure, axes = plt.subplots(2, 5, figsize=(11, 4.9), layout="constrained")
-    top = float(maps.max())
-    for axis, values, title in zip(
-        axes[0, 1:],
-        [*maps, mean],
-        [*(f"block {number}" for number in shown.model.backbone.blocks), "mean over blocks, $M_x$"],
-        strict=True,
+    image = example.image(example.paths[row])
+    for axis, title in zip(
+        axes[:, 0], (f"query: {example.category}\nwhite: ground truth", "three patches ..."), strict=True
     ):
-        drawn = axis.imshow(values.reshape(rows, columns), cmap="magma", vmin=0, vmax=top)
+        axis.imshow(image)
+        axis.set_title(title, fontsize=9)
+    axes[0, 0].contour(example.mask(row), levels=[0.5], colors="white", linewidths=1)
+    titles = [*(f"block {number}" for number in backbone.blocks), "mean over blocks, $M_x$"]
+    for axis, values, title in zip(axes[0, 1:], [*maps, maps.mean(dim=0)], titles, strict=True):
+        drawn = axis.imshow(values.reshape(backbone.grid), cmap="magma", vmin=0, vmax=float(maps.max()))
         axis.set_title(f"{title}\nmax {values.max():.3f}", fontsize=9)
     figure.colorbar(drawn, ax=axes[0, 1:], shrink=0.8, pad=0.01)
-    axes[0, 0].imshow(picture)
-    axes[0, 0].contour(shown.mask(row), levels=[0.5], colors="white", linewidths=1)
-    axes[0, 0].set_title(f"query: {shown.category}\nwhite: ground truth", fontsize=9)
-    axes[1, 0].imshow(picture)
-    axes[1, 0].set_title("three patches ...", fontsize=9)
-    found = []
-    for colour, patch in zip(COLOURS, picked, strict=True):
-        place, cosine = divmod(int(where[block, patch]), rows * columns), float(nearest[block, patch])
-        found.append((colour, *place, cosine))
-        axes[1, 0].add_patch(_square(patch, columns, side, colour))
-    for number, (axis, prompt) in enumerate(zip(axes[1, 1:], shown.prompts, strict=True)):
-        axis.imshow(shown.picture(prompt))
-        axis.set_title(f"prompt {number + 1}", fontsize=9)
-        for colour, shot, patch, cosine in found:
-            if shot == number:
-                axis.add_patch(_square(patch, columns, side, colour))
-                y, x = divmod(patch, columns)
-                label = {"color": "white", "fontsize": 8, "bbox": {"facecolor": colour, "edgecolor": "none", "pad": 1}}
-                axis.text(min(x * side, shown.side - 45), max(y * side - 6, 10), f"{cosine:.3f}", **label)
-    axes[1, 1].set_ylabel(f"... and their nearest in block {shown.model.backbone.blocks[block]}", fontsize=8)
-    _save(figure, axes, path)
+    for number, (axis, prompt) in enumerate(zip(axes[1, 1:], example.prompts, strict=True), start=1):
+        axis.imshow(example.image(prompt))
+        axis.set_title(f"prompt {number}", fontsize=9)
+    axes[1, 1].set_ylabel(f"... and their nearest in block {backbone.blocks[block]}", fontsize=8)
+    for colour, patch in zip(COLOURS, patches, strict=True):
+        _mark(axes[1, 0], patch, side, backbone.grid[1], colour)
+        prompt, position = divmod(int(where[block, patch]), backbone.num_patches)
+        _mark(axes[1, 1 + prompt], position, side, backbone.grid[1], colour, f"{nearest[block, patch]:.3f}")
+    _save(figure, path, ticks=False)
 
 
-def _square(patch: int, columns: int, side: float, colour: str) -> Rectangle:
+def _mark(axis: Any, patch: int, side: float, columns: int, colour: str, text: str = "") -> None:
     y, x = divmod(patch, columns)
-    return Rectangle((x * side, y * side), side, side, fill=False, edgecolor=colour, linewidth=2.5)
+    axis.add_patch(Rectangle((x * side, y * side), side, side, fill=False, edgecolor=colour, linewidth=2.5))
+    box = {"facecolor": colour, "edgecolor": "none", "pad": 1}
+    axis.text(
+        min(x, columns - 3) * side, max(y * side - 6, 10), text, color="white", fontsize=8, bbox=box if text else None
+    )
 
 
-def branches_figure(shown: Shown, path: Path) -> None:
-    """The residual map, both branches and what is fused of them, for a defective and a normal picture."""
-    normal = int(shown.samples.index[shown.samples.label_index == 0][0])
-    chosen = [shown.median_defect(), normal]
-    with torch.inference_mode():
-        components = shown.model.score_components(shown.tensor(shown.samples.image_path[chosen]), shown.category)
+def _maps(model: InCTRLv2Model, components: ScoreComponents) -> dict[str, Tensor]:
     assert components.dasl_map is not None
     assert components.oasl_map is not None
-    maps = {
+    return {
         "$M_x$": components.patch_map,
         "$S_a$ (DASL)": components.dasl_map,
         "$S'_a$ (OASL)": components.oasl_map,
-        "$M_p=(M_x+S_a)/2$": shown.model.dasl_mean(components),
-        "$M_n=(M_x+S'_a)/2$": shown.model.oasl_mean(components),
+        "$M_p=(M_x+S_a)/2$": model.dasl_mean(components),
+        "$M_n=(M_x+S'_a)/2$": model.oasl_mean(components),
         "fused map": components.anomaly_map,
     }
+
+
+def draw_branches(example: Example, path: Path) -> None:
+    """Draw the residual map, both branches and the fused maps of an abnormal and a normal image."""
+    maps = _maps(example.model, example.components)
+    rows = {"abnormal": example.abnormal, "normal": example.normal}
     figure, axes = plt.subplots(2, 1 + len(maps), figsize=(11, 3.8), layout="constrained")
-    for line, row in enumerate(chosen):
-        axes[line, 0].imshow(shown.picture(shown.samples.image_path[row]))
-        if shown.samples.label_index[row]:
-            axes[line, 0].contour(shown.mask(row), levels=[0.5], colors="white", linewidths=1)
-        axes[line, 0].set_title("defective" if shown.samples.label_index[row] else "normal", fontsize=9)
-        for axis, (title, values) in zip(axes[line, 1:], maps.items(), strict=True):
-            low, high = float(values.min()), float(values.max())
-            axis.imshow(values[line].reshape(shown.model.backbone.grid), cmap="magma", vmin=low, vmax=high)
-            own = values[line]
+    axes[0, 0].contour(example.mask(example.abnormal), levels=[0.5], colors="white", linewidths=1)
+    for line, (label, row) in zip(axes, rows.items(), strict=True):
+        line[0].imshow(example.image(example.paths[row]))
+        line[0].set_title(label, fontsize=9)
+    for column, (title, values) in zip(axes.T[1:], maps.items(), strict=True):
+        shown = values[list(rows.values())]
+        for axis, own in zip(column, shown, strict=True):
+            grid = own.reshape(example.components.grid)
+            axis.imshow(grid, cmap="magma", vmin=float(shown.min()), vmax=float(shown.max()))
             axis.set_title(f"{title}\n{own.min():.3f} to {own.max():.3f}", fontsize=8)
-    _save(figure, axes, path)
+    _save(figure, path, ticks=False)
 
 
-def terms_figure(shown: Shown, path: Path) -> None:
-    """Every term of the score over the test pictures of a category, normal beside defective."""
-    with torch.inference_mode():
-        components = shown.model.score_components(shown.tensor(list(shown.samples.image_path)), shown.category)
+def draw_components(example: Example, path: Path) -> None:
+    """Draw every component of the score over the test images of a category, normal beside abnormal."""
+    components = example.components
     assert components.image_score is not None
     columns = {
         "text score $s_q$": components.text_score,
         "image residual $s_I$": components.image_score,
         "patch residual $s_p$": components.patch_score,
-        "floor $(s_q+s_p)/2$": (components.text_score + components.patch_score) / 2,
+        "baseline $(s_q+s_p)/2$": (components.text_score + components.patch_score) / 2,
         "score $s$": components.score,
     }
-    labels = shown.samples.label_index.to_numpy()
-    table = pd.DataFrame({name: values.numpy() for name, values in columns.items()})
     rng = np.random.default_rng(0)
     figure, axes = plt.subplots(1, len(columns), figsize=(11, 2.9), layout="constrained")
-    for axis, (name, values) in zip(axes, table.items(), strict=True):
-        for label, colour in ((0, GOOD), (1, BAD)):
-            own = values[labels == label]
+    for axis, (name, values) in zip(axes, columns.items(), strict=True):
+        for label, colour in enumerate((NORMAL, ABNORMAL)):
+            own = values.numpy()[example.labels == label]
             axis.scatter(label + rng.uniform(-0.22, 0.22, len(own)), own, s=9, color=colour, alpha=0.7, linewidths=0)
-            axis.hlines(own.median(), label - 0.32, label + 0.32, color=colour, linewidth=2)
-        above = (values[labels == 1].to_numpy()[:, None] - values[labels == 0].to_numpy()[None]).ravel()
-        axis.set_title(f"{name}\nAUROC {100 * ((above > 0).mean() + (above == 0).mean() / 2):.1f}", fontsize=9)
-        axis.set_xticks([0, 1], ["normal", "defective"], fontsize=8)
+            axis.hlines(np.median(own), label - 0.32, label + 0.32, color=colour, linewidth=2)
+        axis.set_title(f"{name}\nAUROC {100 * roc_auc_score(example.labels, values):.1f}", fontsize=9)
+        axis.set_xticks([0, 1], ["normal", "abnormal"], fontsize=8)
         axis.tick_params(axis="y", labelsize=7)
         axis.set_xlim(-0.6, 1.6)
-    _write(figure, path)
+    _save(figure, path)
 
 
-def temperature_figure(model: InCTRLv2Model, path: Path) -> None:
-    """How far a branch can move at each temperature, given how close the prototypes lie."""
+def draw_temperature(model: InCTRLv2Model, path: Path) -> None:
+    """Draw the reachable values of a branch at each temperature, by the distance of the prototypes."""
+    pairs = [model.backbone.text_prototypes(name) for name in UNSEEN_CATEGORIES]
+    measured = float(torch.stack([(normal - abnormal).norm() for normal, abnormal in pairs]).mean())
     taus = np.geomspace(0.005, 2, 100)
     figure, axis = plt.subplots(figsize=(6.2, 2.9), layout="constrained")
-    gaps = [_gap(model, name) for name in UNSEEN_CATEGORIES]
-    styles = [("opposite: 2 apart", 2.0, "#777777")]
-    styles += [(f"demonstration encoder: {np.mean(gaps):.2f} apart", float(np.mean(gaps)), GOOD)]
-    styles += [("close together: 0.05 apart", 0.05, BAD)]
-    for label, gap, colour in styles:
-        reach = 1 / (1 + np.exp(-gap / taus))
+    for label, distance, colour in (
+        ("opposite: 2 apart", 2.0, "#777777"),
+        (f"demonstration encoder: {measured:.2f} apart", measured, NORMAL),
+        ("close together: 0.05 apart", 0.05, ABNORMAL),
+    ):
+        reach = 1 / (1 + np.exp(-distance / taus))
         axis.fill_between(taus, 1 - reach, reach, color=colour, alpha=0.18, linewidth=0)
         axis.plot(taus, reach, color=colour, label=label)
         axis.plot(taus, 1 - reach, color=colour)
@@ -245,28 +236,43 @@ def temperature_figure(model: InCTRLv2Model, path: Path) -> None:
     axis.text(0.072, 0.02, "default", fontsize=8)
     axis.set(xscale="log", xlabel=r"temperature_patch $\tau$", ylabel="reachable $S_a$", ylim=(0, 1))
     axis.legend(fontsize=8, loc="center left", framealpha=0.9)
-    _write(figure, path)
+    _save(figure, path)
 
 
-def _gap(model: InCTRLv2Model, name: str) -> float:
-    normal, abnormal = model.backbone.text_prototypes(name)
-    return float((normal - abnormal).norm())
+def draw_explanation(example: Example, path: Path) -> None:
+    """Draw the explanation figure of an abnormal image."""
+    row, components = example.abnormal, example.components
+    names = ("residual map", "DASL map", "OASL map", "anomaly map")
+    values = (components.patch_map, components.dasl_map, components.oasl_map, components.anomaly_map)
+    grids = [value[row].reshape(components.grid).numpy() for value in values if value is not None]
+    scores = ("text_score", "patch_score", "image_score")
+    figure = explanation_figure(
+        to_pil_image(read_image(example.paths[row])),
+        maps={name: HeatMap(grid, 0, float(grid.max())) for name, grid in zip(names, grids, strict=True)},
+        mask=example.mask(row),
+        prompts=[to_pil_image(read_image(prompt)) for prompt in example.prompts],
+        score=float(components.score[row]),
+        gt_label=True,
+        components={name.replace("_", " "): float(getattr(components, name)[row]) for name in scores},
+        class_name=example.category,
+        file_name=Path(example.paths[row]).name,
+    )
+    _write(figure.resize((1100, figure.height * 1100 // figure.width)), path)
 
 
-def _save(figure: Any, axes: Any, path: Path) -> None:
-    for axis in np.ravel(axes):
-        axis.set_xticks([])
-        axis.set_yticks([])
-    _write(figure, path)
-
-
-def _write(figure: Any, path: Path) -> None:
-    """Write a figure small: 192 colours are enough for what is drawn here."""
+def _save(figure: Any, path: Path, *, ticks: bool = True) -> None:
+    for axis in figure.axes if not ticks else ():
+        if axis.get_label() != "<colorbar>":
+            axis.set(xticks=[], yticks=[])
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
     plt.close(figure)
-    picture = Image.open(buffer).convert("RGB").quantize(192, dither=Image.Dither.FLOYDSTEINBERG)
-    write_image_atomic(path, picture)
+    _write(Image.open(buffer), path)
+
+
+def _write(image: Image.Image, path: Path) -> None:
+    """Write an image with 192 colours, which are enough for these figures."""
+    write_image_atomic(path, image.convert("RGB").quantize(192, dither=Image.Dither.FLOYDSTEINBERG))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -288,11 +294,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     heads = args.heads or train_heads(args.data, args.results)
     model = InCTRLv2(backbone=BACKBONE, pretrained=PRETRAINED, weights=str(heads)).model.eval()
-    shown = Shown(model, args.data, args.category)
-    residual_figure(shown, args.output / "residual.png")
-    branches_figure(shown, args.output / "branches.png")
-    terms_figure(shown, args.output / "components.png")
-    temperature_figure(model, args.output / "temperature.png")
+    draw_temperature(model, args.output / "temperature.png")
+    example = Example(model, args.data, args.category)
+    for name, draw in (
+        ("residual", draw_residual),
+        ("branches", draw_branches),
+        ("components", draw_components),
+        ("explanation", draw_explanation),
+    ):
+        draw(example, args.output / f"{name}.png")
     print(f"Heads: {heads}\nFigures: {args.output}")
 
 

@@ -5,8 +5,8 @@
     python tools/docs_tables.py
 
 reads the results of `configs/benchmarks/embedded.yaml` and of the ablations with the demonstration encoder's weights
-and with random ones, and replaces what stands between
-`<!-- table: NAME -->` and `<!-- end of table -->` in the pages. `make tables` runs what is missing of them first.
+and with random ones, and replaces the text between `<!-- table: NAME -->` and `<!-- end of table -->` in the pages.
+`make tables` first runs those that are missing.
 """
 
 from __future__ import annotations
@@ -21,93 +21,93 @@ import pandas as pd
 from anomalib_inctrl.io.files import write_text_atomic
 
 ROOT = Path(__file__).parents[1]
-PAGES = (
-    ROOT / "README.md",
-    ROOT / "docs" / "ablation.md",
-    ROOT / "anomalib_inctrl" / "demo" / "weights" / "mini-clip-16-240-demo.md",
-)
+CARD = Path("anomalib_inctrl/backbones/weights/mini-clip-16-240-demo.md")
+PAGES = (ROOT / "README.md", ROOT / "docs/ablation.md", ROOT / CARD)
+RESULTS = ("benchmark/embedded", "ablation_mini_clip", "ablation_random")
+BASELINE, PATCHES = "training-free baseline", "patch residual alone"
 PHOTOGRAPHS = ("brick", "grass", "gravel")
 SHOWN = (
     "InCTRLv2",
     "InCTRL",
-    "training-free floor",
-    "patch residual alone",
+    BASELINE,
+    PATCHES,
     "prompt_shifts 4",
     "InCTRL, prompt_shifts 4",
-    "floor, prompt_shifts 4",
+    "baseline, prompt_shifts 4",
     "patch residual alone, prompt_shifts 4",
     "rate 3e-3 decay 1, alpha 0.75, prompt_shifts 4",
-)  # of the ablation, for each kind of target
+)  # rows of the ablation that are shown by kind of target
 METRICS = {"image_AUROC": "image AUROC", "pixel_AUROC": "pixel AUROC", "AUPRO": "AUPRO"}
 _PLACE = re.compile(r"(<!-- table: (?P<name>[\w ]+) -->\n).*?(?=<!-- end of table -->)", re.DOTALL)
 
 
-def over_seeds(results: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Means over categories, of these mean and standard deviation over seeds, in percent."""
-    metrics = [name for name in METRICS if name in results]
-    seeds = results.groupby([*by, "seed"], sort=False)[metrics].mean() * 100
-    return seeds.groupby(by, sort=False).agg(["mean", "std"])
+def over_seeds(results: pd.DataFrame, by: list[str], among: str) -> pd.DataFrame:
+    """Means over categories, of these `mean ± standard deviation` over seeds in percent, the best in bold.
 
+    Args:
+        results: A row per category and seed.
+        by: Columns whose values index the result.
+        among: The one of them whose values compete for the best.
 
-def told(mean: float, spread: float, best: float) -> str:
-    """`72.9 ± 0.9`, bold if no other is higher."""
-    text = f"{mean:.1f} ± {spread:.1f}"
-    return f"**{text}**" if round(mean, 1) == round(best, 1) else text
+    Returns:
+        Text by metric, indexed by `by`.
+    """
+    seeds = results.groupby([*by, "seed"], sort=False)[list(METRICS)].mean() * 100
+    groups = seeds.groupby(by, sort=False)
+    mean, std = groups.mean().round(1), groups.std()
+    text = mean.apply(lambda column: column.map("{:.1f}".format)) + " ± "
+    text += std.apply(lambda column: column.map("{:.1f}".format))
+    best = mean.groupby([name for name in by if name != among]).transform("max")
+    return text.where(mean != best, "**" + text + "**")
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: int) -> str:
-    """A table whose last columns, so many, are numbers."""
-    words = len(header) - numbers
-    lines = [header, ["---"] * words + ["---:"] * numbers, *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    """A table whose last `numbers` columns are right-aligned."""
+    rule = ["---"] * (len(header) - numbers) + ["---:"] * numbers
+    return "".join(f"| {' | '.join(line)} |\n" for line in [header, rule, *rows])
 
 
-def shots(results: pd.DataFrame, targets: Sequence[str], extra: bool) -> str:
-    """Image AUROC for every K; with pixel metrics at K = 4 if `extra`."""
-    results = results.rename(columns={"pixel_AUPRO": "AUPRO"})
-    table = over_seeds(results[results["target"].isin(targets)], ["target", "model", "k_shot"])
+def shots(results: pd.DataFrame, targets: Sequence[str], *, pixels: bool) -> str:
+    """Image AUROC for every K, with pixel metrics at K = 4 if `pixels`."""
+    results = results[results["target"].isin(targets)].rename(columns={"pixel_AUPRO": "AUPRO"})
+    table = over_seeds(results, ["target", "model", "k_shot"], "model")
     k_shots = sorted(results["k_shot"].unique())
-    columns = [("image_AUROC", k) for k in k_shots] + ([("pixel_AUROC", 4), ("AUPRO", 4)] if extra else [])
-    rows = []
-    for target in targets:
-        best = {(name, k): table.loc[target].xs(k, level="k_shot")[name]["mean"].max() for name, k in columns}
-        for place, model in enumerate(table.loc[target].index.unique("model")):
-            cells = [told(*table.loc[(target, model, k), name], best[name, k]) for name, k in columns]
-            rows.append(["" if place else target, model, *cells])
+    columns = [("image_AUROC", k) for k in k_shots] + [(name, 4) for name in ("pixel_AUROC", "AUPRO") if pixels]
     names = [f"{METRICS[name]}, K = {k}" for name, k in columns]
     names[1 : len(k_shots)] = [f"K = {k}" for k in k_shots[1:]]
+    rows = [
+        ["" if number else target, model, *(table.loc[(target, model, k), name] for name, k in columns)]
+        for target in targets
+        for number, model in enumerate(table.loc[target].index.unique("model"))
+    ]
     return markdown(["unseen", "model", *names], rows, len(columns))
 
 
 def groups(results: pd.DataFrame) -> str:
-    """Rendered categories and photographs apart, for the rows that stand for models."""
-    results = results[results["row"].isin(SHOWN)].assign(photograph=results["category"].isin(PHOTOGRAPHS))
-    table = over_seeds(results, ["row", "photograph"])
-    columns = [(name, photograph) for name in METRICS for photograph in (False, True)]
-    best = {(name, which): table.xs(which, level="photograph")[name]["mean"].max() for name, which in columns}
-    rows = [
-        [row, *(told(*table.loc[(row, which), name], best[name, which]) for name, which in columns)] for row in SHOWN
-    ]
-    names = [f"{title}: {group}" for title in METRICS.values() for group in ("rendered", "photographs")]
+    """Rendered categories and photographs apart, for the rows in `SHOWN`."""
+    kind = results["category"].isin(PHOTOGRAPHS).map({True: "photographs", False: "rendered"})
+    table = over_seeds(results.assign(kind=kind)[results["row"].isin(SHOWN)], ["row", "kind"], "row")
+    columns = [(name, kind) for name in METRICS for kind in ("rendered", "photographs")]
+    names = [f"{METRICS[name]}: {kind}" for name, kind in columns]
+    rows = [[row, *(table.loc[(row, kind), name] for name, kind in columns)] for row in SHOWN]
     return markdown(["row", *names], rows, len(columns))
 
 
 def categories(random: pd.DataFrame, trained: pd.DataFrame) -> str:
     """Each category without trained heads, with random weights and with the trained ones, means over seeds."""
     columns = (
-        ("image AUROC, floor", "training-free floor", "image_AUROC"),
-        ("image AUROC, patches alone", "patch residual alone", "image_AUROC"),
-        ("pixel AUROC", "training-free floor", "pixel_AUROC"),
+        ("image AUROC, baseline", BASELINE, "image_AUROC"),
+        ("image AUROC, patches alone", PATCHES, "image_AUROC"),
+        ("pixel AUROC", BASELINE, "pixel_AUROC"),
     )
-    found = {
-        f"{title}: {which}": results[results["row"] == row].groupby("category")[metric].mean() * 100
-        for title, row, metric in columns
-        for which, results in (("random", random), ("this", trained))
-    }
-    table = pd.DataFrame(found).sort_index()
-    rows = [
-        [str(name), *(f"{value:.1f}" for value in line)] for name, line in zip(table.index, table.values, strict=True)
-    ]
+    table = pd.DataFrame(
+        {
+            f"{title}: {weights}": results[results["row"] == row].groupby("category")[metric].mean() * 100
+            for title, row, metric in columns
+            for weights, results in (("random", random), ("this", trained))
+        }
+    ).sort_index()
+    rows = [[str(name), *(f"{value:.1f}" for value in values)] for name, *values in table.itertuples()]
     rows.append(["**mean**", *(f"**{value:.1f}**" for value in table.mean())])
     return markdown(["category", *table.columns], rows, len(table.columns))
 
@@ -122,20 +122,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         0.
 
     Raises:
-        KeyError: If a page asks for a table that is not there.
+        KeyError: If a page asks for a table that does not exist.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of the results")
     results: Path = parser.parse_args(argv).results
-
-    files = [results / name / "results.csv" for name in ("benchmark/embedded", "ablation_mini_clip", "ablation_random")]
+    files = [results / name / "results.csv" for name in RESULTS]
     if missing := [str(file) for file in files if not file.is_file()]:
-        parser.error(f"not there: {', '.join(missing)}. `make tables` measures what is missing; no page was changed.")
+        parser.error(f"not found: {', '.join(missing)}. Run `make tables`; no page was changed.")
     embedded, mini_clip, random = (pd.read_csv(file) for file in files)
     tables: dict[str, Callable[[], str]] = {
-        "results": lambda: shots(embedded, ["rendered", "photographs"], extra=True),
-        "shots": lambda: shots(embedded, ["rendered", "photographs", "digits", "even digits"], extra=False),
-        "rows": lambda: (results / "ablation_mini_clip" / "table.md").read_text(encoding="utf-8"),
+        "results": lambda: shots(embedded, ["rendered", "photographs"], pixels=True),
+        "shots": lambda: shots(embedded, ["rendered", "photographs", "digits", "even digits"], pixels=False),
+        "rows": lambda: files[1].with_name("table.md").read_text(encoding="utf-8"),
         "groups": lambda: groups(mini_clip),
         "categories": lambda: categories(random, mini_clip),
     }
@@ -143,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         old = page.read_text(encoding="utf-8")
         new = _PLACE.sub(lambda place: place[1] + tables[place["name"]](), old)
         write_text_atomic(page, new)
-        print(f"{page.relative_to(ROOT)}: {'as it was' if new == old else 'written anew'}")
+        print(f"{page}: {'unchanged' if new == old else 'changed'}")
     return 0
 
 

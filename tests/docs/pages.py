@@ -1,28 +1,21 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The Markdown of the project, taken apart."""
+"""The Markdown pages of the project and their fenced blocks."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(
-    [
-        *(ROOT / "docs").glob("*.md"),
-        *(ROOT / "docs" / "measured").glob("*.md"),
-        *(ROOT / "anomalib_inctrl" / "models").glob("*/README.md"),
-        ROOT / "README.md",
-        ROOT / "CONTRIBUTING.md",
-    ]
-)
+PATTERNS = ("README.md", "CONTRIBUTING.md", "docs/*.md", "docs/measured/*.md", "anomalib_inctrl/models/*/README.md")
+PAGES = sorted(path for pattern in PATTERNS for path in ROOT.glob(pattern))
+_FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
 
-@dataclass
-class Block:
-    """A fenced block: its language, first line in the page, and text without indentation."""
+class Block(NamedTuple):
+    """A fenced block: its first line in the page, and its text without indentation."""
 
-    language: str
     line: int
     text: str
 
@@ -32,31 +25,22 @@ def name(path):
 
 
 def blocks(path, language):
-    found, lines = [], path.read_text(encoding="utf-8").splitlines()
-    opened = None
-    for number, line in enumerate(lines, start=1):
-        fence = re.match(r"^(\s*)```(\S*)", line)
-        if opened is None and fence:
-            opened = Block(fence[2], number + 1, ""), len(fence[1])
-        elif opened is not None and fence:
-            found.append(opened[0])
-            opened = None
-        elif opened is not None:
-            opened[0].text += line[opened[1] :] + "\n"
-    assert opened is None, f"{name(path)}: a fence is not closed"
-    return [block for block in found if block.language == language]
+    page = path.read_text(encoding="utf-8")
+    return [
+        Block(page.count("\n", 0, found.start(3)) + 1, dedent(found[3]))
+        for found in _FENCE.finditer(page)
+        if found[2] == language
+    ]
 
 
 def prose(path):
     """Text without fenced blocks."""
-    return re.sub(r"^\s*```.*?^\s*```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return _FENCE.sub("", path.read_text(encoding="utf-8"))
 
 
 def shell_lines(path):
-    """Commands of a page, continued lines joined, comments taken off."""
+    """Commands of a page, continued lines joined, comments removed."""
     for block in blocks(path, "bash"):
-        text = re.sub(r"\\\n\s*", " ", block.text)
-        for line in text.splitlines():
-            command = re.sub(r"(^|\s)#.*", "", line).strip()
-            if command:
+        for line in block.text.replace("\\\n", " ").splitlines():
+            if command := re.sub(r"(^|\s)#.*", "", line).strip():
                 yield command

@@ -1,8 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The worked examples of CONTRIBUTING.md hold."""
-
-import sys
+"""The worked examples of CONTRIBUTING.md run as written."""
 
 import pytest
 from PIL import Image
@@ -16,36 +14,35 @@ PAGE = ROOT / "CONTRIBUTING.md"
 
 
 @pytest.fixture
-def _folders(tmp_path, monkeypatch):
-    for folder, shade in (("good", 200), ("bad", 50)):
-        (tmp_path / "brackets" / folder).mkdir(parents=True)
-        for number in range(6):
-            Image.new("RGB", (32, 32), (shade, number, 0)).save(tmp_path / "brackets" / folder / f"{number}.png")
+def _brackets(tmp_path, monkeypatch):
+    for number in range(12):
+        path = tmp_path / "brackets" / ("good", "bad")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (20 * number, number, 0)).save(path)
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.usefixtures("_folders")
-def test_examples_run_as_they_stand(monkeypatch):
-    monkeypatch.setattr("anomalib_inctrl.prompts.selection.SELECTORS", SELECTORS)
+@pytest.mark.usefixtures("_brackets")
+def test_python_examples_and_their_tests_run():
     before = dict(SELECTORS)
     space = {"__name__": "contributing"}
     try:
         for block in blocks(PAGE, "python"):
             exec(compile("\n" * (block.line - 1) + block.text, str(PAGE), "exec"), space)
-        tests = [value for name, value in space.items() if name.startswith("test_")]
-        assert tests
-        for test in tests:
+        tests = {name: value for name, value in space.items() if name.startswith("test_")}
+        for test in tests.values():
             test()
         assert InCTRL(prompt_selection="typical").hparams["prompt_selection"] == "typical"
     finally:
-        for added in SELECTORS.keys() - before.keys():
-            del SELECTORS[added]
-    # Every kind of thing that can be added has an example.
-    assert {"TypicalSelector", "backbone", "Brackets", "data"} <= space.keys()
+        SELECTORS.clear()
+        SELECTORS.update(before)
+    # Each kind of extension has an example.
+    assert {"TypicalSelector", "backbone", "Brackets", "data", "BrierLoss", "PatchModel"} <= space.keys()
+    assert len(tests) == 2
 
 
-def test_ablation_is_read_by_the_script(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+def test_ablation_example_is_read_by_its_script(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     from ablate import read_config
 
     (example,) = (block for block in blocks(PAGE, "yaml") if "rows:" in block.text)

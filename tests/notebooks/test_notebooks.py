@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The notebooks run from top to bottom, here on few pictures; `make notebooks` runs them as they are."""
+"""The notebooks run from top to bottom on few images, and their outputs are saved."""
 
 import json
 from pathlib import Path
@@ -10,45 +10,37 @@ import pytest
 
 mpl.use("Agg")
 
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 COUNTS = {"train_count": 8, "test_normal_count": 3, "test_anomalous_count": 9}
+# Parameters of small runs, by number of the notebook.
 SMALL = {
-    "1_few_shot_in_five_minutes": {},
-    "2_inside_a_residual": {},
-    "3_train_a_generalist": {
-        "AUXILIARY": ["gear", "tile"], "UNSEEN": ["washer"], "STEPS": 5, "BATCH": 4, "COUNTS": COUNTS
-    },
-    "4_sweep_and_read_the_report": {"CATEGORIES": ["washer"], "K_SHOTS": [1, 2], "SEEDS": [0, 1], "COUNTS": COUNTS},
-}  # fmt: skip
+    "1": {},
+    "2": {},
+    "3": {"AUXILIARY": ["gear", "tile"], "UNSEEN": ["washer"], "STEPS": 5, "BATCH": 4, "COUNTS": COUNTS},
+    "4": {"CATEGORIES": ["washer"], "K_SHOTS": [1, 2], "SEEDS": [0, 1], "COUNTS": COUNTS},
+}
 
 
-def cells(path):
-    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+def code_cells(path):
+    return [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
 
 
-def test_every_notebook_is_run_here():
-    assert sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")) == sorted(SMALL)
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_notebook_runs(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     space = {"__name__": "__main__"}
-    parameters = 0
-    for number, cell in enumerate(cells(NOTEBOOKS / f"{name}.ipynb")):
-        if cell["cell_type"] != "code":
-            continue
-        exec(compile("".join(cell["source"]), f"{name}[{number}]", "exec"), space)
-        if "parameters" in cell["metadata"].get("tags", []):
-            parameters += 1
-            assert SMALL[name].keys() <= space.keys(), "a parameter's name has changed"
-            space |= SMALL[name] | {"DATA": tmp_path / "data", "RESULTS": tmp_path / "results"}
-    assert parameters == 1
+    parameters, *cells = code_cells(path)
+    exec("".join(parameters["source"]), space)
+    small = SMALL[path.stem[0]]
+    assert small.keys() <= space.keys(), "a parameter was renamed"
+    space |= small | {"DATA": tmp_path / "data", "RESULTS": tmp_path / "results"}
+    for number, cell in enumerate(cells, start=2):
+        exec(compile("".join(cell["source"]), f"{path.stem}[{number}]", "exec"), space)
 
 
-@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
-def test_outputs_are_there_without_errors_and_small(path):
-    code = [cell for cell in cells(path) if cell["cell_type"] == "code"]
-    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), "run `make notebooks`"
-    assert not [output for cell in code for output in cell["outputs"] if output["output_type"] == "error"]
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_has_outputs_without_errors(path):
+    cells = code_cells(path)
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1)), "run `make notebooks`"
+    assert not [output for cell in cells for output in cell["outputs"] if output["output_type"] == "error"]
     assert path.stat().st_size < 400_000
