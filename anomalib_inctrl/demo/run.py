@@ -21,7 +21,7 @@ from rich.table import Table
 from torchmetrics.functional.classification import binary_auroc
 
 from anomalib_inctrl.benchmark.config import BenchmarkConfig
-from anomalib_inctrl.benchmark.run import Benchmark
+from anomalib_inctrl.benchmark.generalist import Benchmark
 from anomalib_inctrl.data import DataSource, GeneralistDataModule
 from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, UNSEEN_CATEGORIES, InCTRLDemo
 from anomalib_inctrl.io.files import write_text_atomic

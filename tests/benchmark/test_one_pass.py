@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""One pass over a category gives what anomalib's engine gives setting by setting."""
+"""One pass over a category equals anomalib's engine, setting by setting."""
 
 from pathlib import Path
 
@@ -21,13 +21,13 @@ KEY = ["model", "category", "k_shot", "seed"]
 
 @pytest.fixture(scope="module")
 def results(data, checkpoints, tmp_path_factory):
-    """Both models and the floor at several K, zero-shot included."""
+    """Both models and the baseline at several K, zero-shot included."""
     folder = tmp_path_factory.mktemp("results")
-    floor = {"class_path": "InCTRLv2", "init_args": {"backbone": BACKBONE, "pretrained": None}}
+    baseline = {"class_path": "InCTRLv2", "init_args": {"backbone": BACKBONE, "pretrained": None}}
     config = {
         "output": str(folder),
         "models": {name: {"class_path": name, "weights": path} for name, path in checkpoints.items()}
-        | {"floor": floor, "shifted": floor | {"init_args": floor["init_args"] | {"prompt_shifts": 2}}},
+        | {"baseline": baseline, "shifted": baseline | {"init_args": baseline["init_args"] | {"prompt_shifts": 2}}},
         "targets": {
             "Demo": {"datamodule": "InCTRLDemo", "root": str(data), "categories": ["washer"], "options": COUNTS}
         },
@@ -39,8 +39,8 @@ def results(data, checkpoints, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("k_shot", "seed"), [(0, 0), (1, 2), (3, 0), (3, 2)])
-@pytest.mark.parametrize("name", ["InCTRL", "InCTRLv2", "floor", "shifted"])
-def test_every_setting_is_what_the_engine_gives(name, k_shot, seed, results, data, checkpoints, tmp_path):
+@pytest.mark.parametrize("name", ["InCTRL", "InCTRLv2", "baseline", "shifted"])
+def test_every_setting_equals_the_engine(name, k_shot, seed, results, data, checkpoints, tmp_path):
     folder, table = results
     kind = InCTRL if name == "InCTRL" else InCTRLv2
     given = {"weights": checkpoints[name]} if name in checkpoints else {"backbone": BACKBONE, "pretrained": None}
@@ -60,7 +60,7 @@ def test_every_setting_is_what_the_engine_gives(name, k_shot, seed, results, dat
     assert listed == model.prompt_files["washer"]
 
 
-def test_metrics_are_those_of_the_saved_scores(results):
+def test_metrics_match_the_saved_scores(results):
     folder, table = results
     assert len(table) == 24
     for (model, k_shot, seed), row in table.set_index(["model", "k_shot", "seed"]).iterrows():
@@ -71,7 +71,7 @@ def test_metrics_are_those_of_the_saved_scores(results):
         assert (row["normal"], row["abnormal"], row["masks"]) == (5, 6, 11)
 
 
-def test_an_image_is_encoded_once_whatever_is_asked_for(make_config, monkeypatch):
+def test_each_image_is_encoded_once(make_config, monkeypatch):
     from anomalib_inctrl.backbones import OpenCLIPBackbone
 
     seen = []
@@ -93,7 +93,7 @@ def test_an_image_is_encoded_once_whatever_is_asked_for(make_config, monkeypatch
     assert sum(seen) == 2 * 11 + sum(map(len, lists.values()))
 
 
-def test_batch_size_changes_nothing(make_config, tmp_path):
+def test_batch_size_does_not_change_results(make_config, tmp_path):
     tables = [
         run_benchmark(make_config(batch_size=size, seeds=[0], output=str(tmp_path / str(size)), examples=0)).set_index(
             KEY
@@ -104,7 +104,7 @@ def test_batch_size_changes_nothing(make_config, tmp_path):
         pd.testing.assert_frame_equal(table, tables[0], atol=1.1e-6, rtol=0)
 
 
-def test_the_branches_are_computed_once_and_stay_what_they_are():
+def test_branches_are_computed_once_within_the_context():
     model = InCTRLv2(backbone=BACKBONE, pretrained=None).model
     calls = []
     model.dasl_branch.register_forward_hook(lambda *_: None)
