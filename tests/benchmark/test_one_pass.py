@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import torch
 from anomalib.engine import Engine
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from anomalib_inctrl import InCTRL, InCTRLDemo, InCTRLv2
 from anomalib_inctrl.benchmark import run_benchmark
@@ -51,6 +50,7 @@ def test_every_setting_equals_the_engine(name, k_shot, seed, results, data, chec
     (row,) = table[(table.model == name) & (table.k_shot == k_shot) & (table.seed == seed)].to_dict("records")
     for metric in METRICS:
         assert row[metric] == pytest.approx(expected[metric], abs=1e-5), metric
+    assert (row["normal"], row["abnormal"], row["masks"]) == (5, 6, 11)
     by_engine = pd.read_csv(Path(engine.trainer.default_root_dir) / "scores.csv").set_index("image_path")["score"]
     scores = pd.read_csv(folder / "scores" / name / "Demo" / "washer.csv")
     scores = scores[(scores.k_shot == k_shot) & (scores.seed == seed)].set_index("image_path")["score"]
@@ -58,17 +58,6 @@ def test_every_setting_equals_the_engine(name, k_shot, seed, results, data, chec
     assert scores.to_list() == pytest.approx(by_engine[scores.index].to_list(), abs=1e-5)
     listed = (folder / "prompts" / "Demo" / "washer" / f"k{k_shot}_seed{seed}.txt").read_text().split("\n")[:-1]
     assert listed == model.prompt_files["washer"]
-
-
-def test_metrics_match_the_saved_scores(results):
-    folder, table = results
-    assert len(table) == 24
-    for (model, k_shot, seed), row in table.set_index(["model", "k_shot", "seed"]).iterrows():
-        scores = pd.read_csv(folder / "scores" / model / "Demo" / "washer.csv")
-        scores = scores[(scores.k_shot == k_shot) & (scores.seed == seed)]
-        assert row["image_AUROC"] == pytest.approx(roc_auc_score(scores.abnormal, scores.score), abs=1e-6)
-        assert row["image_AUPR"] == pytest.approx(average_precision_score(scores.abnormal, scores.score), abs=1e-6)
-        assert (row["normal"], row["abnormal"], row["masks"]) == (5, 6, 11)
 
 
 def test_each_image_is_encoded_once(make_config, monkeypatch):
@@ -107,21 +96,15 @@ def test_batch_size_does_not_change_results(make_config, tmp_path):
 def test_branches_are_computed_once_within_the_context():
     model = InCTRLv2(backbone=BACKBONE, pretrained=None).model
     calls = []
-    model.dasl_branch.register_forward_hook(lambda *_: None)
-    plain = model.dasl_branch.forward
     model.dasl_branch.adapters[0].register_forward_hook(lambda *_: calls.append(1))
-    patches = torch.randn(2, len(model.backbone.blocks), 16, 32)
-    other = torch.randn(2, len(model.backbone.blocks), 16, 32)
+    first, other = torch.randn(2, 2, len(model.backbone.blocks), 16, 32)
     prototypes = model.backbone.text_prototypes("washer")
     with torch.inference_mode():
-        expected, expected_other = plain(patches, prototypes), plain(other, prototypes)
-        calls.clear()
+        expected = [model.dasl_branch(patches, prototypes) for patches in (first, other)]
+        uncached = len(calls)
         with _branches_computed_once(model):
-            for _ in range(3):
-                torch.testing.assert_close(model.dasl_branch(patches, prototypes), expected)
-            torch.testing.assert_close(model.dasl_branch(other, prototypes), expected_other)
-        assert len(calls) == 2 * len(model.backbone.blocks)
-        calls.clear()
-        model.dasl_branch(patches, prototypes)
-        model.dasl_branch(patches, prototypes)
-        assert len(calls) == 2 * len(model.backbone.blocks)
+            found = [model.dasl_branch(patches, prototypes) for patches in (first, first, other, other)]
+        assert len(calls) == 2 * uncached
+        torch.testing.assert_close(found, [expected[0], expected[0], expected[1], expected[1]])
+        model.dasl_branch(other, prototypes)
+    assert len(calls) > 2 * uncached
