@@ -145,10 +145,10 @@ def _build(model: ModelConfig, k_shot: int | None, class_name: str) -> Any:
 
 def _train_only_on(datamodule: AnomalibDataModule, images: Sequence[Path]) -> None:
     chosen = {str(path) for path in images}
-    whole_setup = datamodule._setup
+    full_setup = datamodule._setup
 
     def setup(_stage: str | None = None) -> None:
-        whole_setup(_stage)
+        full_setup(_stage)
         paths = [str(path) for path in datamodule.train_data.samples["image_path"]]
         if missing := sorted(chosen.difference(paths)):
             msg = f"{missing[0]}: this prompt is not in the train split, which the model is trained on."

@@ -47,7 +47,7 @@ class ModelConfig(BaseModel):
         init_args: Arguments of the class.
         weights: For InCTRL and InCTRLv2: a checkpoint, or a training config (``.yaml``) that is run first; or one of
             them by target. Without weights the training-free baseline is measured.
-        train_on: For other models: ``"prompts"`` shows the model the same K normal images, ``"all"`` the whole train
+        train_on: For other models: ``"prompts"`` trains on the same K normal images, ``"all"`` the whole train
             split, whatever K is.
         trainer: For other models: arguments of anomalib's engine, such as ``max_epochs``.
     """
@@ -133,7 +133,7 @@ class RayConfig(BaseModel):
 
 
 class BenchmarkConfig(BaseModel):
-    """A whole benchmark: every model on every category of every target, for every K and seed.
+    """A benchmark: every model on every category of every target, for every K and seed.
 
     Attributes:
         output: Folder of the results.

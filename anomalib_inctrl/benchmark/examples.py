@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Example images of a category: image, ground truth and heat map, over the whole range of scores."""
+"""Example images of a category: image, ground truth and heat map, over the range of scores."""
 
 from __future__ import annotations
 

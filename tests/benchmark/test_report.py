@@ -92,7 +92,7 @@ def test_the_best_of_each_k_is_marked_published_ones_included(config, table):
         assert [marked for _, marked in shown] == [mean is not None and round(mean, 1) == best for mean, _ in shown]
 
 
-def test_published_numbers_stand_only_beside_whole_datasets(config, table):
+def test_published_numbers_are_shown_only_for_full_datasets(config, table):
     part = config.model_copy(deep=True)
     part.targets["VisA"].categories = ["candle"]
     assert not any(line.published for line in dataset_lines(table, part, "VisA", ["candle"], "image_AUROC"))

@@ -66,7 +66,7 @@ def test_added_settings_are_measured_and_finished_rows_kept(make_config, monkeyp
     assert set(everything["commit"]) == {commit}
     key = list(KEY)
     again = everything.merge(kept[key], on=key)
-    pd.testing.assert_frame_equal(again, kept)  # its times as well: not measured anew
+    pd.testing.assert_frame_equal(again, kept)  # its times as well: not measured again
     fresh = table_of(config)
     run_benchmark(other := {**config, "output": config["output"] + "_at_once"})
     pd.testing.assert_frame_equal(fresh, table_of(other))
@@ -118,13 +118,13 @@ def _kill_after(context, config, backbone_file, seconds):
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
 def test_killed_and_resumed_run_gives_the_same_table(make_config, backbone_file, tmp_path):
-    whole = small(make_config, output=str(tmp_path / "whole"), k_shots=[1], pixel_metrics=False)
+    undisturbed = small(make_config, output=str(tmp_path / "complete"), k_shots=[1], pixel_metrics=False)
     begin = time.perf_counter()
-    run_benchmark(whole)
+    run_benchmark(undisturbed)
     duration = time.perf_counter() - begin
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.benchmark.test_run"])
-    killed = whole | {"output": str(tmp_path / "killed")}
+    killed = undisturbed | {"output": str(tmp_path / "killed")}
     _kill_after(context, killed, backbone_file, 0.01)  # starts the server
     for part in (0.1, 0.3, 0.5, 0.7, 0.9):
         assert _kill_after(context, killed, backbone_file, part * duration) in {0, -signal.SIGKILL}
@@ -132,7 +132,7 @@ def test_killed_and_resumed_run_gives_the_same_table(make_config, backbone_file,
         if rows.is_file():  # written atomically, so never partly
             pd.read_csv(rows)
     run_benchmark(killed)
-    pd.testing.assert_frame_equal(table_of(whole), table_of(killed), check_exact=True)
+    pd.testing.assert_frame_equal(table_of(undisturbed), table_of(killed), check_exact=True)
 
 
 @pytest.mark.slow
@@ -162,7 +162,7 @@ def test_second_run_in_one_folder_is_refused(make_config):
 def test_category_with_one_label_is_reported_and_others_are_measured(make_config, data, tmp_path):
     config = small(make_config)
     folder = tmp_path / "parts"
-    for name, kinds in {"whole": ("good", "bent"), "flawless": ("good",)}.items():
+    for name, kinds in {"complete": ("good", "bent"), "flawless": ("good",)}.items():
         for kind in ("train", *kinds):
             (folder / name / kind).mkdir(parents=True)
             for number in range(3):
@@ -176,10 +176,10 @@ def test_category_with_one_label_is_reported_and_others_are_measured(make_config
     with pytest.raises(BenchmarkError, match=r"flawless/flawless: the test images all have one label \(3 normal"):
         run_benchmark(config)
     table = pd.read_csv(Path(config["output"]) / "results.csv")
-    assert set(table.target) == {"Demo", "whole"}
+    assert set(table.target) == {"Demo", "complete"}
     # No masks, no pixel columns.
-    assert table[table.target == "whole"].filter(like="pixel_").isna().all(axis=None)
-    assert table[table.target == "whole"].masks.eq(0).all()
+    assert table[table.target == "complete"].filter(like="pixel_").isna().all(axis=None)
+    assert table[table.target == "complete"].masks.eq(0).all()
     assert table[table.target == "Demo"].filter(like="pixel_").notna().all(axis=None)
     report = (Path(config["output"]) / "report.md").read_text()
     assert "no masks" in report
