@@ -1,9 +1,9 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Any other anomalib model on a category, setting by setting through anomalib's engine, measured as ours are.
+"""Measures any other anomalib model on a category, setting by setting through anomalib's engine.
 
-The model sees the same prompts: its train split is cut down to them. Scores and maps are taken as the model gives them,
-before anomalib's post-processor shifts and clamps them.
+The model is trained on the same prompts. Scores and maps are those of the model, before anomalib's post-processor
+shifts and clamps them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lightning import seed_everything
 from lightning.pytorch import Callback
 from torch import Tensor
 
-from anomalib_inctrl.benchmark.outcome import Outcome, Setting, Truth
+from anomalib_inctrl.benchmark.measurement import CategoryResult, GroundTruth, Setting
 from anomalib_inctrl.data.sources import DataSource, build_datamodules, prepare
 from anomalib_inctrl.errors import BenchmarkError
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 
 class RawOutputs(Callback):
-    """Keeps what a model says of the test images, and what is true of them.
+    """Collects a model's scores and maps of the test images with their labels and masks.
 
     Attributes:
         paths: Image files.
         scores: By batch scores ``(B,)``.
         maps: By batch maps ``(B, H, W)``; empty if the model makes none.
-        labels: By batch truth ``(B,)`` bool.
+        labels: By batch ``(B,)`` bool, whether abnormal.
         masks: By batch masks ``(B, H, W)`` bool; empty if there are none.
     """
 
@@ -52,7 +52,7 @@ class RawOutputs(Callback):
     def on_test_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Take over a batch."""
+        """Collect a batch."""
         del trainer, pl_module, batch_idx, dataloader_idx
         found = batch if outputs is None else outputs
         anomaly_map = None if found.anomaly_map is None else _plain(found.anomaly_map).flatten(0, -3)
@@ -82,12 +82,12 @@ def measure_setting(
     *,
     device: str = "cpu",
     pixel_metrics: bool = True,
-) -> Outcome:
+) -> CategoryResult:
     """Train and test a model on one category.
 
     Args:
-        name: What the model is called.
-        model: What to build.
+        name: Name of the model.
+        model: Class and arguments.
         source: The category, alone.
         setting: K and seed.
         prompts: Images to train on; None for the whole train split.
@@ -99,8 +99,8 @@ def measure_setting(
         One row, its scores and its prompts.
 
     Raises:
-        BenchmarkError: If a prompt is no image of the train split, or a score is not finite.
-        DatasetError: If the test images are all of one kind.
+        BenchmarkError: If a prompt is not in the train split, or a score is not finite.
+        DatasetError: If the test images all have one label.
     """
     k_shot, seed = setting
     start = time.perf_counter()
@@ -126,32 +126,32 @@ def measure_setting(
     scores, labels = torch.cat(raw.scores), torch.cat(raw.labels)
     maps = torch.cat(raw.maps) if raw.maps and raw.masks and pixel_metrics else None
     known = torch.full((len(scores),), fill_value=maps is not None)
-    truth = Truth(raw.paths, labels, torch.cat(raw.masks) if maps is not None else None, known, where)
+    truth = GroundTruth(raw.paths, labels, torch.cat(raw.masks) if maps is not None else None, known, where)
     row = {"model": name, "k_shot": k_shot, "seed": seed} | truth.measure(scores, maps) | truth.counts()
     row |= {"pass_seconds": trained - start, "setting_seconds": time.perf_counter() - trained}
     lists = {} if k_shot is None else {setting: [str(path) for path in prompts or []]}
-    return Outcome([row], {name: truth.score_lines(setting, scores)}, lists)
+    return CategoryResult([row], {name: truth.score_rows(setting, scores)}, lists)
 
 
 def _build(model: ModelConfig, k_shot: int | None, class_name: str) -> Any:
     cls: Any = model.load_class()
     known = inspect.signature(cls).parameters
-    told = {"k_shot": k_shot, "class_name": class_name}
-    module = cls(**model.init_args, **{name: value for name, value in told.items() if name in known})
-    # Set here rather than by arguments, which not every model takes.
+    offered = {"k_shot": k_shot, "class_name": class_name}
+    module = cls(**model.init_args, **{name: value for name, value in offered.items() if name in known})
+    # Set here because not every model takes them as arguments.
     module.post_processor = module.evaluator = module.visualizer = None
     return module
 
 
 def _train_only_on(datamodule: AnomalibDataModule, images: Sequence[Path]) -> None:
     chosen = {str(path) for path in images}
-    whole_setup = datamodule._setup
+    full_setup = datamodule._setup
 
     def setup(_stage: str | None = None) -> None:
-        whole_setup(_stage)
+        full_setup(_stage)
         paths = [str(path) for path in datamodule.train_data.samples["image_path"]]
-        if strangers := sorted(chosen.difference(paths)):
-            msg = f"{strangers[0]}: a prompt that is no image of the train split, which the model is trained on."
+        if missing := sorted(chosen.difference(paths)):
+            msg = f"{missing[0]}: this prompt is not in the train split, which the model is trained on."
             raise BenchmarkError(msg)
         datamodule.train_data.subsample([row for row, path in enumerate(paths) if path in chosen], inplace=True)
 

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a benchmark runs: YAML, checked before anything else happens."""
+"""The benchmark's config: YAML, checked before anything runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from anomalib_inctrl.models.components.few_shot_module import FewShotModule
 from anomalib_inctrl.prompts.selection import SELECTORS
 
 TRAINING_CONFIGS = frozenset({".yaml", ".yml"})
-# What the benchmark itself sets, setting by setting.
+# Arguments that the benchmark itself sets.
 _SET_BY_BENCHMARK = ("k_shot", "seed", "class_name", "prompts", "prompt_selection", "weights")
 _STRICT = ConfigDict(extra="forbid")
 
@@ -46,8 +46,8 @@ class ModelConfig(BaseModel):
         class_path: ``InCTRL``, ``InCTRLv2``, or any anomalib model: its name, or with its module.
         init_args: Arguments of the class.
         weights: For InCTRL and InCTRLv2: a checkpoint, or a training config (``.yaml``) that is run first; or one of
-            them by target. Without, the training-free floor is measured.
-        train_on: For other models: ``"prompts"`` shows the model the same K normal images, ``"all"`` the whole train
+            them by target. Without weights the training-free baseline is measured.
+        train_on: For other models: ``"prompts"`` trains on the same K normal images, ``"all"`` the whole train
             split, whatever K is.
         trainer: For other models: arguments of anomalib's engine, such as ``max_epochs``.
     """
@@ -67,7 +67,7 @@ class ModelConfig(BaseModel):
 
     @property
     def takes_k_shot(self) -> bool:
-        """Whether the class is told K, and so may know what to do without images."""
+        """Whether the class takes K, so that K = 0 means something to it."""
         return "k_shot" in inspect.signature(self.load_class()).parameters
 
     def load_class(self) -> type[AnomalibModule]:
@@ -87,12 +87,12 @@ class ModelConfig(BaseModel):
             raise ValueError(msg) from error
         if not (inspect.isclass(found) and issubclass(found, AnomalibModule)):
             known = [item for item in anomalib.models.__all__ if inspect.isclass(getattr(anomalib.models, item, None))]
-            msg = f"class_path={self.class_path!r}: there is no such model. anomalib has {', '.join(sorted(known))}."
+            msg = f"class_path={self.class_path!r}: no such model. anomalib has {', '.join(sorted(known))}."
             raise ValueError(msg)
         return found
 
     def weights_for(self, target: str) -> str | None:
-        """Weights to judge a target with."""
+        """Weights for a target."""
         return self.weights.get(target) if isinstance(self.weights, Mapping) else self.weights
 
     @model_validator(mode="after")
@@ -133,7 +133,7 @@ class RayConfig(BaseModel):
 
 
 class BenchmarkConfig(BaseModel):
-    """A whole benchmark: every model on every category of every target, for every K and seed.
+    """A benchmark: every model on every category of every target, for every K and seed.
 
     Attributes:
         output: Folder of the results.
@@ -146,7 +146,7 @@ class BenchmarkConfig(BaseModel):
         prompt_selection: How prompts are chosen: ``"random"``, ``"first"`` or ``"representative"``.
         prompts: Folder ``prompts`` of an earlier benchmark whose lists are used instead.
         pixel_metrics: Whether maps are measured, where there are masks.
-        examples: Example pictures of each category; half of them abnormal.
+        examples: Example images of each category; half of them abnormal.
         batch_size: Images encoded at a time.
         num_workers: Processes that read images, for each worker.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
@@ -177,13 +177,13 @@ class BenchmarkConfig(BaseModel):
     def _check(self) -> BenchmarkConfig:
         for name, values in (("k_shots", self.k_shots), ("seeds", self.seeds)):
             if len(set(values)) != len(values):
-                msg = f"{name}={values}: a value stands there twice."
+                msg = f"{name}={values}: a value is given twice."
                 raise ValueError(msg)
         if self.prompt_selection not in SELECTORS:
             msg = f"prompt_selection={self.prompt_selection!r}: choose one of {sorted(SELECTORS)}."
             raise ValueError(msg)
         if self.prompt_selection == "representative" and not all(model.ours for model in self.models.values()):
-            msg = "prompt_selection='representative' looks through InCTRL's backbone; other models can be given lists."
+            msg = "prompt_selection='representative' needs InCTRL's backbone; give other models lists by prompts."
             raise ValueError(msg)
         for name, model in self.models.items():
             if isinstance(model.weights, Mapping) and (absent := sorted(set(self.targets) - set(model.weights))):
@@ -205,7 +205,7 @@ class BenchmarkConfig(BaseModel):
         return OmegaConf.to_yaml(content)
 
     def identity(self) -> dict[str, dict[str, Any]]:
-        """What finished rows depend on: all but how fast they come and which there are."""
+        """What the values of finished rows depend on."""
         targets: dict[str, Any] = {}
         for name, target in self.targets.items():
             content: dict[str, Any] = dataclasses.asdict(target)
@@ -234,7 +234,7 @@ def read_config(
         The config.
 
     Raises:
-        BenchmarkError: If the file cannot be read, or does not say what a benchmark needs; the message names the key.
+        BenchmarkError: If the file cannot be read, or does not hold; the message names the key.
     """
     if isinstance(source, BenchmarkConfig) and not overrides:
         return source
@@ -247,11 +247,11 @@ def read_config(
         merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
         content = OmegaConf.to_container(merged, resolve=True)
     except FileNotFoundError as error:
-        msg = f"{where}: there is no such config file."
+        msg = f"{where}: no such config file."
         raise BenchmarkError(msg) from error
-    # OmegaConf's own errors, and what it lets through for a file of one word, a list, or one nested without end.
+    # OmegaConf's own errors, and those it does not catch for a file of one word, a list, or endless nesting.
     except (OmegaConfBaseException, yaml.YAMLError, OSError, RecursionError, TypeError, ValueError) as error:
-        msg = f"{where} is no config that can be read: {error}"
+        msg = f"{where} cannot be read as a config: {error}"
         raise BenchmarkError(msg) from error
     try:
         return BenchmarkConfig.model_validate(content)
@@ -262,7 +262,7 @@ def read_config(
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Tell how the rows of an earlier identity differ from those of a new one; new models and targets are no change.
+    """List the differences between two identities; added and removed models and targets are none.
 
     Args:
         old: An earlier :meth:`BenchmarkConfig.identity`.
@@ -276,7 +276,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for name in sorted(old[part].keys() & new[part].keys()):
             before, after = old[part][name], new[part][name]
             if part == "models":
-                # The weights of targets that are not in both say nothing about a row.
+                # Weights for targets that are not in both do not matter to any row.
                 both = before["weights"].keys() & after["weights"].keys()
                 before, after = (
                     entry | {"weights": {target: entry["weights"][target] for target in both}}
@@ -284,7 +284,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
                 )
             before, after = _leaves(before), _leaves(after)
             for key in sorted(before.keys() | after.keys()):
-                # What is None and what is left to its default are two things.
+                # None differs from a value left to its default.
                 was, now = (repr(leaves[key]) if key in leaves else "not given" for leaves in (before, after))
                 if was != now:
                     path = ".".join(filter(None, (part, name, key)))
@@ -303,7 +303,7 @@ def _leaves(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def _with_digest(init_args: dict[str, Any]) -> dict[str, Any]:
-    """The arguments with what lies in the backbone's weights in place of their file or packaged tag."""
+    """The arguments with the content of the backbone's weights in place of their file or packaged tag."""
     tag = init_args.get("pretrained")
     if not isinstance(tag, str):
         return init_args
@@ -312,7 +312,7 @@ def _with_digest(init_args: dict[str, Any]) -> dict[str, Any]:
 
 
 def weights_content(path: str | None) -> Any:
-    """Tell what weights are, wherever they lie.
+    """Identify weights by content.
 
     Args:
         path: A checkpoint, a weights file or a training config; None for none.
@@ -334,8 +334,7 @@ def weights_content(path: str | None) -> Any:
 
 
 @lru_cache
-def _file_hash(path: str, modified: int) -> str:
-    del modified
+def _file_hash(path: str, _modified: int) -> str:
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while block := file.read(1 << 20):

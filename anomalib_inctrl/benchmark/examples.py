@@ -1,12 +1,12 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Example pictures of a category: image, truth and heat map, the best and the worst cases alike."""
+"""Example images of a category: image, ground truth and heat map, over the range of scores."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,25 +15,12 @@ from torch import Tensor
 
 from anomalib_inctrl.visualization import HeatMap, heat_overlay
 
-TILE = 144
+if TYPE_CHECKING:
+    from anomalib_inctrl.data.dataset import GeneralistDataset
+
+_TILE = 144
 _GAP = 4
-_GROUND = (128, 128, 128)
-
-
-class Example(NamedTuple):
-    """One picture.
-
-    Attributes:
-        image: ``(3, H, W)`` in [0, 1].
-        mask: ``(H, W)`` bool, None where it is not known.
-        anomaly_map: ``(H, W)``.
-        abnormal: Whether it is abnormal.
-    """
-
-    image: Tensor
-    mask: Tensor | None
-    anomaly_map: Tensor
-    abnormal: bool
+_UNKNOWN = (128, 128, 128)
 
 
 def choose_examples(scores: Tensor, abnormal: Tensor, count: int) -> list[int]:
@@ -57,13 +44,14 @@ def choose_examples(scores: Tensor, abnormal: Tensor, count: int) -> list[int]:
     return chosen
 
 
-def draw_examples(examples: Sequence[Example], maps: Tensor) -> bytes:
-    """Draw examples side by side; from top to bottom image, truth and heat map.
+def draw_examples(dataset: GeneralistDataset, rows: Sequence[int], maps: Tensor) -> bytes:
+    """Draw examples side by side; from top to bottom image, ground truth and heat map.
 
     Args:
-        examples: What to draw.
-        maps: All maps of the category ``(N, H, W)``: they share one range, from their smallest value to the one that
-            a thousandth of all pixels exceeds, so that pictures can be compared.
+        dataset: Images ``(3, H, W)`` in [0, 1] with labels and masks, resized by its augmentations.
+        rows: Images to draw.
+        maps: All maps of the category ``(N, H, W)``: they share one colour range, from their smallest value to the one
+            that a thousandth of all pixels exceeds, so that images can be compared.
 
     Returns:
         A JPEG file.
@@ -71,22 +59,25 @@ def draw_examples(examples: Sequence[Example], maps: Tensor) -> bytes:
     values = maps.float().flatten().numpy()
     low, high = float(values.min()), float(np.quantile(values, 0.999))
     high = max(high, low + 1e-6)
-    step = TILE + _GAP
-    sheet = Image.new("RGB", (len(examples) * step - _GAP, 3 * step - _GAP), _GROUND)
-    for column, example in enumerate(examples):
-        pixels = (example.image.permute(1, 2, 0).numpy() * 255).round().clip(0, 255).astype(np.uint8)
-        picture = Image.fromarray(pixels).resize((TILE, TILE))
-        tiles = [picture, _truth(example), heat_overlay(picture, HeatMap(example.anomaly_map.numpy(), low, high))]
-        for row, tile in enumerate(tiles):
-            sheet.paste(tile, (column * step, row * step))
+    step = _TILE + _GAP
+    canvas = Image.new("RGB", (len(rows) * step - _GAP, 3 * step - _GAP), _UNKNOWN)
+    for column, row in enumerate(rows):
+        item: Any = dataset[row]
+        pixels = (item.image.permute(1, 2, 0).numpy() * 255).round().clip(0, 255).astype(np.uint8)
+        image = Image.fromarray(pixels).resize((_TILE, _TILE))
+        heat_map = heat_overlay(image, HeatMap(maps[row].numpy(), low, high))
+        for place, tile in enumerate((image, _truth(item), heat_map)):
+            if tile is not None:
+                canvas.paste(tile, (column * step, place * step))
     file = io.BytesIO()
-    sheet.save(file, "JPEG", quality=80)
+    canvas.save(file, "JPEG", quality=80)
     return file.getvalue()
 
 
-def _truth(example: Example) -> Image.Image:
-    if example.mask is None and example.abnormal:
-        return Image.new("RGB", (TILE, TILE), _GROUND)  # abnormal, but nobody says where
-    mask = torch.zeros(1, 1) if example.mask is None else torch.as_tensor(example.mask).squeeze()
+def _truth(item: Any) -> Image.Image | None:
+    """The mask as an image; None for an abnormal image without one."""
+    if item.gt_mask is None and bool(item.gt_label):
+        return None
+    mask = torch.zeros(1, 1) if item.gt_mask is None else torch.as_tensor(item.gt_mask).squeeze()
     pixels = mask.byte().mul(255).numpy()
-    return Image.fromarray(pixels).convert("RGB").resize((TILE, TILE), Image.Resampling.NEAREST)
+    return Image.fromarray(pixels).convert("RGB").resize((_TILE, _TILE), Image.Resampling.NEAREST)

@@ -5,7 +5,7 @@
 They are those of scikit-learn (AUROC, average precision) and of anomalib (AUPRO), with which the tests compare them.
 They stand here because the libraries take 6.5 s of a core for the 115 maps of a mean category of MVTec AD where these
 take 0.2 s: for twelve settings that is more than encoding the images takes. Only the normal pixels, nearly all there
-are, get sorted, and what depends on the masks alone is worked out once for all settings.
+are, get sorted, and what depends on the masks alone is computed once for all settings.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def image_metrics(scores: Tensor, abnormal: Tensor) -> dict[str, float]:
 
     Args:
         scores: Raw scores ``(N,)`` of any range.
-        abnormal: Truth ``(N,)`` bool; both kinds must occur.
+        abnormal: Truth ``(N,)`` bool; both values must occur.
 
     Returns:
         Values in [0, 1] by the names in :data:`IMAGE_METRICS`.

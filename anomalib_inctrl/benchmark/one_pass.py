@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""InCTRL and InCTRLv2 on a category: every image is encoded once, and every K, seed and model is read off that pass.
+"""Measures InCTRL and InCTRLv2 on a category in one pass: every image is encoded once for every K, seed and model.
 
 Which prompt patch is nearest does not depend on heads, and the nearest over several prompts is the nearest of the
 nearest of each. So queries are compared with the union of all prompts, one by one, and a setting takes the maximum over
@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from anomalib_inctrl.backbones import ImageFeatures
 from anomalib_inctrl.benchmark.encoding import ImageEncoder
-from anomalib_inctrl.benchmark.examples import Example, choose_examples, draw_examples
-from anomalib_inctrl.benchmark.outcome import Outcome, Setting, Truth, stack_masks
+from anomalib_inctrl.benchmark.examples import choose_examples, draw_examples
+from anomalib_inctrl.benchmark.measurement import CategoryResult, GroundTruth, Setting
 from anomalib_inctrl.models.components.prompt_bank import PromptContext
 from anomalib_inctrl.models.components.residuals import nearest_prompt_similarity, unit
 from anomalib_inctrl.models.components.score_components import ScoreComponents
@@ -32,23 +32,8 @@ from anomalib_inctrl.models.components.score_components import ScoreComponents
 if TYPE_CHECKING:
     from anomalib_inctrl.data.dataset import GeneralistDataset
 
-Chooser = Callable[[int | None, int, Callable[[Sequence[Path]], Tensor]], list[Path]]
-"""K, seed and an encoder of candidates to the prompts' paths."""
-
-
-@dataclass(frozen=True)
-class Category:
-    """The test images of one category.
-
-    Attributes:
-        dataset: Its test images.
-        class_name: Name of the thing in the pictures.
-        where: Name of the category, for errors.
-    """
-
-    dataset: GeneralistDataset
-    class_name: str
-    where: str
+PromptChooser = Callable[[int | None, int, Callable[[Sequence[Path]], Tensor]], list[Path]]
+"""Chooses prompts from K, seed and an encoder of candidates."""
 
 
 class _Prompts:
@@ -58,7 +43,7 @@ class _Prompts:
         encoder: Encodes them.
         lists: Paths by setting.
         prototypes: Text prototypes of the class ``(2, D)``.
-        shifts: Offsets along each axis at which their patches are seen.
+        shifts: Number of offsets along each axis at which their patches are encoded.
     """
 
     def __init__(
@@ -76,7 +61,7 @@ class _Prompts:
         }
 
     def contexts(self, query: ImageFeatures) -> Iterator[tuple[Setting, PromptContext]]:
-        """What a batch of queries is compared with, setting by setting.
+        """Compare a batch of queries with the prompts of each setting.
 
         Args:
             query: Features of ``B`` queries.
@@ -93,34 +78,36 @@ class _Prompts:
 
 def measure_category(
     modules: Mapping[str, Any],
-    category: Category,
+    dataset: GeneralistDataset,
+    class_name: str,
     settings: Mapping[str, Sequence[Setting]],
-    choose: Chooser,
+    choose: PromptChooser,
     *,
+    where: str,
     batch_size: int = 16,
     num_workers: int = 0,
     pixel_metrics: bool = True,
     examples: int = 0,
-    progress: Callable[[int], None] = lambda _: None,
-) -> Outcome:
+) -> CategoryResult:
     """Measure models that share a backbone, its preprocessing and the offsets of prompts.
 
     Args:
         modules: InCTRL or InCTRLv2 by name, in eval mode, on the device to work on.
-        category: What to measure on.
-        settings: By model the settings that are wanted.
+        dataset: Test images of one category.
+        class_name: Name of the object in the images.
+        settings: By model the settings to measure.
         choose: Chooses the prompts of a setting.
+        where: Name of the category, for errors.
         batch_size: Images encoded at a time.
         num_workers: Processes that read images.
         pixel_metrics: Whether maps are measured.
-        examples: Number of example pictures.
-        progress: Told how many images are done.
+        examples: Number of example images.
 
     Returns:
         Rows, scores, prompts and examples.
 
     Raises:
-        DatasetError: If the test images are all of one kind.
+        DatasetError: If the test images all have one label.
         PromptError: If there are fewer candidates than K.
         BenchmarkError: If a score is not finite.
     """
@@ -128,23 +115,22 @@ def measure_category(
     encoder = ImageEncoder(first.model.backbone, first.pre_processor, batch_size, num_workers)
     wanted = sorted({setting for some in settings.values() for setting in some}, key=str)
     start = time.perf_counter()
+    parts: dict[tuple[str, Setting], list[ScoreComponents]] = defaultdict(list)
+    seconds: dict[tuple[str, Setting], float] = defaultdict(float)
+    masks: list[Tensor] = []
+    mask_known: list[Tensor] = []
     with torch.inference_mode():
         candidate_features = lru_cache(maxsize=1)(lambda paths: encoder.encode_files(paths).embedding.cpu())
         lists = {
             (k, seed): choose(k, seed, lambda paths: candidate_features(tuple(paths))) if k else []
             for k, seed in wanted
         }
-        prototypes = encoder.backbone.text_prototypes(category.class_name)
-        prompts = _Prompts(encoder, lists, prototypes, first.model.prompt_shifts)
-        parts: dict[tuple[str, Setting], list[ScoreComponents]] = defaultdict(list)
-        masks: list[Tensor] = []
-        known: list[Tensor] = []
-        seconds: dict[tuple[str, Setting], float] = defaultdict(float)
-        done = 0
-        for features, batch in encoder.encode_dataset(category.dataset):
-            size = len(batch.image)  # type: ignore[arg-type]
-            masks.append(torch.empty(size, 0) if batch.gt_mask is None else torch.as_tensor(batch.gt_mask))
-            known.append(torch.zeros(size, dtype=torch.bool) if batch.gt_mask is None else _known(batch))
+        prompts = _Prompts(encoder, lists, encoder.backbone.text_prototypes(class_name), first.model.prompt_shifts)
+        for features, batch in encoder.encode_dataset(dataset):
+            known = _mask_known(batch)
+            mask_known.append(known)
+            if bool(known.any()):
+                masks.append(torch.as_tensor(batch.gt_mask).bool().cpu()[known])
             with ExitStack() as stack:
                 for module in modules.values():
                     stack.enter_context(_branches_computed_once(module.model))
@@ -152,50 +138,48 @@ def measure_category(
                     for name, module in modules.items():
                         if setting in settings[name]:
                             begin = time.perf_counter()
-                            components = module.model.score_features(features, context)
-                            parts[name, setting].append(_on_cpu(components))
+                            parts[name, setting].append(_on_cpu(module.model.score_features(features, context)))
                             seconds[name, setting] += time.perf_counter() - begin
-            done += size
-            progress(done)
-        image_size = encoder.backbone.image_size
-        samples = category.dataset.samples
-        truth = Truth(
-            samples["image_path"].tolist(),
-            torch.tensor(samples["label_index"].to_numpy(dtype=int)).bool(),
-            stack_masks(masks, image_size) if pixel_metrics else None,
-            torch.cat(known),
-            category.where,
+        truth = GroundTruth(
+            dataset.samples["image_path"].tolist(),
+            torch.tensor(dataset.samples["label_index"].to_numpy(dtype=int)).bool(),
+            torch.cat(masks) if masks and pixel_metrics else None,
+            torch.cat(mask_known),
+            where,
         )
         shared = time.perf_counter() - start - sum(seconds.values())
-        outcome = Outcome(prompts={key: [str(path) for path in paths] for key, paths in lists.items()})
-        device = encoder.backbone.device
+        counts = truth.counts()
+        result = CategoryResult(prompts={key: [str(path) for path in paths] for key, paths in lists.items()})
         for name, module in modules.items():
             for setting in settings[name]:
                 begin = time.perf_counter()
-                components = _merge(parts[name, setting])
-                needs_maps = truth.counts()["masks"] > 0
-                maps = _maps(module, components, device) if needs_maps else None
-                found = truth.measure(components.score, maps)
+                components = _concatenate(parts[name, setting])
+                maps = _maps(module, components) if counts["masks"] else None
+                metrics = truth.measure(components.score, maps)
                 seconds[name, setting] += time.perf_counter() - begin
-                outcome.rows.append(
-                    {"model": name, "k_shot": setting[0], "seed": setting[1]}
-                    | found
-                    | truth.counts()
-                    | {"pass_seconds": shared, "setting_seconds": seconds[name, setting]}
-                )
-                outcome.scores.setdefault(name, []).extend(truth.score_lines(setting, components.score))
+                times = {"pass_seconds": shared, "setting_seconds": seconds[name, setting]}
+                row = {"model": name, "k_shot": setting[0], "seed": setting[1]}
+                result.rows.append(row | metrics | counts | times)
+                result.scores.setdefault(name, []).extend(truth.score_rows(setting, components.score))
             if examples:
-                outcome.examples[name] = _examples(module, parts, name, settings[name], category, truth, examples)
-    return outcome
+                # At the largest K and the first seed.
+                setting = max(settings[name], key=lambda item: (item[0] or 0, -item[1]))
+                components = _concatenate(parts[name, setting])
+                dataset.augmentations = module.pre_processor.transform.transforms[0]
+                rows = choose_examples(components.score, truth.abnormal, examples)
+                result.examples[name] = draw_examples(dataset, rows, _maps(module, components).cpu())
+    return result
 
 
-def _known(batch: Any) -> Tensor:
-    valid = batch.mask_valid
-    return torch.ones(len(batch.image), dtype=torch.bool) if valid is None else valid.bool().cpu()
+def _mask_known(batch: Any) -> Tensor:
+    size = len(batch.image)
+    if batch.gt_mask is None:
+        return torch.zeros(size, dtype=torch.bool)
+    return torch.ones(size, dtype=torch.bool) if batch.mask_valid is None else batch.mask_valid.bool().cpu()
 
 
 def _on_cpu(components: ScoreComponents) -> ScoreComponents:
-    # What the metrics and pictures look at; the rest would only take memory.
+    # Only what metrics and examples need; the rest would take memory.
     return ScoreComponents(
         text_score=None if components.text_score is None else components.text_score.cpu(),
         patch_map=components.patch_map[:, :0].cpu(),
@@ -206,24 +190,20 @@ def _on_cpu(components: ScoreComponents) -> ScoreComponents:
     )
 
 
-def _merge(parts: Sequence[ScoreComponents]) -> ScoreComponents:
-    total = 0
-    rows = []
-    for part in parts:
-        rows.append(list(range(total, total + len(part.score))))
-        total += len(part.score)
-    return ScoreComponents.merge(parts, rows)
+def _concatenate(parts: Sequence[ScoreComponents]) -> ScoreComponents:
+    sizes = [len(part.score) for part in parts]
+    return ScoreComponents.merge(parts, [rows.tolist() for rows in torch.arange(sum(sizes)).split(sizes)])
 
 
-def _maps(module: Any, components: ScoreComponents, device: torch.device) -> Tensor:
-    components = replace(components, anomaly_map=components.anomaly_map.to(device))
-    maps: Tensor = module.model.to_inference_batch(components).anomaly_map
+def _maps(module: Any, components: ScoreComponents) -> Tensor:
+    on_device = replace(components, anomaly_map=components.anomaly_map.to(module.model.backbone.device))
+    maps: Tensor = module.model.to_inference_batch(on_device).anomaly_map
     return maps.squeeze(1)
 
 
 @contextmanager
 def _branches_computed_once(model: nn.Module) -> Iterator[None]:
-    """Within, InCTRLv2's branches, which do not look at prompts, remember their last map: settings share it."""
+    """Cache the last map of InCTRLv2's branches, which do not depend on prompts, so that settings share it."""
     branches = [getattr(model, name, None) for name in ("dasl_branch", "oasl_branch")]
     present = [branch for branch in branches if branch is not None]
     for branch in present:
@@ -233,25 +213,3 @@ def _branches_computed_once(model: nn.Module) -> Iterator[None]:
     finally:
         for branch in present:
             del branch.forward
-
-
-def _examples(
-    module: Any,
-    parts: Mapping[tuple[str, Setting], Sequence[ScoreComponents]],
-    name: str,
-    settings: Sequence[Setting],
-    category: Category,
-    truth: Truth,
-    count: int,
-) -> bytes:
-    """Example pictures at the largest K and the first seed."""
-    setting = max(settings, key=lambda item: (item[0] or 0, -item[1]))
-    components = _merge(parts[name, setting])
-    rows = choose_examples(components.score, truth.abnormal, count)
-    maps = module.model.to_inference_batch(components).anomaly_map.squeeze(1)
-    category.dataset.augmentations = module.pre_processor.transform.transforms[0]
-    shown = []
-    for row in rows:
-        item: Any = category.dataset[row]
-        shown.append(Example(item.image, item.gt_mask, maps[row], bool(truth.abnormal[row])))
-    return draw_examples(shown, maps)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The generalist benchmark as an anomalib pipeline: ``anomalib generalist --config X.yaml``.
 
-anomalib's command line imports this module whatever it is asked to do, so it imports little itself.
+anomalib's command line imports this module for every command, so heavy imports are inside functions.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import Console
 
     from anomalib_inctrl.benchmark.config import BenchmarkConfig
 
@@ -34,68 +35,64 @@ class GeneralistBenchmark(Pipeline):
             args: ``config``, the YAML file; ``set``, settings to replace; ``report_only``, to measure nothing.
 
         Raises:
-            SystemExit: If it cannot start, or something could not be measured; the reason is printed.
+            SystemExit: If it cannot start, or something could not be measured, with the reason.
         """
+        from anomalib_inctrl.benchmark.config import read_config
+        from anomalib_inctrl.benchmark.generalist import Benchmark
         from anomalib_inctrl.errors import BenchmarkError, CheckpointError
 
         args = self.get_parser().parse_args() if args is None else args
         try:
-            config = self._get_args(args)
+            benchmark = Benchmark(read_config(str(args.config), [str(item) for item in args.get("set") or []]))
             if args.get("report_only"):
-                from anomalib_inctrl.benchmark.run import write_report
-
-                write_report(config)
+                benchmark.report()
             else:
-                run_benchmark(config)
+                benchmark.run()
         except (BenchmarkError, CheckpointError, ValueError, FileNotFoundError) as error:
             sys.exit(f"error: {error}")
 
-    def _get_args(self, args: Namespace | None) -> Any:
-        from anomalib_inctrl.benchmark.config import read_config
-
-        assert args is not None
-        return read_config(str(args.config), [str(item) for item in args.get("set") or []])
-
     def _setup_runners(self, args: Any) -> list[Runner]:
-        from anomalib_inctrl.benchmark.run import Benchmark
-
-        return [Benchmark(args).runner()]
+        del args
+        return []  # run() runs the jobs itself, as each category is written when it is finished
 
     @staticmethod
     def get_parser(parser: ArgumentParser | None = None) -> ArgumentParser:
         """The command's arguments."""
         if parser is None:
             parser = ArgumentParser(description=_SUMMARY)
-        parser.add_argument("--config", type=str, required=True, help="YAML file that says what to measure")
+        parser.add_argument("--config", type=str, required=True, help="YAML file of the benchmark")
         parser.add_argument("--set", type=str, nargs="*", default=[], help="settings to replace, such as workers=4")
         parser.add_argument(
-            "--report_only", type=bool, default=False, help="measure nothing, write the report of what is there"
+            "--report_only", type=bool, default=False, help="measure nothing, write the report of finished rows"
         )
         return parser
 
 
 def run_benchmark(
-    config: str | Path | Mapping[str, Any] | BenchmarkConfig, overrides: Sequence[str] = ()
+    config: str | Path | Mapping[str, Any] | BenchmarkConfig,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
 ) -> pd.DataFrame:
     """Measure what has not been measured yet, and write the report.
 
     Args:
         config: YAML file, its content, or a ready :class:`anomalib_inctrl.benchmark.BenchmarkConfig`.
         overrides: Settings to replace, such as ``workers=4``.
+        console: Shows progress.
 
     Returns:
         The rows of ``results.csv``.
 
     Raises:
         BenchmarkError: If the config does not hold, its folder holds rows of another config, or something could not
-            be measured; all else is measured before.
-        PretrainedWeightsError: If weights do not lie where the config says.
-        DatasetError: If a target does not.
+            be measured, after everything else was.
+        PretrainedWeightsError: If weights that the config names do not exist.
+        DatasetError: If a target's dataset does not exist.
     """
     from anomalib_inctrl.benchmark.config import read_config
-    from anomalib_inctrl.benchmark.run import Benchmark
+    from anomalib_inctrl.benchmark.generalist import Benchmark
 
-    return Benchmark(read_config(config, overrides)).run()
+    return Benchmark(read_config(config, overrides), console).run()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name.
 
     Returns:
-        0; it ends the process itself where something fails.
+        0; a failure ends the process.
     """
     parser = ArgumentParser(prog="anomalib-inctrl generalist", description=_SUMMARY)
     GeneralistBenchmark().run(GeneralistBenchmark.get_parser(parser).parse_args(None if argv is None else list(argv)))

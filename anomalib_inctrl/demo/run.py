@@ -20,7 +20,7 @@ from rich.table import Table
 
 from anomalib_inctrl.backbones.packaged import DEMO_BACKBONE, DEMO_PRETRAINED
 from anomalib_inctrl.benchmark.config import BenchmarkConfig
-from anomalib_inctrl.benchmark.run import Benchmark
+from anomalib_inctrl.benchmark.generalist import Benchmark
 from anomalib_inctrl.data import DataSource, GeneralistDataModule
 from anomalib_inctrl.demo.datamodule import InCTRLDemo
 from anomalib_inctrl.demo.render import AUXILIARY_CATEGORIES, UNSEEN_CATEGORIES

@@ -28,7 +28,7 @@ def backbone_file(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def _backbone(backbone_file):
-    """A small random tower."""
+    """A small random backbone."""
     open_clip.add_model_config(backbone_file)
 
 

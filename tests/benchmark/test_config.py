@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a config may say, and what is told apart from what."""
+"""Reading, errors and identity of configs."""
 
 import copy
 from pathlib import Path
@@ -12,7 +12,7 @@ from anomalib.cli.cli import AnomalibCLI
 from anomalib_inctrl.benchmark.config import changes, read_config
 from anomalib_inctrl.benchmark.jobs import file_name
 from anomalib_inctrl.benchmark.pipeline import main
-from anomalib_inctrl.benchmark.store import ResultsFolder
+from anomalib_inctrl.benchmark.results_folder import ResultsFolder
 from anomalib_inctrl.errors import BenchmarkError, PretrainedWeightsError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -20,7 +20,7 @@ BENCHMARKS = [path for path in sorted((CONFIGS / "benchmarks").glob("*.yaml")) i
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
-def test_every_config_is_yaml_that_names_itself(path):
+def test_configs_name_existing_configs(path):
     assert isinstance(yaml.safe_load(path.read_text()), dict)
     named = [word for word in path.read_text().split() if word.startswith("configs/") and word.endswith(".yaml")]
     for name in named:
@@ -60,7 +60,7 @@ def test_training_configs_are_read_by_the_command_line(path, capsys):
         (["workres"], 2, "workres"),
     ],
 )
-def test_mistakes_are_named(make_config, path, value, word):
+def test_config_errors_name_the_key(make_config, path, value, word):
     config = copy.deepcopy(make_config())
     place = config
     for key in path[:-1]:
@@ -70,7 +70,7 @@ def test_mistakes_are_named(make_config, path, value, word):
         read_config(config)
 
 
-def test_files_that_are_not_there_are_named(make_config, tmp_path):
+def test_missing_files_are_named(make_config, tmp_path):
     with pytest.raises(BenchmarkError, match="no such config file"):
         read_config(tmp_path / "x.yaml")
     (tmp_path / "broken.yaml").write_text("models: [")
@@ -82,7 +82,7 @@ def test_files_that_are_not_there_are_named(make_config, tmp_path):
         read_config(config).identity()
 
 
-def test_paths_are_named_once(make_config):
+def test_paths_are_interpolated(make_config):
     config = make_config(paths={"results": "here"}, output="${paths.results}/x")
     assert read_config(config).output == Path("here/x")
     assert read_config(config, ["paths.results=there"]).output == Path("there/x")
@@ -92,7 +92,7 @@ def identity(config):
     return read_config(config).identity()
 
 
-def test_what_decides_results_is_told_apart_from_what_does_not(make_config, tmp_path):
+def test_identity_changes_only_with_what_decides_results(make_config, tmp_path):
     config = make_config()
     old = identity(config)
     free = make_config(
@@ -121,44 +121,32 @@ def test_what_decides_results_is_told_apart_from_what_does_not(make_config, tmp_
         assert word in line
 
 
-def test_weights_are_known_by_their_content(make_config, tmp_path):
-    identities = []
-    for name, content in (("one", b"same"), ("copied", b"same"), ("other", b"other")):
-        file = tmp_path / f"{name}.ckpt"
-        file.write_bytes(content)
-        config = make_config()
-        config["models"]["InCTRL"]["weights"] = str(file)
-        identities.append(identity(config))
-    one, copied, other = identities
-    assert changes(one, copied) == []
-    assert changes(one, other)[0].startswith("models.InCTRL.weights.Demo: was 'sha256:")
-
-
-def test_weights_of_another_kind_are_other_weights(make_config, tmp_path):
-    checkpoint, short, long = tmp_path / "heads.ckpt", tmp_path / "short.yaml", tmp_path / "long.yaml"
-    checkpoint.write_bytes(b"heads")
-    short.write_text("trainer: {max_epochs: 1}")
-    long.write_text("trainer: {max_epochs: 1, max_steps: 5}")
+def test_weights_are_identified_by_content(make_config, tmp_path):
+    contents = {"heads.ckpt": "heads", "copy.ckpt": "heads", "other.ckpt": "other", "train.yaml": "trainer: {}"}
 
     def with_weights(weights):
         config = make_config()
         config["models"]["InCTRL"]["weights"] = weights
         return identity(config)
 
-    kinds = [with_weights(weights) for weights in (None, *map(str, (checkpoint, short, long)))]
-    for old in kinds:
-        for new in kinds:
-            lines = changes(old, new)
-            assert bool(lines) == (old is not new)
+    identities = {None: with_weights(None)}
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+        identities[name] = with_weights(str(tmp_path / name))
+    for old, before in identities.items():
+        for new, after in identities.items():
+            lines = changes(before, after)
+            assert bool(lines) == (contents.get(old) != contents.get(new))
             assert all(line.startswith("models.InCTRL.weights.Demo") for line in lines)
-    # A target that comes to be or goes brings its weights with it.
+    # A target that is added or removed brings its weights with it.
     both = make_config()
     both["targets"]["Other"] = both["targets"]["Demo"]
-    both["models"]["InCTRL"]["weights"] = {"Demo": str(checkpoint), "Other": str(short)}
-    assert changes(kinds[1], identity(both)) == changes(identity(both), kinds[1]) == []
+    both["models"]["InCTRL"]["weights"] = {name: str(tmp_path / "heads.ckpt") for name in ("Demo", "Other")}
+    old = identities["heads.ckpt"]
+    assert changes(old, identity(both)) == changes(identity(both), old) == []
 
 
-def test_the_order_of_keys_tells_nothing_in_lists_either(make_config, tmp_path):
+def test_order_of_keys_does_not_change_the_identity(make_config, tmp_path):
     config = make_config(output=str(tmp_path / "out"))
     config["models"]["InCTRL"]["weights"] = str(tmp_path / "train.yaml")
     (tmp_path / "train.yaml").write_text("auxiliary: [{root: a, categories: [y, x]}]")
@@ -173,9 +161,9 @@ def test_the_order_of_keys_tells_nothing_in_lists_either(make_config, tmp_path):
         ResultsFolder(read_config(config)).check()
 
 
-def test_packaged_weights_are_known_by_their_content(make_config, monkeypatch, tmp_path):
+def test_packaged_weights_are_identified_by_content(make_config, monkeypatch, tmp_path):
     config = make_config()
-    config["models"]["floor"] = {
+    config["models"]["baseline"] = {
         "class_path": "InCTRLv2",
         "init_args": {"backbone": "mini-clip-16-240", "pretrained": "demo"},
     }
@@ -184,17 +172,17 @@ def test_packaged_weights_are_known_by_their_content(make_config, monkeypatch, t
     retrained.write_bytes(b"others")
     monkeypatch.setattr("anomalib_inctrl.benchmark.config.weights_file", lambda name, tag: retrained)
     (line,) = changes(before, identity(config))
-    assert line.startswith("models.floor.init_args.pretrained: was 'sha256:")
+    assert line.startswith("models.baseline.init_args.pretrained: was 'sha256:")
 
 
-def test_names_become_file_names_of_their_own():
+def test_file_names_are_distinct_and_safe():
     names = ["a", "a b", "a/b", "a_b", "..", ".", "a%2Fb", "ä", "a:b", "../a"]
     files = [file_name(name) for name in names]
     assert len(set(files)) == len(names)
     assert all(Path(file).name == file and not file.startswith(".") for file in files)
 
 
-def test_the_command_goes_by_its_name(capsys):
+def test_command_has_its_name(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "usage: anomalib-inctrl generalist " in capsys.readouterr().out

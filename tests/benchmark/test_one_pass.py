@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""One pass over a category gives what anomalib's engine gives setting by setting."""
+"""One pass over a category equals anomalib's engine, setting by setting."""
 
 from pathlib import Path
 
@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import torch
 from anomalib.engine import Engine
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from anomalib_inctrl import InCTRL, InCTRLDemo, InCTRLv2
 from anomalib_inctrl.benchmark import run_benchmark
@@ -21,13 +20,13 @@ KEY = ["model", "category", "k_shot", "seed"]
 
 @pytest.fixture(scope="module")
 def results(data, checkpoints, tmp_path_factory):
-    """Both models and the floor at several K, zero-shot included."""
+    """Both models and the baseline at several K, zero-shot included."""
     folder = tmp_path_factory.mktemp("results")
-    floor = {"class_path": "InCTRLv2", "init_args": {"backbone": BACKBONE, "pretrained": None}}
+    baseline = {"class_path": "InCTRLv2", "init_args": {"backbone": BACKBONE, "pretrained": None}}
     config = {
         "output": str(folder),
         "models": {name: {"class_path": name, "weights": path} for name, path in checkpoints.items()}
-        | {"floor": floor, "shifted": floor | {"init_args": floor["init_args"] | {"prompt_shifts": 2}}},
+        | {"baseline": baseline, "shifted": baseline | {"init_args": baseline["init_args"] | {"prompt_shifts": 2}}},
         "targets": {
             "Demo": {"datamodule": "InCTRLDemo", "root": str(data), "categories": ["washer"], "options": COUNTS}
         },
@@ -39,8 +38,8 @@ def results(data, checkpoints, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("k_shot", "seed"), [(0, 0), (1, 2), (3, 0), (3, 2)])
-@pytest.mark.parametrize("name", ["InCTRL", "InCTRLv2", "floor", "shifted"])
-def test_every_setting_is_what_the_engine_gives(name, k_shot, seed, results, data, checkpoints, tmp_path):
+@pytest.mark.parametrize("name", ["InCTRL", "InCTRLv2", "baseline", "shifted"])
+def test_every_setting_equals_the_engine(name, k_shot, seed, results, data, checkpoints, tmp_path):
     folder, table = results
     kind = InCTRL if name == "InCTRL" else InCTRLv2
     given = {"weights": checkpoints[name]} if name in checkpoints else {"backbone": BACKBONE, "pretrained": None}
@@ -51,6 +50,7 @@ def test_every_setting_is_what_the_engine_gives(name, k_shot, seed, results, dat
     (row,) = table[(table.model == name) & (table.k_shot == k_shot) & (table.seed == seed)].to_dict("records")
     for metric in METRICS:
         assert row[metric] == pytest.approx(expected[metric], abs=1e-5), metric
+    assert (row["normal"], row["abnormal"], row["masks"]) == (5, 6, 11)
     by_engine = pd.read_csv(Path(engine.trainer.default_root_dir) / "scores.csv").set_index("image_path")["score"]
     scores = pd.read_csv(folder / "scores" / name / "Demo" / "washer.csv")
     scores = scores[(scores.k_shot == k_shot) & (scores.seed == seed)].set_index("image_path")["score"]
@@ -60,18 +60,7 @@ def test_every_setting_is_what_the_engine_gives(name, k_shot, seed, results, dat
     assert listed == model.prompt_files["washer"]
 
 
-def test_metrics_are_those_of_the_saved_scores(results):
-    folder, table = results
-    assert len(table) == 24
-    for (model, k_shot, seed), row in table.set_index(["model", "k_shot", "seed"]).iterrows():
-        scores = pd.read_csv(folder / "scores" / model / "Demo" / "washer.csv")
-        scores = scores[(scores.k_shot == k_shot) & (scores.seed == seed)]
-        assert row["image_AUROC"] == pytest.approx(roc_auc_score(scores.abnormal, scores.score), abs=1e-6)
-        assert row["image_AUPR"] == pytest.approx(average_precision_score(scores.abnormal, scores.score), abs=1e-6)
-        assert (row["normal"], row["abnormal"], row["masks"]) == (5, 6, 11)
-
-
-def test_an_image_is_encoded_once_whatever_is_asked_for(make_config, monkeypatch):
+def test_each_image_is_encoded_once(make_config, monkeypatch):
     from anomalib_inctrl.backbones import OpenCLIPBackbone
 
     seen = []
@@ -93,7 +82,7 @@ def test_an_image_is_encoded_once_whatever_is_asked_for(make_config, monkeypatch
     assert sum(seen) == 2 * 11 + sum(map(len, lists.values()))
 
 
-def test_batch_size_changes_nothing(make_config, tmp_path):
+def test_batch_size_does_not_change_results(make_config, tmp_path):
     tables = [
         run_benchmark(make_config(batch_size=size, seeds=[0], output=str(tmp_path / str(size)), examples=0)).set_index(
             KEY
@@ -104,24 +93,18 @@ def test_batch_size_changes_nothing(make_config, tmp_path):
         pd.testing.assert_frame_equal(table, tables[0], atol=1.1e-6, rtol=0)
 
 
-def test_the_branches_are_computed_once_and_stay_what_they_are():
+def test_branches_are_computed_once_within_the_context():
     model = InCTRLv2(backbone=BACKBONE, pretrained=None).model
     calls = []
-    model.dasl_branch.register_forward_hook(lambda *_: None)
-    plain = model.dasl_branch.forward
     model.dasl_branch.adapters[0].register_forward_hook(lambda *_: calls.append(1))
-    patches = torch.randn(2, len(model.backbone.blocks), 16, 32)
-    other = torch.randn(2, len(model.backbone.blocks), 16, 32)
+    first, other = torch.randn(2, 2, len(model.backbone.blocks), 16, 32)
     prototypes = model.backbone.text_prototypes("washer")
     with torch.inference_mode():
-        expected, expected_other = plain(patches, prototypes), plain(other, prototypes)
-        calls.clear()
+        expected = [model.dasl_branch(patches, prototypes) for patches in (first, other)]
+        uncached = len(calls)
         with _branches_computed_once(model):
-            for _ in range(3):
-                torch.testing.assert_close(model.dasl_branch(patches, prototypes), expected)
-            torch.testing.assert_close(model.dasl_branch(other, prototypes), expected_other)
-        assert len(calls) == 2 * len(model.backbone.blocks)
-        calls.clear()
-        model.dasl_branch(patches, prototypes)
-        model.dasl_branch(patches, prototypes)
-        assert len(calls) == 2 * len(model.backbone.blocks)
+            found = [model.dasl_branch(patches, prototypes) for patches in (first, first, other, other)]
+        assert len(calls) == 2 * uncached
+        torch.testing.assert_close(found, [expected[0], expected[0], expected[1], expected[1]])
+        model.dasl_branch(other, prototypes)
+    assert len(calls) > 2 * uncached

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from anomalib_inctrl.benchmark.config import RayConfig, read_config
-from anomalib_inctrl.benchmark.jobs import CategoryJob, JobPlanner
-from anomalib_inctrl.benchmark.outcome import Outcome
-from anomalib_inctrl.benchmark.runners import RayRunner, SerialRunner
+from anomalib_inctrl.benchmark.jobs import CategoryJob, plan_jobs, target_categories
+from anomalib_inctrl.benchmark.measurement import CategoryResult
+from anomalib_inctrl.benchmark.runners import run_on_ray, run_serially
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -25,9 +25,9 @@ class DyingJob(CategoryJob):
 
     marker: str = ""
 
-    def run(self, task_id=None):
+    def run(self):
         marker = Path(self.marker)
-        outcome = super().run(task_id)
+        outcome = super().run()
         if not marker.exists():
             marker.write_text(str(os.getpid()))
             os.kill(os.getpid(), signal.SIGKILL)
@@ -36,16 +36,15 @@ class DyingJob(CategoryJob):
 
 def test_a_worker_that_dies_costs_a_retry_and_no_result(make_config, tmp_path):
     content = make_config(k_shots=[1], seeds=[0])
-    # Workers do not know the tests' small tower.
+    # Workers do not know the tests' small backbone.
     content["models"] = {
-        "floor": {
+        "baseline": {
             "class_path": "InCTRL",
             "init_args": {"backbone": "mini-clip-16-240", "pretrained": None, "blocks": [1]},
         }
     }
     config = read_config(content)
-    planner = JobPlanner(config, {}, {})
-    jobs = list(planner())
+    jobs = plan_jobs(config, target_categories(config), {}, {})
     dying = [DyingJob(**vars(jobs[0]), marker=str(tmp_path / "marker")), *jobs[1:]]
     tests = str(Path(__file__).parents[2])
     ray.init(
@@ -55,19 +54,16 @@ def test_a_worker_that_dies_costs_a_retry_and_no_result(make_config, tmp_path):
         _system_config={"worker_register_timeout_seconds": 300},  # on a machine with much else to do
         runtime_env={"env_vars": {"PYTHONPATH": tests, "OMP_NUM_THREADS": "1"}},
     )
-    received = {}
     try:
-        RayRunner(planner, lambda job, result: received.update({job.where: result}), RayConfig()).run_jobs(dying)
+        received = {job.where: result for job, result in run_on_ray(dying, RayConfig())}
         assert (tmp_path / "marker").exists()
-        again = {}
         wrong = replace(jobs[0], source=replace(jobs[0].source, categories=["nothing"]))
-        RayRunner(planner, lambda job, result: again.update({job.where: result}), RayConfig()).run_jobs([wrong])
-        assert "nothing" in str(again[jobs[0].where])  # an error in a job is told, not tried again
+        ((_, error),) = run_on_ray([wrong], RayConfig())
+        assert "nothing" in str(error)  # an error in a job is reported, not retried
     finally:
         ray.shutdown()
-    assert all(isinstance(result, Outcome) for result in received.values()), received
-    expected = {}
-    SerialRunner(planner, lambda job, result: expected.update({job.where: result})).run_jobs(jobs)
+    assert all(isinstance(result, CategoryResult) for result in received.values()), received
+    expected = {job.where: result for job, result in run_serially(jobs)}
     # The commit may change while the test runs.
     differing = ["pass_seconds", "setting_seconds", "commit"]
     for where, outcome in expected.items():

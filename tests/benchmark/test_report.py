@@ -1,23 +1,26 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the report says."""
+"""Numbers, tables, curves and examples of the report."""
 
+import io
 import re
 from html.parser import HTMLParser
-from xml.etree import ElementTree as ET
+from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from anomalib_inctrl.benchmark.config import read_config
-from anomalib_inctrl.benchmark.examples import Example, choose_examples, draw_examples
+from anomalib_inctrl.benchmark.examples import choose_examples, draw_examples
 from anomalib_inctrl.benchmark.metrics import METRICS
 from anomalib_inctrl.benchmark.report import Report
 from anomalib_inctrl.benchmark.report.figures import curves
 from anomalib_inctrl.benchmark.report.tables import Cell, cell, dataset_lines, published
-from anomalib_inctrl.benchmark.store import COLUMNS
+from anomalib_inctrl.benchmark.results_folder import COLUMNS
 
 CATEGORIES = [("VisA", "candle"), ("VisA", "pcb <1>")]
 
@@ -29,7 +32,7 @@ def config():
         {
             "output": "results",
             "title": "A <title> & more",
-            "models": {"ours": model, "floor | x": model, "absent": model},
+            "models": {"ours": model, "baseline | x": model, "absent": model},
             "targets": {"VisA": {"datamodule": "Visa"}},
             "k_shots": [2, 4],
             "seeds": [0, 1, 2],
@@ -41,7 +44,7 @@ def config():
 def table():
     generator = np.random.default_rng(0)
     rows = []
-    for model in ("ours", "floor | x"):
+    for model in ("ours", "baseline | x"):
         for k in (2, 4):
             for seed in (0, 1, 2):
                 for _, category in CATEGORIES:
@@ -64,7 +67,7 @@ def test_a_cell_is_the_mean_over_seeds_of_the_mean_over_categories(config, table
     assert re.fullmatch(r"\d+\.\d ± \d+\.\d", str(found))
 
 
-def test_what_is_not_there_says_so(config, table):
+def test_missing_numbers_name_the_reason(config, table):
     names = ["candle", "pcb <1>"]
     assert str(cell(table, config, "absent", "VisA", names, 2, "image_AUROC")) == "not run"
     assert str(cell(table, config, "ours", "VisA", names, 1, "image_AUROC")) == "–"
@@ -89,7 +92,7 @@ def test_the_best_of_each_k_is_marked_published_ones_included(config, table):
         assert [marked for _, marked in shown] == [mean is not None and round(mean, 1) == best for mean, _ in shown]
 
 
-def test_published_numbers_stand_only_beside_whole_datasets(config, table):
+def test_published_numbers_are_shown_only_for_full_datasets(config, table):
     part = config.model_copy(deep=True)
     part.targets["VisA"].categories = ["candle"]
     assert not any(line.published for line in dataset_lines(table, part, "VisA", ["candle"], "image_AUROC"))
@@ -97,66 +100,44 @@ def test_published_numbers_stand_only_beside_whole_datasets(config, table):
 
 
 def test_published_numbers_have_sources():
-    for entry in published()["entries"]:
+    for entry in published():
         assert entry["source"]
         for numbers in entry["image_AUROC"].values():
             assert all(50 < number <= 100 for number in numbers.values())
-    by_method = {entry["method"]: entry["image_AUROC"] for entry in published()["entries"]}
+    by_method = {entry["method"]: entry["image_AUROC"] for entry in published()}
     assert by_method["InCTRL (paper)"]["Visa"] == {2: 85.8, 4: 87.7, 8: 88.7}
 
 
-class Checker(HTMLParser):
-    """Every tag is closed, and nothing is fetched."""
+class _Page(HTMLParser):
+    """Collects ids and links, and checks that every tag is closed."""
 
-    VOID = frozenset({"meta", "img", "link", "br", "input", "hr"})
-
-    def __init__(self):
+    def __init__(self, text):
         super().__init__()
-        self.open = []
-        self.ids = []
-        self.links = []
-        self.images = 0
+        self.open, self.ids, self.links, self.images = [], [], [], 0
+        self.feed(text)
 
-    def handle_starttag(self, tag, attributes):
-        names = dict(attributes)
+    def handle_starttag(self, tag, attrs):
+        names = dict(attrs)
         self.ids += [names["id"]] if "id" in names else []
-        self.links += [names[key] for key in ("href", "src", "xlink:href") if key in names]
+        self.links += [names[key] for key in ("href", "src") if key in names]
         self.images += tag == "img"
-        if tag not in self.VOID:
+        if tag not in {"meta", "img"}:
             self.open.append(tag)
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
-    def handle_startendtag(self, tag, attributes):
-        names = dict(attributes)
-        self.ids += [names["id"]] if "id" in names else []
-        self.links += [names[key] for key in ("href", "src", "xlink:href") if key in names]
 
-
-def picture():
-    image, mask = torch.rand(3, 32, 32), torch.zeros(32, 32, dtype=torch.bool)
-    shown = [Example(image, mask, torch.rand(32, 32), True), Example(image, None, torch.rand(32, 32), True)]
-    return draw_examples(shown, torch.rand(4, 32, 32))
-
-
-def test_the_page_is_one_file_and_whole(config, table):
-    jpeg = picture()
-    assert jpeg[:2] == b"\xff\xd8"
-    html = Report(config, table, CATEGORIES, lambda model, *_: jpeg if model == "ours" else None).html()
-    checker = Checker()
-    checker.feed(html)
-    assert checker.open == []
-    assert checker.images == 2
-    assert len(set(checker.ids)) == len(checker.ids)
-    for link in checker.links:
-        assert link.startswith("data:") or (link.startswith("#") and link[1:] in checker.ids), link
-    assert "A &lt;title&gt; &amp; more" in html
-    assert "pcb &lt;1&gt;" in html
-    assert "not run" in html
-    assert "second-hand" in html
-    assert "12 of 36 rows" not in html
-    assert "24 of 36 rows" in html
+def test_html_report_is_one_valid_file_without_external_links(config, table):
+    html = Report(config, table, CATEGORIES, lambda model, *_: b"jpeg" if model == "ours" else None).html()
+    page = _Page(html)
+    assert page.open == []
+    assert page.images == 2 + 2  # an example of each category, curves of two metrics
+    assert len(set(page.ids)) == len(page.ids)
+    for link in page.links:
+        assert link.startswith("data:") or (link.startswith("#") and link[1:] in page.ids), link
+    for text in ("A &lt;title&gt; &amp; more", "pcb &lt;1&gt;", "not run", "second-hand", "24 of 36 rows"):
+        assert text in html
 
 
 def test_the_markdown_tables_are_tables(config, table):
@@ -169,25 +150,14 @@ def test_the_markdown_tables_are_tables(config, table):
     assert "second-hand" in text
 
 
-def test_curves_are_svg_without_names_of_colours_for_text():
-    lines = {"one": [Cell(80.0, 1.0), Cell(85.0, 2.0)], "two": [Cell(text="not run"), Cell(70.0)]}
-    svg = curves(lines, [1, 2], "A title & more", "AUROC, %")
-    root = ET.fromstring(svg)
-    assert root.tag.endswith("svg")
-    assert "viewBox" in root.attrib
-    assert "width" not in root.attrib
-    assert "height" not in root.attrib
-    assert "currentColor" in svg
-    assert "#010203" not in svg
-    assert svg == curves(lines, [1, 2], "A title & more", "AUROC, %")
-    assert curves({"one": [Cell(text="not run")]}, [1], "x", "y") == ""
-
-
-def test_names_in_curves_are_plain_text():
-    svg = curves({r"5$ or $\nothing": [Cell(80.0), Cell(85.0)]}, [1, 2], "$^", "AUROC, %")
-    words = "".join(ET.fromstring(svg).itertext())
+def test_curves_are_reproducible_svg_with_names_as_plain_text():
+    lines = {r"5$ or $\nothing": [Cell(80.0, 1.0), Cell(85.0)], "two": [Cell(text="not run"), Cell(70.0)]}
+    svg = curves(lines, [1, 2], "$^ & more", "AUROC, %")
+    words = "".join(ElementTree.fromstring(svg).itertext())
     assert r"5$ or $\nothing" in words
-    assert "$^" in words
+    assert "$^ & more" in words
+    assert svg == curves(lines, [1, 2], "$^ & more", "AUROC, %")
+    assert curves({"one": [Cell(text="not run")]}, [1], "x", "y") == b""
 
 
 def test_examples_are_the_best_and_the_worst_of_both_kinds():
@@ -197,3 +167,12 @@ def test_examples_are_the_best_and_the_worst_of_both_kinds():
     assert choose_examples(scores, abnormal, 3) == [1, 2, 0]
     assert sorted(choose_examples(scores, abnormal, 99)) == list(range(6))
     assert choose_examples(scores, abnormal, 0) == []
+
+
+def test_examples_are_drawn_with_and_without_masks():
+    image, mask = torch.rand(3, 32, 32), torch.zeros(32, 32, dtype=torch.bool)
+    items = [SimpleNamespace(image=image, gt_mask=known, gt_label=torch.tensor(True)) for known in (mask, None)]
+    drawn = Image.open(io.BytesIO(draw_examples(items, [1, 0], torch.rand(4, 32, 32)))).convert("RGB")
+    unknown, known = (drawn.getpixel((x, drawn.height // 2)) for x in (drawn.width // 4, drawn.width * 3 // 4))
+    assert max(known) < 10
+    assert min(unknown) > 100

@@ -1,12 +1,11 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs: repeated, killed, resumed, changed, spread over processes; and what they refuse."""
+"""Runs: repeated, killed, resumed, changed, in several processes, and refused."""
 
 import csv
 import json
 import multiprocessing
 import os
-import random
 import re
 import signal
 import time
@@ -22,11 +21,11 @@ from PIL import Image
 
 from anomalib_inctrl.benchmark import run_benchmark
 from anomalib_inctrl.benchmark.config import ModelConfig, read_config
+from anomalib_inctrl.benchmark.generalist import Benchmark
 from anomalib_inctrl.benchmark.jobs import load_modules
-from anomalib_inctrl.benchmark.outcome import Outcome
+from anomalib_inctrl.benchmark.measurement import CategoryResult
 from anomalib_inctrl.benchmark.pipeline import main
-from anomalib_inctrl.benchmark.run import write_report
-from anomalib_inctrl.benchmark.store import KEY, TIMING, ResultsFolder, read_table
+from anomalib_inctrl.benchmark.results_folder import KEY, TIMING, ResultsFolder, read_table
 from anomalib_inctrl.errors import BenchmarkError, PretrainedWeightsError
 from tests.benchmark.conftest import BACKBONE, COUNTS
 
@@ -41,7 +40,7 @@ def small(make_config, **changes):
     return make_config(**{"k_shots": [1, 2], "seeds": [0], "examples": 0} | changes)
 
 
-def test_two_runs_give_the_same_table_and_the_second_into_one_folder_does_nothing(make_config, tmp_path):
+def test_runs_are_reproducible_and_finished_rows_are_not_measured_again(make_config, tmp_path):
     one, other = (small(make_config, output=str(tmp_path / name)) for name in ("one", "other"))
     run_benchmark(one)
     run_benchmark(other)
@@ -53,7 +52,7 @@ def test_two_runs_give_the_same_table_and_the_second_into_one_folder_does_nothin
     pd.testing.assert_frame_equal(seconds, pd.read_csv(tmp_path / "one" / "results.csv")[list(TIMING)])
 
 
-def test_what_is_added_is_measured_and_what_is_there_is_kept(make_config, monkeypatch):
+def test_added_settings_are_measured_and_finished_rows_kept(make_config, monkeypatch):
     commit = "81647e4"  # reads as a number
     monkeypatch.setattr("anomalib_inctrl.benchmark.jobs._commit", lambda: commit)
     config = small(make_config)
@@ -67,7 +66,7 @@ def test_what_is_added_is_measured_and_what_is_there_is_kept(make_config, monkey
     assert set(everything["commit"]) == {commit}
     key = list(KEY)
     again = everything.merge(kept[key], on=key)
-    pd.testing.assert_frame_equal(again, kept)  # its times as well: not measured anew
+    pd.testing.assert_frame_equal(again, kept)  # its times as well: not measured again
     fresh = table_of(config)
     run_benchmark(other := {**config, "output": config["output"] + "_at_once"})
     pd.testing.assert_frame_equal(fresh, table_of(other))
@@ -76,29 +75,19 @@ def test_what_is_added_is_measured_and_what_is_there_is_kept(make_config, monkey
     pd.testing.assert_frame_equal(everything, run_benchmark(config)[everything.columns], check_dtype=False)
 
 
-def test_a_changed_config_is_refused_with_what_changed(make_config):
-    config = small(make_config)
-    run_benchmark(config)
-    before = table_of(config)
-    config["models"]["InCTRL"]["init_args"]["residual_scale"] = "full"
-    with pytest.raises(BenchmarkError, match=r"models\.InCTRL\.init_args\.residual_scale: was not given, is 'full'"):
-        run_benchmark(config)
-    pd.testing.assert_frame_equal(before, table_of(config))
-
-
-def test_a_report_is_not_written_of_rows_of_another_config(make_config):
+def test_changed_config_is_refused_and_names_the_change(make_config):
     config = small(make_config, k_shots=[1], pixel_metrics=False)
     run_benchmark(config)
     report = Path(config["output"]) / "report.md"
     before = report.read_text()
     config["models"]["InCTRL"]["init_args"]["residual_scale"] = "full"
-    with pytest.raises(BenchmarkError, match=r"residual_scale: was not given, is 'full'"):
-        write_report(read_config(config))
+    for refused in (Benchmark(read_config(config)).run, Benchmark(read_config(config)).report):
+        with pytest.raises(BenchmarkError, match=r"InCTRL\.init_args\.residual_scale: was not given, is 'full'"):
+            refused()
     assert report.read_text() == before
-    run_benchmark(config | {"output": config["output"] + "_other"})
 
 
-def test_what_cannot_start_leaves_the_folder_free(make_config, tmp_path):
+def test_failed_start_unlocks_the_folder(make_config, tmp_path):
     config = small(make_config, k_shots=[1], pixel_metrics=False)
     config["models"]["InCTRL"]["weights"] = str(tmp_path / "nothing.ckpt")
     with pytest.raises(PretrainedWeightsError, match=r"nothing\.ckpt") as kept:  # as a notebook keeps it
@@ -128,32 +117,27 @@ def _kill_after(context, config, backbone_file, seconds):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
-def test_killed_ten_times_and_resumed_gives_the_same_table(make_config, backbone_file, tmp_path):
-    whole = small(make_config, output=str(tmp_path / "whole"), k_shots=[1], pixel_metrics=False)
+def test_killed_and_resumed_run_gives_the_same_table(make_config, backbone_file, tmp_path):
+    undisturbed = small(make_config, output=str(tmp_path / "complete"), k_shots=[1], pixel_metrics=False)
     begin = time.perf_counter()
-    run_benchmark(whole)
+    run_benchmark(undisturbed)
     duration = time.perf_counter() - begin
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.benchmark.test_run"])
-    killed = small(make_config, output=str(tmp_path / "killed"), k_shots=[1], pixel_metrics=False)
-    dice = random.Random(0)
+    killed = undisturbed | {"output": str(tmp_path / "killed")}
     _kill_after(context, killed, backbone_file, 0.01)  # starts the server
-    kills = 0
-    while kills < 10:
-        status = _kill_after(context, killed, backbone_file, dice.uniform(0.1, 0.9) * duration)
-        assert status in {0, -signal.SIGKILL}
-        kills += 1
+    for part in (0.1, 0.3, 0.5, 0.7, 0.9):
+        assert _kill_after(context, killed, backbone_file, part * duration) in {0, -signal.SIGKILL}
         rows = Path(killed["output"]) / "results.csv"
-        if rows.is_file():  # whatever is there is whole
+        if rows.is_file():  # written atomically, so never partly
             pd.read_csv(rows)
     run_benchmark(killed)
-    pd.testing.assert_frame_equal(table_of(whole), table_of(killed), check_exact=True)
-    assert not list(Path(killed["output"]).rglob("*.tmp"))[1:], "unfinished files pile up"
+    pd.testing.assert_frame_equal(table_of(undisturbed), table_of(killed), check_exact=True)
 
 
 @pytest.mark.slow
-def test_worker_count_changes_nothing(make_config, tmp_path):
-    # Workers are processes of their own, which do not know the tests' small tower.
+def test_worker_count_does_not_change_results(make_config, tmp_path):
+    # Workers are processes of their own, which do not know the tests' small backbone.
     given = {"backbone": "mini-clip-16-240", "pretrained": "demo", "blocks": [1]}
     models = {name: {"class_path": name, "init_args": given} for name in ("InCTRL", "InCTRLv2")}
     one, two = (
@@ -166,7 +150,7 @@ def test_worker_count_changes_nothing(make_config, tmp_path):
     assert len(table_of(two)) == 4
 
 
-def test_two_runs_do_not_write_into_one_folder(make_config):
+def test_second_run_in_one_folder_is_refused(make_config):
     config = small(make_config)
     folder = ResultsFolder(read_config(config))
     folder.open()
@@ -175,10 +159,10 @@ def test_two_runs_do_not_write_into_one_folder(make_config):
     folder.close()
 
 
-def test_a_category_of_one_kind_is_named_and_the_others_are_measured(make_config, data, tmp_path):
+def test_category_with_one_label_is_reported_and_others_are_measured(make_config, data, tmp_path):
     config = small(make_config)
     folder = tmp_path / "parts"
-    for name, kinds in {"whole": ("good", "bent"), "flawless": ("good",)}.items():
+    for name, kinds in {"complete": ("good", "bent"), "flawless": ("good",)}.items():
         for kind in ("train", *kinds):
             (folder / name / kind).mkdir(parents=True)
             for number in range(3):
@@ -189,34 +173,34 @@ def test_a_category_of_one_kind_is_named_and_the_others_are_measured(make_config
         options |= {"abnormal_dir": "bent"} if "bent" in kinds else {}
         source = {"datamodule": "Folder", "root": str(folder / name), "options": options}
         config["targets"][name] = source
-    with pytest.raises(BenchmarkError, match="flawless/flawless: the test images are all of one kind, 3 normal"):
+    with pytest.raises(BenchmarkError, match=r"flawless/flawless: the test images all have one label \(3 normal"):
         run_benchmark(config)
     table = pd.read_csv(Path(config["output"]) / "results.csv")
-    assert set(table.target) == {"Demo", "whole"}
+    assert set(table.target) == {"Demo", "complete"}
     # No masks, no pixel columns.
-    assert table[table.target == "whole"].filter(like="pixel_").isna().all(axis=None)
-    assert table[table.target == "whole"].masks.eq(0).all()
+    assert table[table.target == "complete"].filter(like="pixel_").isna().all(axis=None)
+    assert table[table.target == "complete"].masks.eq(0).all()
     assert table[table.target == "Demo"].filter(like="pixel_").notna().all(axis=None)
     report = (Path(config["output"]) / "report.md").read_text()
     assert "no masks" in report
     assert "not run" in report
 
 
-def test_a_target_that_is_not_there_is_told_at_once(make_config, tmp_path):
+def test_missing_dataset_is_reported_before_measuring(make_config, tmp_path):
     config = small(make_config)
     config["targets"]["Other"] = {"datamodule": "MVTecAD", "root": str(tmp_path / "nowhere")}
     with pytest.raises(ValueError, match="nowhere"):
         run_benchmark(config)
 
 
-def test_prompts_of_an_earlier_run_are_used_again(make_config, tmp_path):
+def test_prompt_lists_of_an_earlier_run_are_reused(make_config, tmp_path):
     first = small(make_config, output=str(tmp_path / "first"), seeds=[1])
     run_benchmark(first)
     again = small(make_config, output=str(tmp_path / "again"), prompts=str(tmp_path / "first" / "prompts"), seeds=[1])
     run_benchmark(again | {"prompt_selection": "first"})
     pd.testing.assert_frame_equal(table_of(first), table_of(again))
     missing = small(make_config, output=str(tmp_path / "missing"), prompts=again["prompts"], seeds=[5])
-    with pytest.raises(BenchmarkError, match=r"k1_seed5\.txt: there is no such list"):
+    with pytest.raises(BenchmarkError, match=r"k1_seed5\.txt: no such list"):
         run_benchmark(missing)
     shortened = tmp_path / "first" / "prompts" / "Demo" / "washer" / "k2_seed1.txt"
     shortened.write_text(shortened.read_text().splitlines()[0] + "\n")
@@ -232,7 +216,7 @@ def test_representative_prompts_are_chosen_in_one_pass(make_config, tmp_path):
     assert two[:1] == one
 
 
-def test_other_models_see_the_same_prompts_and_are_measured_alike(make_config, monkeypatch, tmp_path):
+def test_comparison_models_train_on_the_same_prompts(make_config, monkeypatch, tmp_path):
     config = small(make_config, k_shots=[0, 3])
     config["targets"]["Demo"]["categories"] = ["washer"]
     padim = {"class_path": "Padim", "init_args": {"backbone": "resnet18", "pre_trained": False, "layers": ["layer1"]}}
@@ -261,25 +245,25 @@ def test_other_models_see_the_same_prompts_and_are_measured_alike(make_config, m
     (lists / "k3_seed0.txt").write_text("\n".join([*listed[:2], abnormal[0]]))
     del config["models"]["all"]
     config |= {"output": str(tmp_path / "other"), "prompts": str(tmp_path / "lists"), "k_shots": [3]}
-    with pytest.raises(BenchmarkError, match=f"{abnormal[0]}: a prompt that is no image of the train split"):
+    with pytest.raises(BenchmarkError, match=f"{abnormal[0]}: this prompt is not in the train split"):
         run_benchmark(config)
 
 
-def test_file_names_of_any_bytes_are_written_down(make_config):
+def test_file_names_that_are_not_utf8_are_kept(make_config):
     config = read_config(small(make_config))
     folder = ResultsFolder(config)
     name = os.fsdecode(b'/data/gr\xfcn \xe2\x9c\x93, "x".png')  # Latin-1, as old disks have them, beside UTF-8
     for seed in (0, 1):  # the second time goes on with what the first wrote
         score = {"k_shot": 1, "seed": seed, "image_path": name, "abnormal": 0, "score": 0.5}
         row = {"model": "InCTRL", "target": "Demo", "category": "washer", "k_shot": 1, "seed": seed}
-        folder.add(Outcome([row], {"InCTRL": [score]}, {(1, seed): [name]}), "Demo", "washer")
+        folder.add(CategoryResult([row], {"InCTRL": [score]}, {(1, seed): [name]}), "Demo", "washer")
     listed = (folder.path / "prompts/Demo/washer/k1_seed1.txt").read_bytes()
     assert os.fsdecode(listed) == f"{name}\n"
     with (folder.path / "scores/InCTRL/Demo/washer.csv").open(errors="surrogateescape", encoding="utf-8") as file:
         assert [line["image_path"] for line in csv.DictReader(file)] == [name, name]
 
 
-def test_a_checkpoint_that_was_replaced_is_read_again(checkpoints, tmp_path):
+def test_replaced_checkpoint_is_read_again(checkpoints, tmp_path):
     file = tmp_path / "heads.ckpt"
     model = ModelConfig(class_path="InCTRL", weights=str(file))
     content = torch.load(checkpoints["InCTRL"], weights_only=True)
@@ -294,7 +278,7 @@ def test_a_checkpoint_that_was_replaced_is_read_again(checkpoints, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_training_config_is_run_first_and_once(make_config, data, tmp_path):
+def test_training_config_is_run_once(make_config, data, tmp_path):
     source = {"datamodule": "InCTRLDemo", "root": str(data), "categories": ["gear"], "options": COUNTS}
     options = {"auxiliary": [source], "k_shot": 1, "train_batch_size": 4, "steps_per_epoch": 2, "num_workers": 0}
     training = {
@@ -330,19 +314,19 @@ def test_a_training_config_is_run_first_and_once(make_config, data, tmp_path):
 
 
 @pytest.mark.parametrize("made", [None, ""])
-def test_a_training_config_that_leaves_no_checkpoint_is_named(make_config, tmp_path, monkeypatch, made):
+def test_training_without_checkpoint_is_reported(make_config, tmp_path, monkeypatch, made):
     file = tmp_path / "training.yaml"
     file.write_text("trainer: {enable_checkpointing: false}")
     engine = SimpleNamespace(fit=lambda *_, **__: None, best_model_path=made)
     stub = SimpleNamespace(from_config=lambda *_, **__: (engine, None, None))
-    monkeypatch.setattr("anomalib_inctrl.benchmark.run.Engine", stub)
+    monkeypatch.setattr("anomalib_inctrl.benchmark.generalist.Engine", stub)
     config = small(make_config, models={"here": {"class_path": "InCTRL", "weights": str(file)}})
     with pytest.raises(BenchmarkError, match=r"training\.yaml: the training left no checkpoint"):
         run_benchmark(config)
     assert list(Path(config["output"]).glob("weights/here/*")) == []
 
 
-def test_the_command_reports_mistakes_in_one_line(make_config, tmp_path, capsys):
+def test_command_reports_errors_without_traceback(make_config, tmp_path, capsys):
     file = tmp_path / "benchmark.yaml"
     file.write_text(yaml.safe_dump(small(make_config) | {"seeds": []}))
     with pytest.raises(SystemExit, match=r"error: .*benchmark\.yaml does not fit:\n  seeds: ") as end:
@@ -355,4 +339,4 @@ def test_the_command_reports_mistakes_in_one_line(make_config, tmp_path, capsys)
     (folder / "report.md").unlink()
     assert main(["--config", str(file), "--set", "title=Other", "--report_only", "true"]) == 0
     assert (folder / "report.md").read_text().startswith("# Other\n")
-    assert json.loads((folder / "identity.json").read_text())["hash"]
+    assert json.loads((folder / "identity.json").read_text())["models"]

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Puts a report together: Markdown for a repository, one self-contained HTML file for reading."""
+"""The report in Markdown, as one self-contained HTML file, and as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
 from rich.table import Table
 
 from anomalib_inctrl.benchmark.config import BenchmarkConfig
 from anomalib_inctrl.benchmark.metrics import METRICS, PIXEL_METRICS, TITLES
 from anomalib_inctrl.benchmark.report.figures import curves
 from anomalib_inctrl.benchmark.report.tables import (
-    category_table,
+    category_tables,
     dataset_lines,
     published,
     shot_columns,
     shot_title,
 )
+from anomalib_inctrl.benchmark.results_folder import PROVENANCE, TIMING
 
 _MAX_EXAMPLES = 6
 _CURVES = ("image_AUROC", "pixel_AUPRO")
@@ -32,10 +32,10 @@ class Report:
     """The report of a benchmark.
 
     Args:
-        config: What was asked for.
+        config: The benchmark.
         table: ``results.csv``.
         categories: Targets and categories.
-        examples: Gives the example pictures of a model, target and category, if there are any.
+        examples: Returns the example images of a model, target and category, if there are any.
     """
 
     def __init__(
@@ -59,15 +59,15 @@ class Report:
         self.environment.filters["cell"] = lambda value: str(value).replace("|", r"\|")  # of a Markdown table
 
     def markdown(self) -> str:
-        """The report in Markdown: tables and where the numbers come from."""
+        """The report in Markdown: tables and provenance."""
         return self.environment.get_template("report.md.jinja").render(**self._content())
 
     def html(self) -> str:
-        """The report as one HTML file: tables, curves and pictures, readable narrow and wide, by day and by night."""
+        """The report as one HTML file with tables, curves and example images; it has a dark mode."""
         figures = {target: self._figures(target) for target in self.config.targets}
-        pictures = {target: self._pictures(target) for target in self.config.targets}
+        images = {target: self._images(target) for target in self.config.targets}
         template = self.environment.get_template("report.html.jinja")
-        return template.render(**self._content(), figures=figures, pictures=pictures)
+        return template.render(**self._content(), figures=figures, images=images)
 
     def overview(self) -> Table:
         """Image AUROC for the terminal."""
@@ -95,82 +95,61 @@ class Report:
             }
             for metric in metrics
         }
-        details = {target: category_table(table, config, target, metrics) for target in config.targets}
-        expected = sum(len(names) for names in self.categories.values()) * sum(
-            len(config.settings(model)) for model in config.models
-        )
         shown = {line.method for block in blocks["image_AUROC"].values() for line in block if line.published}
+        settings = sum(len(config.settings(model)) for model in config.models)
         return {
             "config": config,
             "titles": TITLES,
             "metrics": metrics,
             "columns": [shot_title(k_shot) for k_shot in shot_columns(config)],
             "blocks": blocks,
-            "details": details,
-            "categories": self.categories,
+            "details": {target: category_tables(table, config, target, metrics) for target in config.targets},
             "rows": len(table),
-            "expected": expected,
-            "sources": [entry for entry in published()["entries"] if entry["method"] in shown],
-            "kinds": {name: _kind(config, name) for name in config.models},
-            "origins": self._origins(),
+            "expected": settings * sum(map(len, self.categories.values())),
+            "sources": [entry for entry in published() if entry["method"] in shown],
+            "kinds": {name: _description(config, name) for name in config.models},
+            "origins": table.groupby(list(PROVENANCE), dropna=False).size().reset_index(name="rows").to_dict("records"),
             "costs": self._costs(),
         }
 
-    def _origins(self) -> list[dict[str, Any]]:
-        """On what, and by which versions, the rows were measured."""
-        names = ["device", "version", "commit", "anomalib", "torch", "python"]
-        counted = self.table.groupby(names, dropna=False).size().reset_index(name="rows")
-        return [{str(key): value for key, value in row.items()} for row in counted.to_dict("records")]
+    def _costs(self) -> list[tuple[str, str, str]]:
+        """By model the milliseconds per image of the pass that settings share, and of a setting."""
+        images = (self.table["normal"] + self.table["abnormal"]).clip(lower=1)
+        times = self.table[list(TIMING)].div(images, axis=0).mul(1000)
+        medians = times.groupby(self.table["model"], sort=False).median()
+        return [(str(model), *(f"{value:.1f}" for value in row)) for model, row in medians.iterrows()]  # type: ignore[misc]
 
-    def _costs(self) -> list[dict[str, Any]]:
-        """What a category took, by model: the pass that its settings share, and each setting."""
-        lines = []
-        for model in self.config.models:
-            rows = self.table[self.table["model"] == model]
-            if len(rows):
-                images = (rows["normal"] + rows["abnormal"]).clip(lower=1)
-                lines.append(
-                    {
-                        "model": model,
-                        "pass": f"{1000 * (rows['pass_seconds'] / images).median():.1f}",
-                        "setting": f"{1000 * (rows['setting_seconds'] / images).median():.1f}",
-                    }
-                )
-        return lines
-
-    def _figures(self, target: str) -> list[Markup]:
+    def _figures(self, target: str) -> list[tuple[str, str]]:
+        """Title and SVG of the curves over K."""
         k_shots = [k for k in shot_columns(self.config) if k is not None]
         found = []
         for metric in _CURVES:
             if len(k_shots) > 1 and self.table[metric].notna().any():
                 lines = dataset_lines(self.table, self.config, target, self.categories[target], metric)
                 drawn = {line.method: line.cells[: len(k_shots)] for line in lines if not line.published}
-                svg = curves(drawn, k_shots, f"{target}, {TITLES[metric]}", f"{TITLES[metric]}, %")
-                if svg:
-                    found.append(Markup(svg))  # noqa: S704  # made above, by matplotlib
+                title = f"{target}, {TITLES[metric]}"
+                if svg := curves(drawn, k_shots, title, f"{TITLES[metric]}, %"):
+                    found.append((title, base64.b64encode(svg).decode()))
         return found
 
-    def _pictures(self, target: str) -> list[tuple[str, str, str]]:
-        """Category, model and picture of some categories, evenly spread, by the first model that has any."""
+    def _images(self, target: str) -> list[tuple[str, str, str]]:
+        """Category, model and JPEG of some categories, evenly spread, by the first model that has examples."""
         names = self.categories[target]
-        step = max(1, -(-len(names) // _MAX_EXAMPLES))
         found = []
-        for name in names[::step]:
-            for model in self.config.models:
-                picture = self.examples(model, target, name)
-                if picture is not None:
-                    found.append((name, model, base64.b64encode(picture).decode()))
-                    break
+        for name in names[:: max(1, -(-len(names) // _MAX_EXAMPLES))]:
+            images = ((model, self.examples(model, target, name)) for model in self.config.models)
+            found += [(name, model, base64.b64encode(image).decode()) for model, image in images if image][:1]
         return found
 
 
-def _kind(config: BenchmarkConfig, name: str) -> str:
-    """What a model saw before."""
+def _description(config: BenchmarkConfig, name: str) -> str:
+    """What a model was trained on."""
     model = config.models[name]
+    kind = model.class_path.rpartition(".")[2]
     if not model.ours:
-        seen = "all normal training images of" if model.train_on == "all" else "the same K prompts of"
-        return f"anomalib's {model.class_path.rpartition('.')[2]}, trained on {seen} each category"
+        images = "all normal training images of" if model.train_on == "all" else "the same K prompts of"
+        return f"anomalib's {kind}, trained on {images} each category"
     if model.weights is None:
-        return f"{model.class_path.rpartition('.')[2]} without trained heads: the training-free floor"
+        return f"{kind} without trained heads: the training-free baseline"
     weights = model.weights if isinstance(model.weights, str) else ", ".join(dict.fromkeys(model.weights.values()))
-    return f"{model.class_path.rpartition('.')[2]} with heads of {weights}, never trained on a target"
+    return f"{kind} with heads of {weights}, never trained on a target"

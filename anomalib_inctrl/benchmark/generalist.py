@@ -1,0 +1,149 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""A run of the benchmark: train heads where the config asks for it, measure what is missing, write the report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pandas as pd
+from anomalib.engine import Engine
+from rich.console import Console
+from rich.progress import track
+
+from anomalib_inctrl.benchmark.config import TRAINING_CONFIGS, BenchmarkConfig, weights_content
+from anomalib_inctrl.benchmark.jobs import CategoryJob, file_name, plan_jobs, quiet, target_categories
+from anomalib_inctrl.benchmark.measurement import CategoryResult
+from anomalib_inctrl.benchmark.metrics import METRICS, TITLES
+from anomalib_inctrl.benchmark.report import Report
+from anomalib_inctrl.benchmark.results_folder import ResultsFolder
+from anomalib_inctrl.benchmark.runners import JobResults, run_in_processes, run_on_ray, run_serially
+from anomalib_inctrl.errors import BenchmarkError
+from anomalib_inctrl.io.files import write_text_atomic
+
+
+class Benchmark:
+    """Runs a config and keeps its results folder.
+
+    Args:
+        config: The benchmark.
+        console: Shows progress.
+    """
+
+    def __init__(self, config: BenchmarkConfig, console: Console | None = None) -> None:
+        self.config = config
+        self.folder = ResultsFolder(config)
+        # Without a terminal rich would assume a narrow one.
+        self.console = console or Console(width=None if Console().is_terminal else 140)
+
+    def run(self) -> pd.DataFrame:
+        """Measure what is missing, and write the report.
+
+        Returns:
+            The rows of ``results.csv``.
+
+        Raises:
+            BenchmarkError: If it cannot start, or something could not be measured.
+        """
+        failures = []
+        try:
+            self.folder.open()
+            sources = target_categories(self.config)
+            categories = list(sources)
+            jobs = plan_jobs(self.config, sources, self._weights(), self.folder.finished())
+            table = self.folder.write_table(categories)
+            missing = sum(len(settings) for job in jobs for settings in job.settings.values())
+            self.console.print(f"{len(table)} rows are finished, {missing} to measure, in {len(jobs)} passes.")
+            for job, result in track(self._results(jobs), "Measuring", total=len(jobs), console=self.console):
+                if isinstance(result, CategoryResult):
+                    self.folder.add(result, job.target, job.class_name)
+                    self.folder.write_table(categories)
+                    for line in _summaries(result):
+                        self.console.print(f"{job.where}  {line}", highlight=False, soft_wrap=True)
+                else:
+                    failures.append(f"{job.label}: {type(result).__name__}: {result}")
+                    self.console.print(f"failed: {failures[-1]}", style="red", markup=False, highlight=False)
+            table = self._write_report(categories)
+        finally:
+            self.folder.close()
+        if failures:
+            lines = "\n".join(f"  {failure}" for failure in failures)
+            counts = f"{len(failures)} of {len(jobs)}"
+            msg = f"{counts} could not be measured, all else is in {self.folder.path}:\n{lines}"
+            raise BenchmarkError(msg)
+        return table
+
+    def report(self) -> None:
+        """Write the report of the finished rows, and measure nothing.
+
+        Raises:
+            BenchmarkError: If the rows are of another config.
+            PretrainedWeightsError: If weights that the config names do not exist.
+        """
+        self.folder.check()
+        self._write_report(list(target_categories(self.config)))
+
+    def _results(self, jobs: Sequence[CategoryJob]) -> JobResults:
+        if self.config.ray is not None:
+            return run_on_ray(jobs, self.config.ray)
+        return run_in_processes(jobs, self.config.workers) if self.config.workers > 1 else run_serially(jobs)
+
+    def _write_report(self, categories: Sequence[tuple[str, str]]) -> pd.DataFrame:
+        table = self.folder.write_table(categories)
+        report = Report(self.config, table, categories, self.folder.examples)
+        write_text_atomic(self.folder.path / "report.md", report.markdown())
+        write_text_atomic(self.folder.path / "report.html", report.html())
+        self.console.print(report.overview())
+        self.console.print(f"Report: {self.folder.path / 'report.html'}", soft_wrap=True)
+        return table
+
+    def _weights(self) -> dict[tuple[str, str], str]:
+        """Checkpoint by model and target; training configs are run first."""
+        found = {}
+        for name, model in self.config.models.items():
+            for target in self.config.targets:
+                path = model.weights_for(target)
+                if path is not None:
+                    trained = Path(path).suffix in TRAINING_CONFIGS
+                    found[name, target] = str(self._train(name, Path(path))) if trained else path
+        return found
+
+    def _train(self, name: str, config: Path) -> Path:
+        # Named by content: targets may have training configs of the same file name.
+        content = json.dumps(weights_content(str(config)), sort_keys=True, default=str)
+        digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+        checkpoint = self.folder.path / "weights" / file_name(name) / f"{config.stem}-{digest}.ckpt"
+        if checkpoint.is_file():
+            return checkpoint
+        self.console.print(f"Training {name} by {config}")
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(mkdtemp(prefix=f".{config.stem}-", dir=checkpoint.parent))
+        try:
+            with quiet():
+                # Not validated on the config's targets: they are measured afterwards.
+                engine, model, datamodule = Engine.from_config(
+                    str(config), default_root_dir=scratch, **{"trainer.limit_val_batches": 0, "trainer.logger": False}
+                )
+                engine.fit(model, datamodule=datamodule)
+            if not engine.best_model_path:
+                msg = f"{config}: the training left no checkpoint. Remove the trainer argument that prevents it."
+                raise BenchmarkError(msg)
+            Path(engine.best_model_path).replace(checkpoint)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return checkpoint
+
+
+def _summaries(result: CategoryResult) -> list[str]:
+    """A line for each model and K with means over seeds."""
+    lines = []
+    for (model, k_shot), rows in pd.DataFrame(result.rows).groupby(["model", "k_shot"], sort=False, dropna=False):
+        means = 100 * rows[[name for name in METRICS if name in rows]].mean()
+        text = ", ".join(f"{TITLES[str(name)]} {value:.1f}" for name, value in means.items())
+        lines.append(f"{model}, {'all images' if pd.isna(k_shot) else f'K={k_shot:.0f}'}: {text}")
+    return lines
