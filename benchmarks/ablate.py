@@ -29,8 +29,8 @@ from scipy.stats import t as student
 
 from anomalib_inctrl import GeneralistDataModule, InCTRL, InCTRLv2
 from anomalib_inctrl.benchmark.config import BenchmarkConfig
+from anomalib_inctrl.benchmark.generalist import Benchmark
 from anomalib_inctrl.benchmark.jobs import quiet
-from anomalib_inctrl.benchmark.run import Benchmark
 from anomalib_inctrl.io.files import write_text_atomic
 
 MODELS: dict[str, Any] = {"InCTRL": InCTRL, "InCTRLv2": InCTRLv2}

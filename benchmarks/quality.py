@@ -1,12 +1,12 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the demonstration encoder is worth, without trained heads, on what it has never seen.
+"""Quality of the demonstration encoder, without trained heads, on categories that it has never seen.
 
     python benchmarks/quality.py [WEIGHTS]
 
-prints, over seeds of rendering and prompts, mean and standard deviation of what the quality gates in
-`tests/benchmarks/test_quality.py` hold on to, and the limits that follow from what is found with the gates' own seed.
-WEIGHTS is a file of `tools/train_mini_clip.py`, the packaged one if not given.
+prints, over seeds of rendering and prompts, mean and standard deviation of the metrics of the quality gates in
+`tests/benchmarks/test_quality.py`, and the limits that follow from the metrics with the gates' own seed.
+WEIGHTS is a file of `tools/encoder/train.py`, the packaged one if not given.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from anomalib_inctrl.version import __version__
 WORKER_INDEX = "ANOMALIB_INCTRL_BENCHMARK_WORKER"
 
 # Models for which these arguments are equal share one pass.
-_SHARED = ("backbone", "pretrained", "blocks", "resize_mode", "prompt_shifts")
+_SHARED = ("backbone", "pretrained", "blocks", "image_size", "resize_mode", "prompt_shifts")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ Example:
     >>> Engine().test(model, datamodule=MVTecAD(category="bottle"))  # doctest: +SKIP
 
 Paper:
-    Zhu and Pang, "Toward Generalist Anomaly Prediction via In-context Residual Learning with Few-shot Sample Prompts",
+    Zhu and Pang, "Toward Generalist Anomaly Detection via In-context Residual Learning with Few-shot Sample Prompts",
     CVPR 2024, https://arxiv.org/abs/2403.06495
 
 See Also:
