@@ -27,7 +27,7 @@ from torch import Tensor
 from anomalib_inctrl import InCTRLDemo
 from anomalib_inctrl.benchmark.config import ModelConfig
 from anomalib_inctrl.benchmark.jobs import build
-from anomalib_inctrl.benchmark.one_pass import Category, measure_category
+from anomalib_inctrl.benchmark.one_pass import measure_category
 from anomalib_inctrl.data.dataset import GeneralistDataset
 from anomalib_inctrl.data.sources import read_parts
 from anomalib_inctrl.prompts.selection import create_selector
@@ -60,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         def measure(settings: list[tuple[int, int]], choose: Callable[..., list[Path]]) -> float:
             clock = time.perf_counter if device == "cuda" else time.process_time
             begin = clock()
-            category = Category(GeneralistDataset.merge([("washer", parts["test"])]), "washer", "washer")
-            measure_category(modules, category, dict.fromkeys(modules, settings), choose)
+            dataset = GeneralistDataset.merge([("washer", parts["test"])])
+            measure_category(modules, dataset, "washer", dict.fromkeys(modules, settings), choose, where="washer")
             return clock() - begin
 
         def draw(k: int, seed: int, encode: Callable[[Sequence[Path]], Tensor]) -> list[Path]:
