@@ -69,7 +69,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: int)
 
 def shots(results: pd.DataFrame, targets: Sequence[str], *, pixels: bool) -> str:
     """Image AUROC for every K, with pixel metrics at K = 4 if `pixels`."""
-    results = results[results["target"].isin(targets)].rename(columns={"pixel_AUPRO": "AUPRO"})
+    results = results[results["target"].isin(targets)]
     table = over_seeds(results, ["target", "model", "k_shot"], "model")
     k_shots = sorted(results["k_shot"].unique())
     columns = [("image_AUROC", k) for k in k_shots] + [(name, 4) for name in ("pixel_AUROC", "AUPRO") if pixels]
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = [results / name / "results.csv" for name in RESULTS]
     if missing := [str(file) for file in files if not file.is_file()]:
         parser.error(f"not found: {', '.join(missing)}. Run `make tables`; no page was changed.")
-    embedded, mini_clip, random = (pd.read_csv(file) for file in files)
+    embedded, mini_clip, random = (pd.read_csv(file).rename(columns={"pixel_AUPRO": "AUPRO"}) for file in files)
     tables: dict[str, Callable[[], str]] = {
         "results": lambda: shots(embedded, ["rendered", "photographs"], pixels=True),
         "shots": lambda: shots(embedded, ["rendered", "photographs", "digits", "even digits"], pixels=False),

@@ -53,7 +53,7 @@ def python_blocks():
             yield pytest.param(path, block, id=f"{name(path)}:{block.line}")
 
 
-@pytest.mark.parametrize(("path", "block"), python_blocks())
+@pytest.mark.parametrize(("path", "block"), list(python_blocks()))
 def test_python_block_runs(path, block, place, monkeypatch):
     monkeypatch.chdir(place)
     text = block.text

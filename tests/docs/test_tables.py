@@ -34,7 +34,7 @@ def write_results(tool, folder):
     ]
     ablation = [
         {"row": row, "seed": seed, "category": category}
-        | dict.fromkeys(("image_AUROC", "pixel_AUROC", "AUPRO"), (10 * position + seed + 50 * photograph) / 100)
+        | dict.fromkeys(("image_AUROC", "pixel_AUROC", "pixel_AUPRO"), (10 * position + seed + 50 * photograph) / 100)
         for (position, row), seed in itertools.product(enumerate(tool.SHOWN), range(3))
         for photograph, category in enumerate(["screw", "brick"])
     ]
