@@ -30,7 +30,6 @@ def config(data_root, tmp_path):
     return path
 
 
-@pytest.mark.slow
 def test_rows_are_trained_measured_and_kept(config, tmp_path, capsys):
     output = tmp_path / "out"
     assert ablate.main(["--config", str(config), "--output", str(output)]) == 0

@@ -60,6 +60,7 @@ def test_half_precision_changes_little_and_bf16_more_than_fp16(tmp_path):
         assert 0.1 > bf16[component] > fp16[component] > 0
 
 
+@pytest.mark.slow
 def test_peers_all_predict(tmp_path):
     rows = run("peers", tmp_path, "--backbone", "ViT-S-32-alt", "--images", "2", "--batch", "2", "--shots", "1")
     assert [row["model"] for row in rows] == ["InCTRL", "InCTRLv2", "WinCLIP", "AnomalyDINO"]
