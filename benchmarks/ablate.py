@@ -207,8 +207,8 @@ def summarize(results: pd.DataFrame, names: Sequence[str], reference: str) -> pd
 
     Returns:
         A line for each row: ``group``, ``row``, the metrics, and in columns that start with a delta the difference to
-        the reference. A star marks a difference that a paired t-test over the seeds calls significant at 5 %; it says
-        nothing about other categories.
+        the reference. A star marks a difference that a paired t-test over the seeds calls significant at 5 %, for
+        these categories.
     """
     metrics = [name for name in METRICS if name in results]
     by_seed = 100 * results.groupby(["row", "seed"])[metrics].mean()

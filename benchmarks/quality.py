@@ -29,7 +29,7 @@ from anomalib_inctrl.models.components.residuals import patch_residual
 SHOTS, EACH = 4, 12
 PHOTOGRAPHS = ("brick", "grass", "gravel")
 RENDERED = tuple(name for name in UNSEEN_CATEGORIES if name not in PHOTOGRAPHS)
-HELD_OUT = ("cut", "dent", "thread")  # kinds of defect in no training picture either; a test compares with the tool
+HELD_OUT = ("cut", "dent", "thread")  # kinds of defect in no training image either; a test compares with the tool
 GATES = ("rendered", "unseen defects", "photographs", "digits")
 SEEDS = range(5)
 GATE_SEED, MARGIN = 7, 0.03  # with the same seed, only the arithmetic of another machine moves what is found
@@ -66,7 +66,7 @@ def digits(digit: int, seed: int) -> Case:
 
 
 def measure(backbone: OpenCLIPBackbone, case: Case) -> dict[str, float]:
-    """AUROC of the largest patch residual over pictures, and of the residual over pixels."""
+    """AUROC of the largest patch residual over images, and of the residual over pixels."""
     with torch.no_grad():
         chunks = ((case.image - MEAN) / STD).split(12)
         patches = torch.cat([backbone.encode_image(chunk).patches for chunk in chunks])
@@ -79,7 +79,7 @@ def measure(backbone: OpenCLIPBackbone, case: Case) -> dict[str, float]:
 
 
 def cases(gate: str, seed: int) -> list[Case]:
-    """The pictures of a gate."""
+    """The images of a gate, by category or digit."""
     if gate == "digits":
         return [digits(digit, seed) for digit in range(10)]
     categories = PHOTOGRAPHS if gate == "photographs" else RENDERED
@@ -98,15 +98,8 @@ def means(backbone: OpenCLIPBackbone, gate: str, seed: int) -> dict[str, float]:
     return {key: float(np.mean([one[key] for one in found])) for key in found[0]}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, and print limits, and what random weights reach.
-
-    Args:
-        argv: Arguments without the program's name; those of the process if None.
-
-    Returns:
-        0.
-    """
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, and print the metrics, those of random weights, and the limits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", nargs="?", default="demo", help="weights file; the packaged one if not given")
     args = parser.parse_args(argv)
@@ -123,8 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"limit {values[-1] - MARGIN:.2f}",
                 flush=True,
             )
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

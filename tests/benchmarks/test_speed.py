@@ -1,108 +1,94 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Each speed benchmark runs; operations and memory, which are counted, stay within their bounds."""
+"""Each script that measures runs; operations and memory, which are counted, stay within their bounds."""
 
+import importlib
 import json
 
-import open_clip
+import counts
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.benchmarks.conftest import BACKBONE
 
 
 def run(name, tmp_path, *arguments):
-    import importlib
-
     output = tmp_path / f"{name}.json"
-    module = importlib.import_module(name)
-    assert module.main(["--output", str(output), "--rounds", "1", "--threads", "1", *arguments]) == 0
+    importlib.import_module(name).main(["--output", str(output), "--rounds", "1", "--threads", "1", *arguments])
     content = json.loads(output.read_text())
     assert {"processor", "cores", "accelerator", "versions", "settings"} <= content["machine"].keys()
     return content["rows"]
 
 
-def test_tower(tmp_path):
-    rows = run("tower", tmp_path, "--backbone", BACKBONE, "--batches", "1", "3", "--shots", "1", "2")
+def test_latency_is_relative_to_the_backbone(tmp_path):
+    rows = run("latency", tmp_path, "--backbone", BACKBONE, "--batches", "1", "3", "--shots", "1", "2")
     assert len(rows) == 2 * (1 + 2 * 2)
-    assert {row["over the tower"] for row in rows if row["candidate"] == "tower"} == {1.0}
+    assert {row["over backbone"] for row in rows if row["candidate"] == "backbone"} == {1.0}
     assert all(row["ms"] > 0 for row in rows)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="runs there")
 def test_gpu_rows_without_a_gpu_read_not_run(tmp_path):
-    assert run("tower", tmp_path, "--device", "cuda") == [{"device": "cuda", "result": "not run"}]
+    assert run("latency", tmp_path, "--device", "cuda") == [{"device": "cuda", "result": "not run"}]
 
 
-def test_memory(tmp_path):
-    rows = run("memory", tmp_path, "--backbone", BACKBONE, "--batches", "2", "--shots", "1", "4")
-    assert len(rows) == 4
+def test_scoring_adds_few_operations_and_little_memory_to_the_full_size_backbone(tmp_path):
+    rows = run("counts", tmp_path, "--batches", "32", "--shots", "4", "8", "64")
+    assert [(row["model"], row["K"]) for row in rows] == [(m, k) for m in ("InCTRL", "InCTRLv2") for k in (4, 8, 64)]
+    for four, eight, many in (rows[:3], rows[3:]):
+        assert 1 <= four["over backbone"] <= 1.05
+        assert four["over backbone"] < eight["over backbone"] <= 1.1
+        assert eight["additional MB"] < 55
+        assert eight["scoring MB"] < 200
+        for key in ("additional MB", "scoring MB"):
+            assert many[key] == pytest.approx(eight[key], rel=0.01)
 
 
-def test_operations(tmp_path):
-    rows = run("operations", tmp_path, "--backbone", BACKBONE, "--shots", "1", "2")
-    assert len(rows) == 4
-    assert all(row["prompts per query"] > row["over the tower"] > 0 for row in rows)
+def test_memory_of_tensors_is_counted_while_they_live():
+    def call():
+        first = torch.zeros(1000)  # 4 kB
+        second = first[10:] + 1  # another 4 kB
+        del first
+        return second.add_(1) * 2  # replaces the first
+
+    assert counts.peak_bytes(call) == pytest.approx(8000, rel=0.01)
 
 
-@pytest.mark.parametrize(("k_shot", "reach"), [(4, 1.05), (8, 1.1)])
-def test_scoring_takes_few_operations_beyond_the_backbone(tmp_path, k_shot, reach):
-    from timing import FULL_SIZE
-
-    rows = run("operations", tmp_path, "--backbone", FULL_SIZE, "--shots", str(k_shot))
-    assert all(0.9 < row["over the tower"] <= reach for row in rows)
+def test_half_precision_changes_little_and_bf16_more_than_fp16(tmp_path):
+    bf16, fp16 = run("half_precision", tmp_path, "--backbone", BACKBONE, "--categories", "brick")
+    for component in ("score", "text score", "patch residual map"):
+        assert 0.1 > bf16[component] > fp16[component] > 0
 
 
-def test_half_precision(tmp_path):
-    rows = run("half_precision", tmp_path, "--backbone", BACKBONE, "--categories", "brick", "--each", "1")
-    assert [row["precision"] for row in rows] == ["bf16", "fp16"]
-    for term in ("score", "text score", "patch residual map"):
-        assert rows[0][term] > rows[1][term] > 0  # three bits less
-
-
-def test_peers(tmp_path):
+@pytest.mark.slow
+def test_peers_all_predict(tmp_path):
     rows = run("peers", tmp_path, "--backbone", "ViT-S-32-alt", "--images", "2", "--batch", "2", "--shots", "1")
-    assert [row["model"] for row in rows if row["how"] == "engine"] == ["InCTRL", "InCTRLv2", "WinCLIP", "AnomalyDINO"]
-    assert len(rows) == 6
+    assert [row["model"] for row in rows] == ["InCTRL", "InCTRLv2", "WinCLIP", "AnomalyDINO"]
 
 
-def test_epochs(tmp_path):
+def test_epochs_are_timed_for_each_store(tmp_path):
     options = ["--images", "5", "--batch", "2", "--steps", "2", "--epochs", "2", "--models", "InCTRLv2"]
     rows = run("epochs", tmp_path, "--backbone", BACKBONE, *options)
     assert [row["store"] for row in rows] == ["none", "memory", "folder"]
 
 
-def test_growth(tmp_path):
-    rows = run("growth", tmp_path, "--counts", "100", "200")
-    assert [row["images"] for row in rows] == [100, 200]
+def test_growth_is_simulated_for_each_count(tmp_path):
+    assert [row["images"] for row in run("growth", tmp_path, "--counts", "100", "200")] == [100, 200]
 
 
-@pytest.fixture(scope="module")
-def full_size():
-    """Peak of scoring beyond the tower, and of scoring alone, in bytes, without computing anything."""
-    from tensor_memory import peak_bytes
-    from timing import CLASS_NAME, FULL_SIZE, MODELS, make_model
-
-    found = {}
-    with FakeTensorMode(), torch.no_grad():
-        clip = open_clip.model.CLIP(**open_clip.get_model_config(FULL_SIZE)).eval()
-        images = torch.empty(32, 3, 240, 240)
-        tower = peak_bytes(lambda: clip.encode_image(images))
-        for name in MODELS:
-            for k_shot in (8, 64):
-                model = make_model(name, clip, k_shot)
-                features, context = model.backbone.encode_image(images), model.bank.select(CLASS_NAME)
-                whole = peak_bytes(lambda model=model: model(images, CLASS_NAME))
-                alone = peak_bytes(lambda model=model, f=features, c=context: model.score_features(f, c))
-                found[name, k_shot] = whole - tower, alone
-    return found
+def test_one_pass_costs_more_than_one_setting(tmp_path):
+    options = ["--images", "4", "--k_shots", "1", "2", "--seeds", "0", "1", "--sizes", "10"]
+    measured, computed = run("one_pass_cost", tmp_path, "--backbone", BACKBONE, *options)
+    assert measured["over K = 1"] > 1
+    assert computed["test images"] == "10, computed"
 
 
-@pytest.mark.parametrize("name", ["InCTRL", "InCTRLv2"])
-def test_memory_of_scoring_is_bounded_and_does_not_grow_with_prompts(full_size, name):
-    extra, alone = full_size[name, 8]
-    assert extra < 55e6
-    assert alone < 200e6
-    for few, many in zip(full_size[name, 8], full_size[name, 64], strict=True):
-        assert many == pytest.approx(few, rel=0.01)
+def test_prompt_choices_are_written_as_a_page(tmp_path):
+    page = tmp_path / "prompts.md"
+    options = ["--categories", "washer", "brick", "--counts", "8", "4", "5", "--seeds", "1"]
+    data = ["--data", str(tmp_path), "--backbone", BACKBONE, "--pretrained", ""]
+    importlib.import_module("prompt_choices").main(["--output", str(page), *data, *options])
+    text = page.read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| 2 of 4 |")]
+    assert len(rows) == 1
+    assert "nan" not in text
