@@ -239,8 +239,8 @@ class Detector:
         self._class_name = self.class_names[0] if len(self.class_names) == 1 else None
         if not self.heads_trained:
             logger.warning(
-                "The heads are untrained: scores are the training-free baseline, (text score + patch score) / 2. Give "
-                "trained heads with Detector(weights=...)."
+                "The heads are untrained: scores are those of the training-free baseline. Give trained heads with "
+                "Detector(weights=...)."
             )
 
     @property

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tells anomalib about the models and datamodules; the only module that touches anomalib's registries."""
+"""Registers the models and datamodules with anomalib; the only module that touches anomalib's registries."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Case:
 
 
 def rendered(category: str, kinds: tuple[str, ...], seed: int) -> Case:
-    """Pictures of a demo category; the defects are of the kinds in turn."""
+    """Images of a demo category; the defects are of the kinds in turn."""
     good = [Sample(category, index) for index in range(SHOTS + EACH)]
     bad = [Sample(category, 1000 + index, kinds[index % len(kinds)]) for index in range(EACH)]
     batch = render_batch([*good, *bad], seed=seed)

@@ -134,7 +134,7 @@ def check_keys(found: Mapping[str, Any], expected: Mapping[str, Any], source: st
         source: Where the former come from.
 
     Raises:
-        CheckpointError: If keys are missing or unknown, or entries of another shape; names them.
+        CheckpointError: If keys are missing or unknown, or entries of another shape; names the first three of each.
     """
     missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     tensors = [key for key in found.keys() & expected.keys() if isinstance(expected[key], Tensor)]
@@ -146,10 +146,14 @@ def check_keys(found: Mapping[str, Any], expected: Mapping[str, Any], source: st
     )
     if missing or unexpected or wrong:
         msg = (
-            f"{source}: does not fit this model; missing keys: {missing}, unexpected keys: {unexpected}, keys of "
-            f"another shape: {wrong}."
+            f"{source}: does not fit this model; missing keys: {_shortened(missing)}, unexpected keys: "
+            f"{_shortened(unexpected)}, keys of another shape: {_shortened(wrong)}."
         )
         raise CheckpointError(msg)
+
+
+def _shortened(keys: list[str]) -> str:
+    return f"{keys}" if len(keys) <= 3 else f"{keys[:3]} and {len(keys) - 3} more"
 
 
 def find_weights_file(

@@ -34,7 +34,7 @@ def place(tmp_path_factory):
     InCTRLDemo(root=data, category="washer", train_count=5, test_normal_count=2, test_anomalous_count=3).prepare_data()
     (data / "washer").rename(data / "bottle")
     images = sorted((data / "bottle" / "train" / "good").glob("*.png"))
-    for target in ("good/1.png", "good/2.png", "good/3.png", "to_check/1.png", "to_check/2.png", "picture.png"):
+    for target in ("good/1.png", "good/2.png", "good/3.png", "to_check/1.png", "to_check/2.png", "image.png"):
         (folder / target).parent.mkdir(exist_ok=True)
         (folder / target).write_bytes(images[int(target.startswith("to_check"))].read_bytes())
     detector = Detector(backbone="mini-clip-16-240", pretrained="demo", device="cpu")

@@ -183,3 +183,13 @@ def test_zero_shot_export_needs_a_class_name_only(make_model, make_engine, tmp_p
     images = images_of((2, 3, 64, 64))
     components = loaded.model.score_components(loaded.pre_processor(images))
     assert_close(eager(loaded, images).pred_score, components.text_score)
+
+
+def test_a_timm_backbone_exports_to_onnx(kind, tmp_path):
+    model = kind(backbone="timm/test_vit", pretrained=None, image_size=64).eval()
+    images = torch.rand(4, 3, 64, 64)
+    model.model.set_prompts(model.pre_processor(images[:2]), "washer")
+    found = run_onnx(model.to_onnx(tmp_path), images)
+    expected = eager(model, images)
+    assert_close(found["pred_score"].flatten(), expected.pred_score, **CLOSE)
+    assert_close(found["anomaly_map"], expected.anomaly_map, **CLOSE)

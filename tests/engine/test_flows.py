@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import timm
 import torch
 from anomalib import LearningType
 from anomalib.data import Folder, MVTecAD
 from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
+from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from anomalib_inctrl.errors import CheckpointError, DatasetError, PretrainedWeightsError, PromptError
@@ -82,6 +84,25 @@ def test_the_number_of_epochs_is_the_users_or_finite(make_model, make_engine, ge
     engine.fit(make_model(visualizer=False), datamodule=generalist(targets=False, steps_per_epoch=1, k_shot=1))
     assert engine.trainer.max_epochs == expected
     assert engine.trainer.global_step == given.get("max_steps", expected)
+
+
+def test_a_timm_backbone_trains_and_its_checkpoint_tests(kind, make_model, make_engine, generalist, target, tmp_path):
+    weights = tmp_path / "vit.safetensors"
+    save_file(timm.create_model("test_vit", img_size=64).state_dict(), weights)
+    model = make_model(backbone="timm/test_vit", pretrained=str(weights), image_size=64, visualizer=False)
+    before = heads(model)
+    engine = make_engine(max_epochs=1)
+    engine.train(model, datamodule=generalist())
+    assert not same(before, heads(model))
+
+    restored = kind.load_from_checkpoint(engine.best_model_path)
+    assert same(heads(model), heads(restored))
+    assert restored.model.backbone.image_size == (64, 64)
+    test = make_engine(default_root_dir=tmp_path / "test")
+    test.test(make_model(weights=engine.best_model_path, visualizer=False), datamodule=target())
+    found = scores_of(test)
+    assert "text_score" not in found
+    assert found.score.nunique() > 1
 
 
 def test_the_seed_argument_decides_the_heads(make_model):

@@ -136,11 +136,11 @@ def test_invalid_prompt_shifts_are_refused(model, images):
 def test_prompt_shifts_of_a_checkpoint_are_kept(images, tmp_path, caplog):
     saved = InCTRLv2(backbone="demo-vit-16-240", pretrained=None, prompt_shifts=2)
     saved.model.set_prompts(images[:1], "washer")
-    for given, told in ((1, False), (2, False), (4, True)):
+    for given, reported in ((1, False), (2, False), (4, True)):
         caplog.clear()
         model = InCTRLv2(backbone="demo-vit-16-240", pretrained=None, prompt_shifts=given)
         model.on_load_checkpoint(saved.checkpoint_content())
-        assert ("prompt_shifts=4 is ignored" in caplog.text) == told
+        assert ("prompt_shifts=4 is ignored" in caplog.text) == reported
         assert model.hparams["prompt_shifts"] == model.model.prompt_shifts == 2
     heads = saved.checkpoint_content()
     heads["state_dict"] = {key: value for key, value in heads["state_dict"].items() if ".bank." not in key}

@@ -93,6 +93,10 @@ class FewShotModel(nn.Module, ABC):
         if not (use_text or use_patch or use_image):
             msg = f"use_patch and use_image are off, and {self.backbone.name} has no text encoder: switch one on."
             raise ValueError(msg)
+        patches = self.backbone.num_patches
+        if patch_pooling != "max" and patch_pooling > patches:
+            msg = f"patch_pooling={patch_pooling}: {self.backbone.name} has {patches} patches. Give no more."
+            raise ValueError(msg)
         self.resize_mode = resize_mode
         self.use_text = use_text
         self.use_patch = use_patch
@@ -234,7 +238,7 @@ class FewShotModel(nn.Module, ABC):
         """
         if self.patch_pooling == "max":
             return patch_map.amax(dim=-1)
-        return patch_map.topk(min(self.patch_pooling, patch_map.shape[-1]), dim=-1).values.mean(dim=-1)
+        return patch_map.topk(self.patch_pooling, dim=-1).values.mean(dim=-1)
 
     @property
     def use_heads(self) -> bool:

@@ -377,8 +377,8 @@ class FewShotModule(ModelHubMixin, _Base):
     def _warn_if_untrained(self) -> None:
         if not self.model.heads_trained:
             logger.warning(
-                "The heads are untrained: scores are the training-free baseline, (text score + patch score) / 2. "
-                "Give trained heads with --model.weights or a checkpoint with --ckpt_path."
+                "The heads are untrained: scores are those of the training-free baseline. Give trained heads with "
+                "--model.weights or a checkpoint with --ckpt_path."
             )
 
     def _score(self, batch: Any) -> Any:
