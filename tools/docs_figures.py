@@ -4,7 +4,7 @@
 
     python tools/docs_figures.py --output docs/images
 
-Heads are trained for 25 steps; give `--heads CHECKPOINT` to use others.
+Heads are trained for 25 steps; give `--heads CHECKPOINT` to use others. The explanation figure is one of `make demo`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ import torch
 from anomalib.engine import Engine
 from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2.functional import to_pil_image
 
 from anomalib_inctrl import GeneralistDataModule, InCTRLDemo, InCTRLv2
 from anomalib_inctrl.backbones.preprocessing import BackbonePreProcessor
@@ -39,10 +38,10 @@ from anomalib_inctrl.models import InCTRLv2Model
 from anomalib_inctrl.models.components.residuals import unit
 from anomalib_inctrl.models.components.score_components import ScoreComponents
 from anomalib_inctrl.prompts import create_selector
-from anomalib_inctrl.visualization import HeatMap, explanation_figure
 
 BACKBONE, PRETRAINED, K_SHOT = "mini-clip-16-240", "demo", 4
 COLOURS = ("#d1495b", "#2e86ab", "#edae49")
+EXPLANATION = Path("results/demo/InCTRLv2/InCTRLDemo/brick/latest/explanations/test/thread/000.png")
 NORMAL, ABNORMAL = "#2e86ab", "#d1495b"
 
 
@@ -239,27 +238,6 @@ def draw_temperature(model: InCTRLv2Model, path: Path) -> None:
     _save(figure, path)
 
 
-def draw_explanation(example: Example, path: Path) -> None:
-    """Draw the explanation figure of an abnormal image."""
-    row, components = example.abnormal, example.components
-    names = ("residual map", "DASL map", "OASL map", "anomaly map")
-    values = (components.patch_map, components.dasl_map, components.oasl_map, components.anomaly_map)
-    grids = [value[row].reshape(components.grid).numpy() for value in values if value is not None]
-    scores = ("text_score", "patch_score", "image_score")
-    figure = explanation_figure(
-        to_pil_image(read_image(example.paths[row])),
-        maps={name: HeatMap(grid, 0, float(grid.max())) for name, grid in zip(names, grids, strict=True)},
-        mask=example.mask(row),
-        prompts=[to_pil_image(read_image(prompt)) for prompt in example.prompts],
-        score=float(components.score[row]),
-        gt_label=True,
-        components={name.replace("_", " "): float(getattr(components, name)[row]) for name in scores},
-        class_name=example.category,
-        file_name=Path(example.paths[row]).name,
-    )
-    _write(figure.resize((1100, figure.height * 1100 // figure.width)), path)
-
-
 def _save(figure: Any, path: Path, *, ticks: bool = True) -> None:
     for axis in figure.axes if not ticks else ():
         if axis.get_label() != "<colorbar>":
@@ -287,10 +265,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=Path("results/docs"))
     parser.add_argument("--heads", type=Path, help="checkpoint with trained heads")
     parser.add_argument("--category", default="capsule")
+    parser.add_argument("--explanation", type=Path, default=EXPLANATION, help="explanation figure of an earlier run")
     args = parser.parse_args(argv)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     mpl.use("Agg")
+    if not args.explanation.is_file():
+        parser.error(
+            f"--explanation: {args.explanation} does not exist; run `make demo` first, or name another figure."
+        )
     args.output.mkdir(parents=True, exist_ok=True)
     heads = args.heads or train_heads(args.data, args.results)
     model = InCTRLv2(backbone=BACKBONE, pretrained=PRETRAINED, weights=str(heads)).model.eval()
@@ -300,9 +283,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         ("residual", draw_residual),
         ("branches", draw_branches),
         ("components", draw_components),
-        ("explanation", draw_explanation),
     ):
         draw(example, args.output / f"{name}.png")
+    write_image_atomic(args.output / "explanation.png", ImageOps.contain(Image.open(args.explanation), (1000, 1000)))
     print(f"Heads: {heads}\nFigures: {args.output}")
 
 

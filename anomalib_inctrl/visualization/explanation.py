@@ -201,11 +201,12 @@ class _Page:
         note = "no finite value"
         if finite.size:
             largest = float(finite.max())
-            note = f"empty (max {largest:.2g})" if largest - low < 0.01 * (high - low) else f"max {largest:.3g}"
-        self.write(f"{low:.3g}", x, y + 0.15, width / 6, 9, color=_MUTED)
-        self.write(f"{high:.3g}", x + width, y + 0.15, width / 6, 9, color=_MUTED, ha="right")
-        self.write(note, x + width / 2, y + 0.15, width * 2 / 3, 9, ha="center")
-        marks = ["grey: not finite"] if finite.size < heat_map.values.size else []
+            note = f"max {largest:.3g}"
+        self.write(f"{low:.3g}", x, y + 0.15, width / 4, 9, color=_MUTED)
+        self.write(f"{high:.3g}", x + width, y + 0.15, width / 4, 9, color=_MUTED, ha="right")
+        self.write(note, x + width / 2, y + 0.15, width / 2, 9, ha="center")
+        marks = ["empty"] if finite.size and largest - low < 0.01 * (high - low) else []
+        marks += ["grey: not finite"] if finite.size < heat_map.values.size else []
         if threshold is not None and low <= threshold <= high:
             self.axes.vlines(x + (threshold - low) / (high - low) * width, y - 0.02, y + 0.13, _INK, linewidths=2)
             marks.append(f"threshold {threshold:.3g}")

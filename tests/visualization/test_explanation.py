@@ -106,16 +106,17 @@ def test_ranges_maxima_and_thresholds_are_written(written):
     holes = np.eye(4)
     holes[0, 0] = np.nan
     maps = {
-        "residual map": HeatMap(spot(30, 30, 0.25), 0, 0.3),
+        "residual map": HeatMap(spot(30, 30, 0.25), 0, 0.0314),
         "DASL map": HeatMap(np.full((4, 4), 1e-4)),
         "OASL map": HeatMap(holes),
         "anomaly map": HeatMap(np.full((4, 4), np.inf), 0, 1, 0.4),
     }
     draw(maps=maps, score=0.43, pred_score=0.79, threshold=0.5, pred_label=True, prompts=[QUERY] * 9)
-    assert {"0.3", "max 0.25", "empty (max 0.0001)", "max 1", "grey: not finite", "no finite value"} <= set(written)
+    assert {"0.0314", "max 0.25", "max 0.0001", "empty", "max 1", "grey: not finite", "no finite value"} <= set(written)
     assert "grey: not finite, threshold 0.4" in written
     assert {"0.430", "anomalous", "normalised score: 0.790", "its threshold: 0.500"} <= set(written)
     assert "prompts (K=9), 8 shown" in written
+    assert not [text for text in written if "…" in text]
     written.clear()
     draw(score=float("nan"), threshold=0.4, pred_label=False, mask=np.zeros((4, 4)), gt_label=True)
     assert {"n/a", "normal", "threshold: 0.400", "ground truth: no pixel marked"} <= set(written)
