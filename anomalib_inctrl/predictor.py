@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -29,15 +30,13 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
 
-from anomalib_inctrl.backbones import ImageFeatures
 from anomalib_inctrl.errors import CheckpointError, PromptError
 from anomalib_inctrl.io.files import write_image_atomic
 from anomalib_inctrl.io.inputs import ImageInput, NamedImage, list_inputs
 from anomalib_inctrl.io.weights import read_checkpoint, write_checkpoint
 from anomalib_inctrl.models import InCTRL, InCTRLv2
-from anomalib_inctrl.models.components.prompt_bank import PromptContext
-from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts, encode_prompts
-from anomalib_inctrl.models.components.residuals import unit
+from anomalib_inctrl.models.components.conformal import check_threshold, conformal_threshold, p_value
+from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts
 from anomalib_inctrl.prompts.source import DEFAULT_CLASS_NAME
 from anomalib_inctrl.visualization import HeatMap, explanation_figure, heat_overlay
 from anomalib_inctrl.visualization.heat_map import RESIDUAL_RANGE
@@ -61,6 +60,8 @@ class Prediction:
         components: What the score is computed from, by name, each in [0, 1]: ``text_score``, ``patch_score`` and, with
             trained heads, ``image_score`` and ``head_score``.
         threshold: The detector's threshold at the time; None without one.
+        p_value: How likely a normal image scores as high, in (0, 1]; comparable between classes. None without normal
+            images to calibrate with, which ``threshold="auto"`` provides.
         k_shot: Number of prompts.
         size: Height and width of the image in pixels.
         map_range: Values of the map that are drawn in the first and the last colour.
@@ -72,6 +73,7 @@ class Prediction:
     label: bool | None
     components: dict[str, float]
     threshold: float | None
+    p_value: float | None
     k_shot: int
     size: tuple[int, int]
     map_range: tuple[float, float]
@@ -143,6 +145,17 @@ class Prediction:
             dpi=dpi,
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """The prediction as plain data, without image and map.
+
+        Returns:
+            ``name``, ``class_name``, ``score``, ``label``, ``threshold``, ``p_value``, ``k_shot``, ``height`` and
+            ``width``, then the components.
+        """
+        names = ("name", "class_name", "score", "label", "threshold", "p_value", "k_shot")
+        height, width = self.size
+        return {name: getattr(self, name) for name in names} | {"height": height, "width": width} | self.components
+
     def save(self, path: str | Path) -> Path:
         """Write the image with its heat map.
 
@@ -159,6 +172,14 @@ class Prediction:
         whole = self._seen[2:] == self.size
         # On the model's own grid: drawing scales it to the image.
         return HeatMap(self._map.numpy() if whole else self.anomaly_map, low, high)
+
+
+class Predictions(list[Prediction]):
+    """The predictions of one call, a list in the order of the images."""
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per image, with the columns of :meth:`Prediction.to_dict`."""
+        return pd.DataFrame([prediction.to_dict() for prediction in self])
 
 
 class Detector:
@@ -182,8 +203,11 @@ class Detector:
             objects whose position varies. By default the checkpoint's, or 1.
         device: Where to compute, such as ``"cuda:1"``; by default on an accelerator if there is one.
         batch_size: Number of images that go through the model at once; of no influence on the results.
-        threshold: Score above which an image is labelled anomalous; may be set later. By default images are labelled
-            only with prompts that a checkpoint holds beside its own threshold.
+        threshold: Score above which an image is labelled anomalous, in [0, 1]; may be set later. ``"auto"`` computes it
+            for each class from normal images, see :meth:`set_prompts`. By default images are labelled only with
+            prompts that a checkpoint holds beside its own threshold.
+        false_alarm_rate: With ``threshold="auto"``, the share of normal images that may be labelled anomalous, by
+            conformal prediction; ``n`` normal images can promise ``1 / (n + 1)`` at best, which is the default.
 
     Raises:
         PretrainedWeightsError: If the backbone's weights or the checkpoint do not exist.
@@ -205,7 +229,8 @@ class Detector:
         prompt_shifts: int | None = None,
         device: str | torch.device | None = None,
         batch_size: int = 16,
-        threshold: float | None = None,
+        threshold: float | Literal["auto"] | None = None,
+        false_alarm_rate: float | None = None,
     ) -> None:
         if model is not None and model not in MODELS:
             msg = f"model={model!r}: there is no such model. Choose one of {list(MODELS)}."
@@ -215,8 +240,11 @@ class Detector:
             raise ValueError(msg)
         if prompt_shifts is not None:
             check_prompt_shifts(prompt_shifts)
+        check_threshold(threshold, false_alarm_rate)
         self.batch_size = batch_size
-        self.threshold = threshold
+        self._threshold, self.false_alarm_rate = threshold, false_alarm_rate
+        # Scores of the normal images that the threshold of a class is computed from.
+        self._normal_scores: dict[str, list[float]] = {}
         self._device = _device(device)
         if isinstance(weights, (InCTRL, InCTRLv2)):
             self.module = weights
@@ -253,8 +281,25 @@ class Detector:
         """Classes that prompts are set for, in the order they were set."""
         return self.module.model.bank.class_names
 
+    @property
+    def threshold(self) -> float | Literal["auto"] | None:
+        """Score above which an image is labelled anomalous, ``"auto"``, or None.
+
+        Raises:
+            ValueError: When set to anything else.
+        """
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, threshold: float | Literal["auto"] | None) -> None:
+        check_threshold(threshold, None)
+        self._threshold = threshold
+
     def set_prompts(
-        self, images: ImageInput | Iterable[ImageInput] | None, class_name: str = DEFAULT_CLASS_NAME
+        self,
+        images: ImageInput | Iterable[ImageInput] | None,
+        class_name: str = DEFAULT_CLASS_NAME,
+        calibration: ImageInput | Iterable[ImageInput] | None = None,
     ) -> None:
         """Set normal images of an object as prompts; they replace earlier ones of the same class name.
 
@@ -263,14 +308,29 @@ class Detector:
                 tensor ``(3, H, W)``; see :func:`anomalib_inctrl.io.inputs.list_inputs`. None leaves the text prompts
                 alone (zero-shot).
             class_name: What the object is called, in English; it goes into the text prompts.
+            calibration: Further normal images, for ``threshold="auto"``: they are scored against the prompts. Without
+                them every prompt is scored against the others.
 
         Raises:
             ImageFileError: If a file cannot be read; names it.
             ImageDataError: If an image in memory cannot be used, or there are none; names it.
-            PromptError: If the class name is empty.
+            PromptError: If the class name is empty, or with ``threshold="auto"`` there are too few normal images.
+            ValueError: If calibration images are given without ``threshold="auto"``.
         """
         _check_class_name(class_name)
+        if calibration is not None and self.threshold != "auto":
+            msg = f"calibration has no effect with threshold={self.threshold!r}: use Detector(..., threshold='auto')."
+            raise ValueError(msg)
         inputs = [] if images is None else list_inputs(images)
+        normals = [] if calibration is None else list_inputs(calibration, "calibration")
+        if self.threshold == "auto":  # too few are reported before anything is computed
+            if calibration is None and len(inputs) < 2:
+                msg = (
+                    f"threshold='auto' compares each prompt with the others, found {len(inputs)}: give two or more "
+                    "prompts, or normal images to calibrate with, calibration=."
+                )
+                raise PromptError(msg)
+            conformal_threshold([0.0] * len(normals or inputs), self.false_alarm_rate)
         prepared = [self._prepare(item)[0] for item in inputs]
         model = self.module.model
         model.set_prompts(
@@ -280,14 +340,20 @@ class Detector:
         )
         self._class_name = class_name
         self._validated.discard(class_name)
+        self._normal_scores.pop(class_name, None)
+        if normals:
+            self._normal_scores[class_name] = [prediction.score for prediction in self._predict(normals, class_name)]
+        elif self.threshold == "auto":
+            self._normal_scores[class_name] = self._held_out(prepared, class_name)
 
     def clear_prompts(self) -> None:
         """Remove all prompts."""
         self.module.model.bank.clear()
         self._class_name = None
         self._validated = set()
+        self._normal_scores = {}
 
-    def predict(self, images: ImageInput | Iterable[ImageInput], class_name: str | None = None) -> list[Prediction]:
+    def predict(self, images: ImageInput | Iterable[ImageInput], class_name: str | None = None) -> Predictions:
         """Predict images.
 
         Args:
@@ -312,20 +378,21 @@ class Detector:
             msg = f"The detector has prompts for several classes, {bank.class_names}: choose one with class_name."
             raise PromptError(msg)
         bank.select(name)  # a wrong name is reported before any image is read
-        inputs = list_inputs(images)
+        return self._predict(list_inputs(images), name)
+
+    def _predict(self, inputs: Sequence[NamedImage], class_name: str) -> Predictions:
         starts = range(0, len(inputs), self.batch_size)
-        predictions: list[Prediction] = []
+        predictions = Predictions()
         for start in tqdm(starts, desc="Predicting", unit="batch", leave=False, disable=len(starts) < 2):
-            predictions += self._predict_batch(inputs[start : start + self.batch_size], name)
+            predictions += self._predict_batch(inputs[start : start + self.batch_size], class_name)
         return predictions
 
-    @torch.inference_mode()
     def held_out_scores(
         self, images: ImageInput | Iterable[ImageInput], class_name: str = DEFAULT_CLASS_NAME
     ) -> list[float]:
-        """Score normal images, each with the others as its prompts.
+        """Score normal images, each with the others as its prompts; what ``threshold="auto"`` is computed from.
 
-        The highest of these scores is a threshold to start from where no defects are known. Prompts set before stay.
+        Prompts set before stay.
 
         Args:
             images: Two or more normal images, as in :meth:`set_prompts`.
@@ -340,22 +407,11 @@ class Detector:
             ImageDataError: If an image in memory cannot be used; names it.
         """
         _check_class_name(class_name)
-        inputs = list_inputs(images)
-        if len(inputs) < 2:
-            msg = f"images: {len(inputs)} image cannot be compared with the others; give two or more."
-            raise PromptError(msg)
-        model = self.module.model
-        prepared = torch.cat([self._prepare(item)[0] for item in inputs])
-        features = encode_prompts(model.backbone, prepared, model.prompt_shifts, self.batch_size)
-        views = features.patches.unflatten(0, (len(inputs), -1))  # the first view of each image is the image itself
-        unit_views, prototypes = unit(views), model.backbone.text_prototypes(class_name)
-        scores = []
-        for row in range(len(inputs)):
-            others = [other for other in range(len(inputs)) if other != row]
-            context = PromptContext(unit_views[others].flatten(0, 1), features.embedding[others], prototypes)
-            query = ImageFeatures(views[row, :1], features.embedding[row : row + 1])
-            scores.append(float(model.score_features(query, context).score))
-        return scores
+        return self._held_out([self._prepare(item)[0] for item in list_inputs(images)], class_name)
+
+    def _held_out(self, prepared: Sequence[Tensor], class_name: str) -> list[float]:
+        images = torch.cat(list(prepared))
+        return to_cpu(self.module.model.held_out(images, class_name, self.batch_size).score).tolist()  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def _predict_batch(self, inputs: Sequence[NamedImage], class_name: str) -> list[Prediction]:
@@ -372,7 +428,8 @@ class Detector:
             )
             raise CheckpointError(msg)
         k_shot, validated = model.bank.select(class_name).k_shot, class_name in self._validated
-        threshold, largest = self.threshold, None
+        normals = self._normal_scores.get(class_name)
+        threshold, largest = self._threshold_of(class_name), None
         if validated:
             threshold = post_processor_value(self.module, "image_threshold") if threshold is None else threshold
             largest = post_processor_value(self.module, "pixel_max")
@@ -385,6 +442,7 @@ class Detector:
                 label=None if threshold is None else scores[row] > threshold,
                 components={name: values[row] for name, values in components.items()},
                 threshold=threshold,
+                p_value=None if normals is None else p_value(scores[row], normals),
                 k_shot=k_shot,
                 size=size,
                 map_range=map_range if k_shot else (0.0, 1.0),
@@ -394,6 +452,13 @@ class Detector:
             )
             for row, (item, (_, size)) in enumerate(zip(inputs, prepared, strict=True))
         ]
+
+    def _threshold_of(self, class_name: str) -> float | None:
+        """The threshold given, or with "auto" that of the class; None until its prompts are set."""
+        if self.threshold != "auto":
+            return self.threshold
+        normals = self._normal_scores.get(class_name)
+        return None if normals is None else conformal_threshold(normals, self.false_alarm_rate)
 
     def _prepare(self, item: NamedImage) -> tuple[Tensor, tuple[int, int]]:
         """An image preprocessed for the backbone ``(1, 3, S, S)``, and its own height and width."""
@@ -418,9 +483,13 @@ class Detector:
         if not set(self.class_names) <= self._validated:
             # Thresholds and ranges that were computed with other prompts.
             state |= {key: torch.full_like(value, math.nan) for key, value in state.items() if key.startswith(prefix)}
-        if self.threshold is not None:
+        if self.threshold == "auto" and len(self.class_names) > 1:
+            msg = f"{path}: a file holds one threshold, and {self.class_names} have one each. Save one class at a time."
+            raise PromptError(msg)
+        threshold = self._threshold_of(self.class_names[0]) if self.class_names else None
+        if threshold is not None:
             # On a range of 0 to 1 normalising moves the threshold to 0.5, where anomalib expects it.
-            values = {"_image_threshold": self.threshold, "image_min": 0.0, "image_max": 1.0}
+            values = {"_image_threshold": threshold, "image_min": 0.0, "image_max": 1.0}
             state |= {f"{prefix}{name}": torch.tensor(value) for name, value in values.items()}
         return write_checkpoint(path, checkpoint)
 
@@ -471,9 +540,10 @@ def _device(device: str | torch.device | None) -> torch.device:
         found = next((name for name in ("cuda", "mps") if getattr(torch, name).is_available()), "cpu")
         return torch.device(found)
     try:
+        torch.empty(0, device=device)  # a driver that is missing shows only now
         return torch.device(device)
-    except RuntimeError as error:
-        msg = f"device={device!r}: {error}"
+    except (RuntimeError, AssertionError) as error:
+        msg = f"device={device!r} cannot be used here ({error}). Leave device out, or give 'cpu'."
         raise ValueError(msg) from error
 
 

@@ -23,10 +23,10 @@ class ScoreTable(Callback):
     """Writes one row per image of `test` and `predict` to `scores.csv` in the run's folder.
 
     Columns: `image_path`, `class_name`, `score` (raw), `pred_score` (after post-processing), `pred_label` and
-    `gt_label` (1 anomalous, 0 normal), then every component of the score. A column that no image has a value for is
-    left out, as `pred_label` is where no threshold is known. Rows are sorted by path and class name, whatever the order
-    and size of the batches and the number of processes. Numbers have nine significant digits, enough to restore a
-    32-bit value exactly.
+    `gt_label` (1 anomalous, 0 normal), `p_value` (with `threshold="auto"`), then every component of the score. A column
+    that no image has a value for is left out, as `pred_label` is where no threshold is known. Rows are sorted by path
+    and class name, whatever the order and size of the batches and the number of processes. Numbers have nine
+    significant digits, enough to restore a 32-bit value exactly.
 
     The callback must stand after the post-processor in the model's list, else `pred_score` is raw too.
     """
@@ -59,6 +59,7 @@ class ScoreTable(Callback):
             "pred_score": batch.pred_score,
             "pred_label": pred_label(batch, pl_module),
             "gt_label": batch.gt_label,
+            "p_value": getattr(batch, "p_value", None),
             **score_components(getattr(batch, "components", None)),
         }
         columns: dict[str, list[Any]] = {

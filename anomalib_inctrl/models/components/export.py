@@ -49,7 +49,7 @@ class GraphWithPrompts(nn.Module):
         query = self.model.backbone.encode_image(self.pre_processor(image) if self.pre_processor else image)
         if prototypes is None:
             prototypes = embeddings[:0]
-        components = self.model.score_features(query, PromptContext(patches, embeddings, prototypes))
+        components = self.model.score_query(query, PromptContext(patches, embeddings, prototypes))
         result = self.model.to_inference_batch(components)
         return self.post_processor(result) if self.post_processor else result
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from anomalib_inctrl.backbones import ImageFeatures, create_backbone
 from anomalib_inctrl.errors import PromptError
+from anomalib_inctrl.models.components.fusion import FusionKind, ScoreFusion
 from anomalib_inctrl.models.components.heads import ImageResidualScorer
 from anomalib_inctrl.models.components.prompt_bank import PromptBank, PromptContext
 from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts, encode_prompts
@@ -52,6 +54,9 @@ class FewShotModel(nn.Module, ABC):
         residual_scale: ``"half"`` as in the authors' code, ``"full"`` as in the paper's equation.
         patch_pooling: How the patch score is taken from a map: ``"max"`` as in the papers, or, *ours*, the mean of this
             many largest patches.
+        fusion: How the components give the score: ``"paper"``, the paper's fixed weights, or, *ours*,
+            ``"standardized"`` or ``"logistic"`` weights fitted on auxiliary data, see :class:`.ScoreFusion`. Until they
+            are fitted, and without image prompts, the paper's count.
         temperature_image: Divides the cosines of the text score.
         prompt_shifts: *Ours*: offsets along each axis at which the patches of prompts in the bank are seen; 1 sees
             prompts as they are.
@@ -61,7 +66,10 @@ class FewShotModel(nn.Module, ABC):
 
     Attributes:
         heads_trained: Whether the heads have been trained or loaded. If not, the training-free baseline scores.
+        further_components: Components of the score beside those that every model has, for the fusion.
     """
+
+    further_components: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -76,6 +84,7 @@ class FewShotModel(nn.Module, ABC):
         residual: ResidualOperation = "residual",
         residual_scale: ResidualScale = "half",
         patch_pooling: int | Literal["max"] = "max",
+        fusion: FusionKind = "paper",
         temperature_image: float = 0.01,
         prompt_shifts: int = 1,
     ) -> None:
@@ -85,6 +94,7 @@ class FewShotModel(nn.Module, ABC):
             raise ValueError(msg)
         check_choice("residual", residual, get_args(ResidualOperation))
         check_choice("residual_scale", residual_scale, get_args(ResidualScale))
+        check_choice("fusion", fusion, get_args(FusionKind))
         check_positive("temperature_image", temperature_image)
         check_prompt_shifts(prompt_shifts)
         check_patch_pooling(patch_pooling)
@@ -107,6 +117,9 @@ class FewShotModel(nn.Module, ABC):
         self.bank = PromptBank()
         self.heads_trained = False
         self.image_scorer = ImageResidualScorer(self.backbone.embed_dim, residual) if use_image else None
+        in_use = {"text_score": use_text, "patch_score": use_patch, "image_score": use_image}
+        names = (*(name for name, used in in_use.items() if used), *self.further_components)
+        self.fusion = None if fusion == "paper" else ScoreFusion(fusion, names)
 
     @classmethod
     def argument_names(cls) -> tuple[str, ...]:
@@ -143,6 +156,35 @@ class FewShotModel(nn.Module, ABC):
             context = PromptContext(unit(prompts.patches), prompts.embedding, prototypes)
         self.bank.put(class_name, context, list(files))
 
+    def held_out(self, images: Tensor, class_name: str, batch_size: int = 16) -> ScoreComponents:
+        """Score normal images, each with all the others as its prompts; the bank is neither used nor changed.
+
+        Args:
+            images: Preprocessed normal images ``(N, 3, H, W)``, two or more.
+            class_name: Name of the object in the images.
+            batch_size: Number of images that are encoded at once.
+
+        Returns:
+            Scores of the ``N`` images and their components.
+
+        Raises:
+            PromptError: If there are fewer than two images.
+        """
+        if len(images) < 2:
+            msg = f"images: {len(images)} image cannot be compared with the others; give two or more."
+            raise PromptError(msg)
+        with torch.inference_mode(mode=False), torch.no_grad():
+            features = encode_prompts(self.backbone, images, self.prompt_shifts, batch_size)
+            views = features.patches.unflatten(0, (len(images), -1))  # the first view of an image is the image itself
+            unit_views, prototypes = unit(views), self.backbone.text_prototypes(class_name)
+            parts = []
+            for row in range(len(images)):
+                others = [other for other in range(len(images)) if other != row]
+                context = PromptContext(unit_views[others].flatten(0, 1), features.embedding[others], prototypes)
+                query = ImageFeatures(views[row, :1], features.embedding[row : row + 1])
+                parts.append(self.score_query(query, context))
+        return ScoreComponents.merge(parts, [[row] for row in range(len(images))])
+
     # ------------------------------------------------------------------ scores
 
     def forward(self, images: Tensor, class_name: str | Sequence[str] | None = None) -> InferenceBatch:
@@ -170,7 +212,7 @@ class FewShotModel(nn.Module, ABC):
         if class_name is None or isinstance(class_name, str):
             # The batch's length is not looked at, so that an export leaves it open.
             context = self.bank.select(class_name)
-            return self.score_features(self.backbone.encode_image(images), context)
+            return self.score_query(self.backbone.encode_image(images), context)
         names = list(class_name)
         if len(names) != len(images):
             msg = f"class_name: {len(names)} names for {len(images)} images; give one name, or one per image."
@@ -179,14 +221,29 @@ class FewShotModel(nn.Module, ABC):
         contexts = [self.bank.select(name) for name in groups] or [self.bank.select()]
         query = self.backbone.encode_image(images)
         if len(contexts) == 1:
-            return self.score_features(query, contexts[0])
+            return self.score_query(query, contexts[0])
         rows = [[row for row, name in enumerate(names) if name == group] for group in groups]
-        parts = [self.score_features(query.rows(index), context) for index, context in zip(rows, contexts, strict=True)]
+        parts = [self.score_query(query.rows(index), context) for index, context in zip(rows, contexts, strict=True)]
         return ScoreComponents.merge(parts, rows)
+
+    def score_query(self, query: ImageFeatures, context: PromptContext) -> ScoreComponents:
+        """Score encoded queries as :meth:`score_features` does, their components fused by learned weights if there are.
+
+        Args:
+            query: Features of ``B`` queries.
+            context: The prompts they are compared with.
+
+        Returns:
+            Scores and their components.
+        """
+        components = self.score_features(query, context)
+        if self.fusion is None or not self.fusion.fitted or context.k_shot == 0:
+            return components
+        return replace(components, score=self.fusion(components.stack(self.fusion.names)))
 
     @abstractmethod
     def score_features(self, query: ImageFeatures, context: PromptContext) -> ScoreComponents:
-        """Score encoded queries: by the heads if they are trained or being trained, else by the baseline.
+        """Score encoded queries by the paper's formula: by heads trained or being trained, else by the baseline.
 
         Args:
             query: Features of ``B`` queries.

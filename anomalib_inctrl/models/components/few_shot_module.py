@@ -21,6 +21,7 @@ from anomalib.post_processing import PostProcessor
 from anomalib.utils.path import create_versioned_dir
 from huggingface_hub import ModelCard, ModelHubMixin
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from lightning_utilities.core.imports import module_available
 from torch import Tensor
 from torch.optim import AdamW
@@ -31,12 +32,19 @@ from anomalib_inctrl.data import GeneralistDataModule
 from anomalib_inctrl.data.batch import CachedBatch
 from anomalib_inctrl.data.video import as_images
 from anomalib_inctrl.errors import BackboneError, CheckpointError, ImageDataError, PromptError
+from anomalib_inctrl.io.inputs import list_inputs
 from anomalib_inctrl.io.weights import check_keys, find_weights_file, read_checkpoint
 from anomalib_inctrl.models.components.checkpoint import (
     SafeCheckpointIO,
     check_preprocessing,
     check_settings,
     check_state,
+)
+from anomalib_inctrl.models.components.conformal import (
+    check_threshold,
+    conformal_threshold,
+    p_value,
+    smallest_rate,
 )
 from anomalib_inctrl.models.components.evaluator import generalist_evaluator
 from anomalib_inctrl.models.components.export import (
@@ -48,8 +56,10 @@ from anomalib_inctrl.models.components.export import (
 )
 from anomalib_inctrl.models.components.few_shot_model import FewShotModel
 from anomalib_inctrl.models.components.hub import download, hub_config, model_card, read_heads, save_heads
-from anomalib_inctrl.models.components.prompt_collector import PromptCollector
+from anomalib_inctrl.models.components.post_processor import FewShotPostProcessor
+from anomalib_inctrl.models.components.prompt_collector import PromptCollector, read_images
 from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts
+from anomalib_inctrl.models.components.score_components import ScoreComponents
 from anomalib_inctrl.models.components.training_features import TrainingFeatures
 from anomalib_inctrl.prompts.selection import write_prompt_list
 from anomalib_inctrl.visualization import ExplanationVisualizer, ScoreTable
@@ -97,6 +107,12 @@ class FewShotModule(ModelHubMixin, _Base):
         self.loss_terms = {}
         self._training_features: TrainingFeatures | None = None
         self._exported_class: str | None = None
+        self._fused_at = -1
+        self._normal: tuple[tuple[Any, ...], ScoreComponents] | None = None
+        check_threshold(self.hparams["threshold"], self.hparams["false_alarm_rate"])
+        if self.hparams["calibration"] is not None and self.hparams["threshold"] != "auto":
+            msg = f"calibration has no effect with threshold={self.hparams['threshold']!r}: give threshold='auto'."
+            raise ValueError(msg)
         self._prompts = PromptCollector(self.hparams)
         self._heads: dict[str, Any] | None = None
         self._settings_source: str | None = None
@@ -185,8 +201,8 @@ class FewShotModule(ModelHubMixin, _Base):
         )
 
     def configure_post_processor(self) -> PostProcessor:
-        """Anomalib's normalisation and thresholds."""
-        return PostProcessor()
+        """Anomalib's normalisation and thresholds, each where it is known."""
+        return FewShotPostProcessor()
 
     @staticmethod
     def configure_evaluator() -> Evaluator:
@@ -230,6 +246,56 @@ class FewShotModule(ModelHubMixin, _Base):
         writes = self.trainer.is_global_zero and not (self.trainer.fast_dev_run or self.trainer.barebones)  # type: ignore[attr-defined]
         if writes and any(self.prompt_files.values()):
             write_prompt_list(self.prompt_files, Path(self.trainer.default_root_dir))
+
+    # ------------------------------------------------------------------ threshold
+
+    def _set_threshold(self) -> None:
+        """Give the post-processor the threshold that the user named, or that normal images give."""
+        threshold, post_processor = self.hparams["threshold"], self.post_processor
+        if threshold is None:
+            return
+        if not isinstance(post_processor, FewShotPostProcessor):
+            msg = (
+                f"threshold={threshold!r} needs the model's own post_processor, found {type(post_processor).__name__}."
+            )
+            raise ValueError(msg)
+        if threshold != "auto":
+            post_processor.set_thresholds(threshold, None)
+            return
+        names = self.model.bank.class_names
+        if len(names) != 1:
+            msg = (
+                f"threshold='auto' is computed for one class, found {names}: run each class by itself, or use Detector."
+            )
+            raise PromptError(msg)
+        paths, calibration = self.prompt_files[names[0]], self.hparams["calibration"]
+        key = (calibration, *paths)
+        if self._normal is None or self._normal[0] != key:
+            self._normal = key, self._normal_components(names[0], paths, calibration)
+        normal = self._normal[1]
+        rate = self.hparams["false_alarm_rate"]
+        image = conformal_threshold(normal.score.tolist(), rate)
+        post_processor.set_thresholds(image, conformal_threshold(normal.anomaly_map.amax(dim=-1).tolist(), rate))
+        rank_zero_info(
+            f"Threshold {image:.4g} from {len(normal.score)} normal images: at most "
+            f"{rate or smallest_rate(len(normal.score)):.0%} of normal images are expected above it."
+        )
+
+    def _normal_components(self, class_name: str, paths: Sequence[str], calibration: str | None) -> ScoreComponents:
+        """Score calibration images against the prompts, or without any each prompt against the others."""
+        files = paths if calibration is None else [item.name for item in list_inputs(calibration, "calibration")]
+        if calibration is None and len(files) < 2:
+            msg = (
+                f"threshold='auto' compares each prompt with the others, and {class_name!r} has {len(files)} that are "
+                "files. Give two or more prompts, or normal images to calibrate with: --model.calibration FOLDER."
+            )
+            raise PromptError(msg)
+        images = read_images(files, self._transform).to(self.model.backbone.device)
+        with torch.no_grad():
+            if calibration is None:
+                return self.model.held_out(images, class_name)
+            parts = [self.model.score_components(image, class_name) for image in images.split(1)]
+            return ScoreComponents.merge(parts, [[row] for row in range(len(parts))])
 
     # ------------------------------------------------------------------ training
 
@@ -293,7 +359,9 @@ class FewShotModule(ModelHubMixin, _Base):
     def on_train_epoch_start(self) -> None:
         """Encode the epoch's images that the store lacks."""
         if self._training_features is not None:
-            self._training_features.fill()
+            loader: Any = self.trainer.train_dataloader
+            steps = int(self.trainer.num_training_batches)
+            self._training_features.fill(getattr(loader, "sampler", None), steps, "Encoding training images")
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Take videos frame by frame and depth data by its images; add cached features to a batch without pixels."""
@@ -344,6 +412,42 @@ class FewShotModule(ModelHubMixin, _Base):
         del loss
         self.loss_terms = {}
 
+    @property
+    def needs_held_out_classes(self) -> bool:
+        """Whether the datamodule is to keep auxiliary categories from the heads, to fit the fusion on."""
+        return self.hparams["fusion"] != "paper"
+
+    def on_train_epoch_end(self) -> None:
+        """Fit the fusion, unless validation in this epoch did."""
+        self._fit_fusion()
+
+    def _fit_fusion(self) -> None:
+        """Fit the fusion to the heads as they are, on auxiliary categories that they are not trained on."""
+        datamodule, fusion = self._datamodule, self.model.fusion
+        if fusion is None or not isinstance(datamodule, GeneralistDataModule) or self._fused_at == self.global_step:
+            return
+        loader = datamodule.fusion_dataloader()
+        if loader is None:
+            return
+        if self._training_features is not None:
+            self._training_features.fill(loader.sampler, len(loader), "Encoding images for the fusion")
+        trains = self.model.training
+        self.model.eval()
+        components, labels = [], []
+        # Outside inference mode, in which a validation may run: the store keeps what is encoded here.
+        with torch.inference_mode(mode=False), torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            for index, batch in enumerate(loader):
+                batch = self.trainer.strategy.batch_to_device(self.on_before_batch_transfer(batch, 0))  # noqa: PLW2901
+                if self.pre_processor is not None:
+                    self.pre_processor.on_train_batch_start(self.trainer, self, batch, index)
+                components.append(self.model.score_features(*self.encode_batch(batch)).stack(fusion.names).cpu())
+                labels.append(batch.gt_label.cpu())
+            fusion.fit(torch.cat(components), torch.cat(labels))
+        self.model.train(trains)
+        self._fused_at = self.global_step
+        weights = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(fusion.names, fusion.weight, strict=True))
+        rank_zero_info(f"Fusion of the score, fitted on {', '.join(datamodule.held_out_classes())}: {weights}.")
+
     def on_fit_end(self) -> None:
         """Release the store of features, which is the datamodule's."""
         self._training_features = None
@@ -351,22 +455,31 @@ class FewShotModule(ModelHubMixin, _Base):
     # ------------------------------------------------------------------ scoring
 
     def on_validation_start(self) -> None:
-        """Collect prompts."""
+        """Collect prompts; in training, fit the fusion that thresholds will be computed with."""
+        if self.trainer.state.fn == TrainerFn.FITTING and self._trains_heads:
+            self._fit_fusion()
         self._collect_prompts()
 
+    def on_validation_epoch_end(self) -> None:
+        """Put the threshold that the user asked for over that of the validation images."""
+        self._set_threshold()
+
     def on_test_start(self) -> None:
-        """Collect prompts; warn if untrained heads leave the training-free baseline."""
-        self._collect_prompts()
-        self._warn_if_untrained()
+        """Collect prompts; warn if untrained heads leave the training-free baseline, or if there is no threshold."""
+        self._start_scoring()
 
     def on_predict_start(self) -> None:
         """Collect prompts; warn if untrained heads leave the training-free baseline, or if there is no threshold."""
+        self._start_scoring()
+
+    def _start_scoring(self) -> None:
         self._collect_prompts()
+        self._set_threshold()
         self._warn_if_untrained()
         if self._has_no_threshold:
             logger.warning(
-                "No threshold is known: images are scored, but not labelled. There is one in a checkpoint "
-                "(--ckpt_path) of a training with labelled targets, or of Detector(..., threshold=0.4).save(path)."
+                "No threshold is known: images are scored, but not labelled. Give --model.threshold auto, which "
+                "computes one from the prompts, or a number; or a checkpoint (--ckpt_path) that holds one."
             )
 
     @property
@@ -388,6 +501,9 @@ class FewShotModule(ModelHubMixin, _Base):
         _require_finite(components.score, batch)
         batch.update(**self.model.to_inference_batch(components)._asdict())
         batch.raw_score, batch.raw_map, batch.components = batch.pred_score, batch.anomaly_map, components
+        if self.hparams["threshold"] == "auto" and self._normal is not None:
+            normal = self._normal[1].score.tolist()
+            batch.p_value = torch.tensor([p_value(score, normal) for score in components.score.tolist()])
         if not isinstance(class_names, list):
             batch.class_name = [class_names or self.model.bank.class_names[0]] * len(batch)
         return batch
@@ -772,6 +888,8 @@ class FewShotModule(ModelHubMixin, _Base):
         class_name = self.hparams["class_name"]
         self._prompts.put_named_prompts(self.model, [name for name in [class_name] if name], self._transform)
         self._prompts.put_text_prompts(self.model, class_name)
+        if len(self.model.bank):
+            self._set_threshold()
         if not len(self.model.bank):
             msg = (
                 "Nothing to export: the file would hold the prompts, and the model has none. Give normal images, "
@@ -780,6 +898,8 @@ class FewShotModule(ModelHubMixin, _Base):
             )
             raise PromptError(msg)
         self._warn_if_untrained()
+        if isinstance(self.post_processor, FewShotPostProcessor):
+            self.post_processor.known()  # asked here once more, as a graph that is being exported cannot
         if self._has_no_threshold:
             logger.warning(
                 "The model has never been validated: scores stay raw, and there are no labels. Run `anomalib train` "

@@ -131,7 +131,9 @@ class PromptCollector:
             batches = [paths[start : start + _ENCODE_BATCH] for start in range(0, len(paths), _ENCODE_BATCH)]
             progress = tqdm(batches, desc="Encoding prompt candidates", unit="batch", leave=False)
             device = model.backbone.device
-            encoded = [model.backbone.encode_image(_read(batch, transform).to(device)).embedding for batch in progress]
+            encoded = [
+                model.backbone.encode_image(read_images(batch, transform).to(device)).embedding for batch in progress
+            ]
             return torch.cat(encoded).cpu()
 
         try:
@@ -151,12 +153,12 @@ class PromptCollector:
     ) -> None:
         if self._collected.get(class_name) == key:
             return
-        images = _read(paths, transform) if paths else torch.empty(0, 3, *model.backbone.image_size)
+        images = read_images(paths, transform) if paths else torch.empty(0, 3, *model.backbone.image_size)
         model.set_prompts(images, class_name, [str(path) for path in paths])
         self._collected[class_name] = key
 
 
-def _read(paths: Sequence[Path], transform: Callable[[Tensor], Tensor] | None) -> Tensor:
+def read_images(paths: Sequence[Path | str], transform: Callable[[Tensor], Tensor] | None) -> Tensor:
     """Read images and apply the same preprocessing as to queries ``(N, 3, H, W)``."""
     images = [read_image(path).unsqueeze(0) for path in paths]
     return torch.cat([transform(image) if transform else image for image in images])

@@ -44,6 +44,17 @@ class ScoreComponents:
         # Only residual_scale="full" can leave [0, 1], which losses and metrics rely on.
         object.__setattr__(self, "score", self.score.clamp(0, 1))
 
+    def stack(self, names: Sequence[str]) -> Tensor:
+        """Components with one value per query, side by side.
+
+        Args:
+            names: Names of ``C`` fields.
+
+        Returns:
+            ``(B, C)``.
+        """
+        return torch.stack([getattr(self, name) for name in names], dim=-1)
+
     @classmethod
     def merge(cls, parts: Sequence[ScoreComponents], rows: Sequence[Sequence[int]]) -> ScoreComponents:
         """Merge the components of groups of queries.

@@ -106,18 +106,22 @@ class TrainingFeatures:
         datamodule.train_data.cached_size = backbone.image_size
         return cls(datamodule, store, backbone, pre_processor.transform, trainer)
 
-    def fill(self) -> None:
-        """Encode the images of the coming epoch that are not in the store yet."""
-        loader: Any = self._trainer.train_dataloader
-        sampler = getattr(loader, "sampler", None)
+    def fill(self, sampler: object, steps: int, title: str) -> None:
+        """Encode the images of coming batches that are not in the store yet.
+
+        Args:
+            sampler: Draws them; images of any other than a :class:`BalancedSampler` are encoded when they are drawn.
+            steps: Number of batches.
+            title: What this is for, beside the progress bar.
+        """
         if not isinstance(sampler, BalancedSampler):
-            return  # images are then encoded when they are drawn
-        draws = islice(iter(sampler), int(self._trainer.num_training_batches) * sampler.draws_per_step)
+            return
+        draws = islice(iter(sampler), steps * sampler.draws_per_step)
         rows = sorted({row for draw in draws for row in (draw.query, *draw.prompts)})
         paths = {self._key(self._paths[row]): self._paths[row] for row in rows}
         missing = {key: path for key, path in paths.items() if key not in self._store}
         if missing:
-            self._encode(missing, title="Encoding training images")
+            self._encode(missing, title)
 
     def attach(self, batch: CachedBatch) -> CachedBatch:
         """Put features into a batch, in half precision.

@@ -45,6 +45,8 @@ class InCTRLModel(FewShotModel):
         >>> model(images).pred_score                                            # (B,) # doctest: +SKIP
     """
 
+    further_components = ("head_score",)
+
     def __init__(
         self,
         backbone: str | nn.Module = "ViT-B-16-plus-240",

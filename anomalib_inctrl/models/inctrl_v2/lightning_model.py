@@ -62,6 +62,12 @@ class InCTRLv2(FewShotModule, AnomalibModule):
         prompt_shifts: *Ours*: offsets along each axis at which the patches of every prompt in use are seen, not those
             of a training batch; 1 sees prompts as they are. More help where objects do not lie as in the prompts.
         weights: Checkpoint whose trained heads are used.
+        threshold: Raw score above which an image is labelled anomalous, in [0, 1]; ``"auto"`` computes it, and that of
+            the map, from normal images. None leaves it to labelled validation images, or to the checkpoint.
+        false_alarm_rate: With ``threshold="auto"``, the share of normal images that may be labelled anomalous; ``n``
+            normal images can promise ``1 / (n + 1)`` at best, which is the default.
+        calibration: With ``threshold="auto"``, folder of further normal images; without it each prompt is scored
+            against the others.
         use_text: Whether the text score takes part.
         use_patch: Whether the patch residual takes part.
         use_image: Whether the image residual takes part.
@@ -71,6 +77,9 @@ class InCTRLv2(FewShotModule, AnomalibModule):
         residual: ``"residual"``, or the comparisons ``"concat"`` and ``"average"``.
         residual_scale: ``"half"`` as in the authors' InCTRL code, ``"full"`` as in the equation.
         patch_pooling: ``"max"``, the largest value of the scored map, or, *ours*, the mean of this many largest ones.
+        fusion: How the components give the score: ``"paper"``, fixed weights, or, *ours*, ``"standardized"`` or
+            ``"logistic"`` weights, fitted at the end of training on a quarter of the auxiliary categories that the
+            heads are kept from. It needs 4 categories; with fewer, and until it is fitted, the paper's weights count.
         alpha: Weight of the patch score in the score.
         beta: Weight of the one-class branch in the anomaly map.
         score_map: *Open*: the map whose maximum is the patch score: ``"residual"``, ``"dasl"`` or ``"fused"``.
@@ -108,6 +117,9 @@ class InCTRLv2(FewShotModule, AnomalibModule):
         prompt_selection: str = "random",
         prompt_shifts: int = 1,
         weights: str | None = None,
+        threshold: float | Literal["auto"] | None = None,
+        false_alarm_rate: float | None = None,
+        calibration: str | None = None,
         use_text: bool = True,
         use_patch: bool = True,
         use_image: bool = True,
@@ -117,6 +129,7 @@ class InCTRLv2(FewShotModule, AnomalibModule):
         residual: Literal["residual", "concat", "average"] = "residual",
         residual_scale: Literal["half", "full"] = "half",
         patch_pooling: int | Literal["max"] = "max",
+        fusion: Literal["paper", "standardized", "logistic"] = "logistic",
         alpha: float = 0.5,
         beta: float = 0.75,
         score_map: Literal["residual", "dasl", "fused"] = "residual",
