@@ -12,14 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from anomalib_inctrl.data.datasets import DATASETS, BenchmarkDataModule
-from anomalib_inctrl.data.datasets.converted import (
-    MANIFEST,
-    converted_samples,
-    differences,
-    is_converted,
-    read_manifest,
-    write_converted,
-)
+from anomalib_inctrl.data.datasets.converted import converted_rows, differences, read_manifest, write_converted
 from anomalib_inctrl.data.datasets.records import GOOD
 from anomalib_inctrl.errors import DatasetError, ImageFileError
 
@@ -84,17 +77,13 @@ def _convert(dataset: type[BenchmarkDataModule], root: Path, out: Path, check_co
 
 
 def _check(dataset: type[BenchmarkDataModule], out: Path, root: Path | None, check_counts: bool) -> int:
-    card = dataset.card
-    if not is_converted(out):
-        msg = f"{out} is no converted dataset: it has no {MANIFEST}. Convert the raw data first, without --check."
-        raise DatasetError(msg)
-    problems = differences(card, out, dataset.scan(root, check_counts=check_counts) if root else None)
+    problems = differences(dataset.card, out, dataset.scan(root, check_counts=check_counts) if root else None)
     if problems:
         _print("\n".join(problems))
         _print(f"{out}: {len(problems)} differences. Remove the folder and convert again.")
         return 1
-    for category in card.categories:
-        converted_samples(card, out, category, check_counts=check_counts)
+    for category in dataset.card.categories:
+        converted_rows(dataset.card, out, category, check_counts=check_counts)
     _print(f"{out} is as it was converted: {len(read_manifest(out))} files.")
     return 0
 
