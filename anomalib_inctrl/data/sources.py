@@ -53,13 +53,6 @@ _SOURCES = TypeAdapter(list[DataSource])
 def parse_sources(sources: Iterable[DataSource | Mapping[str, Any]] | None, argument: str) -> list[DataSource]:
     """Check sources given as :class:`DataSource` or as mappings, as YAML gives them.
 
-    Args:
-        sources: The sources, or None for none.
-        argument: Name of the argument, for errors.
-
-    Returns:
-        The sources.
-
     Raises:
         DatasetError: If this is no list of sources, or a source has unknown keys, wrong values or no ``datamodule``.
     """
@@ -83,10 +76,6 @@ def build_datamodules(sources: list[DataSource], argument: str) -> dict[str, Ano
 
     A class has the name of its category. Where two sources have the same, both are called ``<datamodule>/<category>``:
     their images are not of one kind.
-
-    Args:
-        sources: The sources.
-        argument: Name of the argument that gave them, for errors.
 
     Returns:
         Datamodules by class name, in the order of the sources.
@@ -121,18 +110,10 @@ def prepare(datamodule: AnomalibDataModule) -> None:
 
 
 def read_parts(class_name: str, datamodule: AnomalibDataModule, argument: str) -> dict[str, AnomalibDataset]:
-    """Set a datamodule of :func:`build_datamodules` up.
-
-    Args:
-        class_name: Its class name, for errors.
-        datamodule: The datamodule.
-        argument: Name of the argument that gave it, for errors.
-
-    Returns:
-        Its ``train``, ``val`` and ``test`` datasets, as far as it has them.
+    """Set a datamodule of :func:`build_datamodules` up: its ``train``, ``val`` and ``test`` datasets, if it has them.
 
     Raises:
-        DatasetError: If the datamodule cannot read its files.
+        DatasetError: If the datamodule cannot read its files; names the class and the argument that gave it.
     """
     if not hasattr(datamodule, "test_data"):
         try:

@@ -97,13 +97,6 @@ def test_processes_share_no_query_in_a_step(world_size):
     assert {draw.seed for draw in ranks[0][0]} != {draw.seed for draw in ranks[1][0]}
 
 
-def test_processes_that_need_more_than_the_pool_still_get_full_batches():
-    ranks = [draws(batch_size=8, world_size=4, rank=rank, steps_per_epoch=3) for rank in range(4)]
-    abnormal = Counter(draw.query for found in ranks for draw in found[:8] if LABELS[draw.query])
-    assert sum(abnormal.values()) == 16
-    assert set(abnormal.values()) <= {1, 2}
-
-
 def test_draws_depend_on_seed_and_epoch_alone():
     options = {"k_shot": 3, "steps_per_epoch": 20, "one_class_batch_size": 4}
     sampler = BalancedSampler(TABLE, 6, seed=5, **options)
@@ -153,13 +146,6 @@ def test_one_class_queries_are_normal_and_repeat_only_after_all_were_drawn():
     rounds = batches([draw.query for draw in found], int((LABELS == 0).sum()))
     assert all(len(set(one)) == len(one) for one in rounds)
     assert len({tuple(one) for one in rounds}) == len(rounds)
-
-
-def test_one_class_queries_are_independent_of_the_balanced_ones():
-    found = batches(draws(batch_size=6, one_class_batch_size=3, steps_per_epoch=2000), 9)
-    shared = [len({draw.query for draw in batch[:6]} & {draw.query for draw in batch[6:]}) for batch in found]
-    # 3 of 20 normal images twice: 0.45 in common on average, with a standard deviation of 0.58 / sqrt(2000).
-    assert np.mean(shared) == pytest.approx(0.45, abs=5 * 0.58 / 2000**0.5)
 
 
 def test_images_with_and_without_masks_do_not_share_a_batch():

@@ -44,11 +44,8 @@ class CIFAR10(BenchmarkDataModule):
 
     @classmethod
     def _scan(cls, root: Path) -> Scan:
-        folder = datasets.CIFAR10.base_folder
-        listed = [
-            *datasets.CIFAR10.train_list,
-            *datasets.CIFAR10.test_list,
-            [datasets.CIFAR10.meta["filename"], datasets.CIFAR10.meta["md5"]],
-        ]
+        reader = datasets.CIFAR10
+        folder = reader.base_folder
+        listed = [*reader.train_list, *reader.test_list, [reader.meta["filename"], reader.meta["md5"]]]
         files = {f"{folder}/{name}": md5 for name, md5 in listed}
-        return scan_torchvision(cls.card, root, datasets.CIFAR10, files, (folder, f"{folder}/test_batch"))
+        return scan_torchvision(cls.card, root, reader, files, (folder, f"{folder}/test_batch"))

@@ -36,17 +36,10 @@ def is_converted(folder: Path) -> bool:
 
 
 def write_converted(scan: Scan, out: str | Path) -> bool:
-    """Write a dataset in MVTec AD's layout.
+    """Write a dataset in MVTec AD's layout; False if ``out`` holds the same already.
 
     The folder appears complete or not at all, even if the process is killed, and several processes may write it at the
-    same time. A folder that holds the same already is left as it is.
-
-    Args:
-        scan: The raw data.
-        out: Folder to write.
-
-    Returns:
-        Whether anything was written; False if ``out`` holds the same already.
+    same time.
 
     Raises:
         DatasetError: If ``out`` holds something else.

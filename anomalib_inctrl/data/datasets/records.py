@@ -182,16 +182,9 @@ def scan_arrays(
     labels: Sequence[str],
     splits: Mapping[str, tuple[str, NDArray[np.uint8], Sequence[int]]],
 ) -> Scan:
-    """List images that come in arrays.
+    """List images ``(N, H, W)`` or ``(N, H, W, 3)`` that come in arrays.
 
-    Args:
-        card: Card of the dataset.
-        base: Folder that sources are relative to.
-        labels: Label of each target number.
-        splits: For each split its source, its images ``(N, H, W)`` or ``(N, H, W, 3)`` and their target numbers.
-
-    Returns:
-        The images.
+    Each split has its source, its images and their target numbers, which index ``labels``.
     """
     records = [
         Record(card.folder, split, labels[target], f"{index:05}", source, index=index)
@@ -208,17 +201,10 @@ def scan_torchvision(
     files: Mapping[str, str | None],
     sources: tuple[str, str],
 ) -> Scan:
-    """List the images of a dataset that torchvision reads.
+    """List the images of a dataset that torchvision reads; its categories are the labels of the targets 0, 1, ...
 
-    Args:
-        card: Card of the dataset; its default categories are the labels of the targets 0, 1, ...
-        root: The folder to give to torchvision, or the first folder below it.
-        reader: torchvision's class.
-        files: Files that must be present below root, with their MD5 if it is to be checked.
-        sources: Files of the train and of the test images.
-
-    Returns:
-        The images.
+    ``root`` is the folder to give to torchvision or the first folder below it. ``files`` must be present, with their
+    MD5 where it is to be checked, and ``sources`` are those of the train and test images.
 
     Raises:
         DatasetError: If files are missing or damaged.
@@ -301,17 +287,10 @@ def split_normals(records: Iterable[Record], name: str) -> list[Record]:
     """Put three quarters of the images without a split, the normal ones, into the train split, by the authors' rule.
 
     They draw a quarter at random (scikit-learn, seed 42), but from a list in the order of the file system, so that
-    their exact splits cannot be recovered. Here the list is sorted first.
-
-    Args:
-        records: The images.
-        name: Name of the dataset, for errors.
-
-    Returns:
-        The records, all with a split, in natural order of their origin.
+    their exact splits cannot be recovered. Here the list is sorted first; the records come in natural order of origin.
 
     Raises:
-        DatasetError: If there is a single image to split.
+        DatasetError: If there is a single image to split; names the dataset.
     """
     ordered = sorted(records, key=lambda record: natural_key(record.origin))
     unsplit = [record for record in ordered if not record.split]
