@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from anomalib_inctrl.backbones.text_prompts import text_prompts
@@ -91,7 +90,7 @@ def cut(name):
          r"labels.csv: not a table with the columns path, probability"),
         ("BrainMRI", lambda root: [path.unlink() for path in (root / "yes").iterdir()],
          r"no images in yes. Get the dataset from https://www.kaggle"),
-        ("HeadCT", edit("labels.csv", lambda text: "id;label\n1;0\n"), "columns id and hemorrhage"),
+        ("HeadCT", edit("labels.csv", lambda text: "id;label\n1;0\n"), "columns id, hemorrhage"),
         ("MNIST", cut("MNIST/raw/train-labels-idx1-ubyte"), "damaged"),
         ("MNIST", lambda root: (root / "MNIST/raw/t10k-labels-idx1-ubyte").rename(
             root / "MNIST/raw/t10k-labels-idx1-ubyte.gz"), r"no MNIST/raw/t10k-labels.*Extract t10k-labels"),
@@ -200,16 +199,17 @@ def test_cifar10_images_are_those_of_torchvision(tmp_path, monkeypatch, below):
             assert np.array_equal(found.read(record), image)
 
 
-def test_cifar10_reads_no_unknown_pickle(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["batches.meta", "data_batch_3", "test_batch"])
+def test_cifar10_reads_no_unknown_pickle(name, tmp_path, monkeypatch):
     root = write_cifar10(tmp_path, monkeypatch)
-    path = root / "cifar-10-batches-py" / "data_batch_3"
+    path = root / "cifar-10-batches-py" / name
     path.write_bytes(path.read_bytes() + b"\0")
     monkeypatch.setattr("pickle.load", lambda *args, **kwargs: pytest.fail("an unknown pickle was read"))
-    with pytest.raises(DatasetError, match=r"data_batch_3 is damaged or not CIFAR10's: its MD5 differs"):
+    with pytest.raises(DatasetError, match=rf"{name} is damaged or not CIFAR10's: its MD5 differs"):
         scan("CIFAR10", root)
     path.unlink()
     (root / "cifar-10-python.tar.gz").write_bytes(b"")
-    with pytest.raises(DatasetError, match=r"data_batch_3. Extract cifar-10-python.tar.gz there"):
+    with pytest.raises(DatasetError, match=rf"{name}. Extract cifar-10-python.tar.gz there"):
         scan("CIFAR10", root)
 
 

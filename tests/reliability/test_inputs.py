@@ -130,12 +130,9 @@ def test_floating_point_files_with_values_that_are_not_finite(tmp_path, values):
 @few
 @given(class_name=st.text(min_size=1, max_size=300))
 @example(class_name="\0")
-@example(class_name="\u202ereversed\u202c")
 @example(class_name="🔩" * 50)
-@example(class_name="ねじ")
 @example(class_name="../../etc/passwd")
 @example(class_name="{} %s {class_name} \\N{DASH}")
-@example(class_name="a.b")
 @example(class_name="x" * 100_000)
 @example(class_name="\ud800")
 def test_class_names_in_any_script(detector, pixels, class_name):

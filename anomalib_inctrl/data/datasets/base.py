@@ -94,14 +94,7 @@ class BenchmarkDataModule(AnomalibDataModule, ABC):
 
     @classmethod
     def scan(cls, root: str | Path, *, check_counts: bool = True) -> Scan:
-        """List the images of raw data.
-
-        Args:
-            root: Folder of the raw data.
-            check_counts: Whether all images of the dataset must be present.
-
-        Returns:
-            The images, sorted and split.
+        """List the images of raw data, sorted and split.
 
         Raises:
             DatasetError: If the data is missing, extracted in part, inconsistent, or its counts are not as expected.
