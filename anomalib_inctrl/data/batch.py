@@ -87,8 +87,9 @@ class PromptedBatch(ImageBatch):
         valid = [item.gt_mask is not None if item.mask_valid is None else bool(item.mask_valid) for item in items]
         filled = []
         for item, known in zip(items, valid, strict=True):
-            empty: Any = torch.zeros_like(item.image[0], dtype=torch.bool) if any(valid) else None
-            mask = empty if item.gt_mask is None else item.gt_mask
+            image: Any = item.image
+            empty = torch.zeros_like(image[0], dtype=torch.bool) if any(valid) else None
+            mask: Any = empty if item.gt_mask is None else item.gt_mask
             filled.append(item.update(in_place=False, mask_path=None, mask_valid=torch.tensor(known), gt_mask=mask))
         batch = cast("PromptedBatch", super().collate(filled))
         if any(item.mask_path for item in items):

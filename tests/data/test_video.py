@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
-from anomalib.data import DepthBatch, ImageBatch, MVTec3D, UCSDped, VideoBatch
+from anomalib.data import ImageBatch, MVTec3D, UCSDped, VideoBatch
 from anomalib.engine import Engine
 from PIL import Image
 
@@ -157,18 +157,6 @@ def test_the_target_frame_of_a_clip_is_taken(target):
     assert found.image_path == [str(frame_path("street.avi", int(index))) for index in frames[:, target]]
     assert found.gt_label.tolist() == [False, True]
     assert found.gt_mask.shape == (2, 8, 12)
-
-
-def test_depth_maps_are_left_out_and_other_batches_unchanged():
-    image = torch.rand(2, 3, 8, 8)
-    depth = {"depth_map": torch.rand(2, 8, 8), "depth_path": ["a.tiff", "b.tiff"]}
-    batch = DepthBatch(image=image, gt_label=torch.tensor([0, 1]), image_path=["a.png", "b.png"], **depth)
-    found = as_images(batch)
-    assert type(found) is ImageBatch
-    assert (found.image == image).all()
-    assert (found.image_path, found.gt_label.tolist()) == (batch.image_path, [False, True])
-    for other in (found, None, ImageBatch(image=image)):
-        assert as_images(other) is other
 
 
 def test_frames_of_a_video_are_read_in_any_order(tmp_path):

@@ -85,13 +85,6 @@ def test_a_file_reads_as_the_image_in_memory(tmp_path, detector, mode, size, see
     assert from_file.score == pytest.approx(from_memory.score, abs=1e-6)
 
 
-@pytest.mark.slow
-def test_an_image_of_64_million_pixels(detector):
-    (result,) = detector.predict(Image.new("L", (8000, 8000), 200))
-    assert 0 <= result.score <= 1
-    assert result.size == (8000, 8000)
-
-
 def test_of_a_line_only_the_centre_crop_is_computed():
     """Scaled to 240 rows it would have two million columns; the part that is kept is computed, and it is the same."""
     resize = BicubicResize(240, "center_crop")
