@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The benchmark datasets as anomalib datamodules, as targets and as auxiliary data."""
 
-import errno
 import os
 import re
 import subprocess
@@ -148,24 +147,6 @@ def test_a_truncated_image_is_named(raw):
     path.write_bytes(path.read_bytes()[:80])
     with pytest.raises(ImageFileError, match=re.escape(str(path))):
         datamodule.test_data[0]
-
-
-@pytest.mark.parametrize(
-    ("number", "error", "message"),
-    [
-        (errno.EACCES, DatasetError, r"cannot be written.*anomalib-inctrl convert KolektorSDD"),
-        (errno.ENOSPC, OSError, "No space left"),
-    ],
-)
-def test_folders_that_cannot_be_written(number, error, message, raw, monkeypatch):
-    def fail(path, *args, **kwargs):
-        raise OSError(number, os.strerror(number), str(path))
-
-    datamodule = build("KolektorSDD", raw("KolektorSDD"))
-    monkeypatch.setattr("anomalib_inctrl.data.datasets.converted._write", fail)
-    with pytest.raises(error, match=message):
-        ready(datamodule)
-    assert not datamodule.converted_root.exists()
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs" / "data").glob("*.yaml")), ids=lambda path: path.stem)

@@ -4,7 +4,6 @@
 
 import json
 import math
-import shutil
 import warnings
 from io import BytesIO
 
@@ -17,7 +16,6 @@ from anomalib_inctrl import Detector, InCTRLv2
 from anomalib_inctrl.app.uploads import Limits, check_image
 from anomalib_inctrl.benchmark.config import read_config
 from anomalib_inctrl.data.datasets.converted import read_manifest
-from anomalib_inctrl.demo import DemoSettings, render_category
 from anomalib_inctrl.errors import (
     BackboneError,
     BenchmarkError,
@@ -28,7 +26,6 @@ from anomalib_inctrl.errors import (
 )
 from anomalib_inctrl.io.images import image_size, is_deep, read_image
 from anomalib_inctrl.prompts.selection import read_prompt_list
-from tests.reliability.conftest import COUNTS
 from tests.reliability.damage import damaged
 
 FORMATS = {
@@ -234,14 +231,3 @@ def test_damaged_text_files(file, content, count, more, read, error, tmp_path):
         files = [name for table in found.values() for name in table["path"]]
         assert all((tmp_path / name).resolve().is_relative_to(tmp_path) for name in files)
         assert not MANIFESTS.keys() & found.keys()
-
-
-def test_damaged_settings_of_a_rendered_category(data, tmp_path):
-    shutil.copytree(data / "washer", tmp_path / "washer")
-    path, settings = tmp_path / "washer" / "demo.json", DemoSettings(**COUNTS)
-    versions = damaged(path.read_bytes(), 30) | {"no dictionary": b"7", "no text": b"\xff\xfe\0"}
-
-    def read():
-        return read_or_named(path.parent, lambda: render_category(tmp_path, "washer", settings), DatasetError)
-
-    read_versions(path, versions, read)

@@ -35,18 +35,17 @@ few = settings(
 def noise(mode, size, seed):
     """An image of noise over the whole range of its mode; size is (width, height)."""
     rng = np.random.default_rng(seed)
-    if mode == "F":
-        return Image.fromarray(rng.normal(0, 1e3, size[::-1]).astype(np.float32))
-    if mode == "I":
-        return Image.fromarray(rng.integers(-(2**31), 2**31, size[::-1], dtype=np.int64).astype(np.int32))
-    if mode == "I;16":
-        return Image.fromarray(rng.integers(0, 2**16, size[::-1]).astype(np.uint16))
+    values = {
+        "F": lambda: rng.normal(0, 1e3, size[::-1]).astype(np.float32),
+        "I": lambda: rng.integers(-(2**31), 2**31, size[::-1], dtype=np.int64).astype(np.int32),
+        "I;16": lambda: rng.integers(0, 2**16, size[::-1]).astype(np.uint16),
+    }
+    if mode in values:
+        return Image.fromarray(values[mode]())
     if mode == "LAB":
         return Image.frombytes("LAB", size, rng.bytes(3 * size[0] * size[1]))
     colours = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
-    if mode == "PA":
-        return colours.convert("P").convert("PA")
-    return colours.convert("L").convert("LA") if mode == "LA" else colours.convert(mode)
+    return colours.convert({"PA": "P", "LA": "L"}.get(mode, mode)).convert(mode)
 
 
 sizes = st.one_of(st.tuples(SIDES, SIDES), st.tuples(st.integers(1, 3), LONG), st.tuples(LONG, st.integers(1, 3)))
