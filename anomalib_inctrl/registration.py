@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 # Not `import anomalib.models`: this runs while that module's import ends, before it is an attribute of `anomalib`.
 from anomalib import data, models
 
-from anomalib_inctrl.data import BENCHMARK_DATAMODULES, GeneralistDataModule
+from anomalib_inctrl.data import DATASETS, GeneralistDataModule
 from anomalib_inctrl.demo import InCTRLDemo, ScikitDigits
 from anomalib_inctrl.models import InCTRL, InCTRLv2
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 MODELS = (InCTRL, InCTRLv2)
-DATAMODULES = (GeneralistDataModule, InCTRLDemo, ScikitDigits, *BENCHMARK_DATAMODULES)
+DATAMODULES: tuple[type, ...] = (GeneralistDataModule, InCTRLDemo, ScikitDigits, *DATASETS.values())
 
 
 def register() -> None:

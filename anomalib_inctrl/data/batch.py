@@ -82,44 +82,24 @@ class PromptedBatch(ImageBatch):
 
     @classmethod
     def collate(cls, items: list[PromptedItem]) -> PromptedBatch:  # type: ignore[override]
-        """Stack items to a batch; images of several sizes are resized to the largest.
-
-        anomalib's own collation takes the fields of the first item for those of all, so masks and mask paths, which
-        only some images have, are filled in before and after.
-
-        Args:
-            items: Items with the same fields, masks apart.
-
-        Returns:
-            The batch.
-        """
+        """Stack items to a batch; images of several sizes are resized to the largest."""
+        # anomalib's own takes the fields of the first item for those of all; masks and their paths only some have.
         valid = [item.gt_mask is not None if item.mask_valid is None else bool(item.mask_valid) for item in items]
-        filled = [
-            item.update(in_place=False, mask_path=None, mask_valid=torch.tensor(known), gt_mask=_mask(item, valid))
-            for item, known in zip(items, valid, strict=True)
-        ]
+        filled = []
+        for item, known in zip(items, valid, strict=True):
+            image: Any = item.image
+            empty = torch.zeros_like(image[0], dtype=torch.bool) if any(valid) else None
+            mask: Any = empty if item.gt_mask is None else item.gt_mask
+            filled.append(item.update(in_place=False, mask_path=None, mask_valid=torch.tensor(known), gt_mask=mask))
         batch = cast("PromptedBatch", super().collate(filled))
         if any(item.mask_path for item in items):
             batch.mask_path = [item.mask_path or "" for item in items]
         return batch
 
 
-def _mask(item: Any, valid: list[bool]) -> Any:  # fields of anomalib's dataclasses have no static type
-    if not any(valid):
-        return None
-    return item.gt_mask if item.gt_mask is not None else torch.zeros_like(item.image[0], dtype=torch.bool)
-
-
 @dataclass
 class CachedItem:
-    """A training query whose features are cached: a :class:`PromptedItem` with rows in place of pixels.
-
-    Attributes:
-        draw: Rows of the query and its prompts in the dataset.
-        class_name: Name of its class.
-        gt_label: 1 for abnormal, a scalar.
-        gt_mask: Pixel mask ``(H, W)`` bool; None if unknown.
-    """
+    """A training query whose features are cached: a :class:`PromptedItem` with rows in place of pixels."""
 
     draw: TrainingDraw
     class_name: str

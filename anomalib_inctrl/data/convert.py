@@ -9,19 +9,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from anomalib_inctrl.data.datasets import DATASETS, BenchmarkDataModule
-from anomalib_inctrl.data.datasets.converted import (
-    MANIFEST,
-    converted_samples,
-    differences,
-    is_converted,
-    read_manifest,
-    write_converted,
-)
-from anomalib_inctrl.data.datasets.records import GOOD
+from anomalib_inctrl.data.datasets import DATASETS
+from anomalib_inctrl.data.datasets.converted import converted_rows, differences, read_manifest, write_converted
+from anomalib_inctrl.data.datasets.records import GOOD, DatasetCard, Scan
 from anomalib_inctrl.errors import DatasetError, ImageFileError
+
+_DRAWN = (
+    "The authors' exact split cannot be recovered: they drew from a list in the order of the file system. Here it is "
+    "sorted first."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,55 +43,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--root is needed: the folder of the raw data.")
 
     dataset, check_counts = DATASETS[args.dataset], not args.no_check_counts
-    _print_card(dataset)
+    card = dataset.card
+    drawn = any(label == GOOD for _, label in card.expected)
+    print(f"{card.title}\nLicence:  {card.licence}\nSource:   {card.homepage}\nCitation: {card.citation}")
+    print(_DRAWN if drawn else "The usual train and test split is kept.")
     try:
+        scan = dataset.scan(args.root, check_counts=check_counts) if args.root else None
         if args.check:
-            return _check(dataset, args.out, args.root, check_counts)
-        _convert(dataset, args.root, args.out, check_counts)
+            return _check(card, args.out, scan, check_counts)
+        assert scan is not None
+        print("".join(f"Note: {note}\n" for note in scan.notes), end="")
+        written = write_converted(scan, args.out)
+        counts = read_manifest(args.out).groupby(["category", "split", "label"]).size()
     except (DatasetError, ImageFileError, OSError) as error:
-        _print(f"Error: {error}", stderr=True)
+        print(f"Error: {error}", file=sys.stderr)
         return 1
+    for (category, split, label), count in counts.items():
+        print(f"{count:>7}  {category}/{split}/{label}")
+    print(f"{'Converted to' if written else 'Nothing to do, already converted and unchanged:'} {args.out}")
     return 0
 
 
-def _print(text: str, *, stderr: bool = False) -> None:
-    Console(stderr=stderr, soft_wrap=True, highlight=False).print(text, markup=False)
-
-
-def _print_card(dataset: type[BenchmarkDataModule]) -> None:
-    card = dataset.card
-    drawn = (
-        "The authors' exact split cannot be recovered: they drew from a list in the order of the file system. Here it "
-        "is sorted first."
-    )
-    split = drawn if any(label == GOOD for _, label in card.expected) else "The usual train and test split is kept."
-    _print(f"{card.title}\nLicence:  {card.licence}\nSource:   {card.homepage}\nCitation: {card.citation}\n{split}")
-
-
-def _convert(dataset: type[BenchmarkDataModule], root: Path, out: Path, check_counts: bool) -> None:
-    scan = dataset.scan(root, check_counts=check_counts)
-    for note in scan.notes:
-        _print(f"Note: {note}")
-    written = write_converted(scan, out)
-    counts = read_manifest(out).groupby(["category", "split", "label"]).size()
-    for (category, split, label), count in counts.items():
-        _print(f"{count:>7}  {category}/{split}/{label}")
-    _print(f"{'Converted to' if written else 'Nothing to do, already converted and unchanged:'} {out}")
-
-
-def _check(dataset: type[BenchmarkDataModule], out: Path, root: Path | None, check_counts: bool) -> int:
-    card = dataset.card
-    if not is_converted(out):
-        msg = f"{out} is no converted dataset: it has no {MANIFEST}. Convert the raw data first, without --check."
-        raise DatasetError(msg)
-    problems = differences(card, out, dataset.scan(root, check_counts=check_counts) if root else None)
-    if problems:
-        _print("\n".join(problems))
-        _print(f"{out}: {len(problems)} differences. Remove the folder and convert again.")
+def _check(card: DatasetCard, out: Path, scan: Scan | None, check_counts: bool) -> int:
+    if problems := differences(card, out, scan):
+        print("\n".join(problems))
+        print(f"{out}: {len(problems)} differences. Remove the folder and convert again.")
         return 1
     for category in card.categories:
-        converted_samples(card, out, category, check_counts=check_counts)
-    _print(f"{out} is as it was converted: {len(read_manifest(out))} files.")
+        converted_rows(card, out, category, check_counts=check_counts)
+    print(f"{out} is as it was converted: {len(read_manifest(out))} files.")
     return 0
 
 

@@ -187,10 +187,6 @@ class GeneralistDataModule(AnomalibDataModule):
     def _eval_dataloader(self, dataset: GeneralistDataset) -> DataLoader[Any]:
         collate = self.external_collate_fn or PromptedBatch.collate
         has_mask = dataset.samples["has_mask"].tolist()
-        if len(set(has_mask)) == 1:
-            return DataLoader(
-                dataset, batch_size=self.eval_batch_size, num_workers=self.num_workers, collate_fn=collate
-            )
         batches = MaskwiseBatchSampler(SequentialSampler(dataset), self.eval_batch_size, False, has_mask)
         return DataLoader(dataset, batch_sampler=batches, num_workers=self.num_workers, collate_fn=collate)
 

@@ -64,13 +64,11 @@ class BalancedSampler(DistributedSampler[TrainingDraw]):
         if batch_size < 2 or batch_size % 2:
             msg = f"train_batch_size={batch_size}: give an even number of at least 2, half normal and half abnormal."
             raise ValueError(msg)
-        for name, value in (("k_shot", k_shot), ("steps_per_epoch", steps_per_epoch)):
-            if value < 1:
-                msg = f"{name}={value}: training needs at least 1."
+        lowest = {"k_shot": (k_shot, 1), "steps_per_epoch": (steps_per_epoch, 1)}
+        for name, (value, least) in {**lowest, "one_class_batch_size": (one_class_batch_size, 0)}.items():
+            if value < least:
+                msg = f"{name}={value}: training needs at least {least}."
                 raise ValueError(msg)
-        if one_class_batch_size < 0:
-            msg = f"one_class_batch_size={one_class_batch_size}: give 0 for no one-class queries, or more."
-            raise ValueError(msg)
         running = distributed.is_available() and distributed.is_initialized()
         super().__init__(
             dataset,
@@ -140,12 +138,9 @@ class BalancedSampler(DistributedSampler[TrainingDraw]):
         return deck.deal(count * self.num_replicas)[self.rank * count : (self.rank + 1) * count]
 
     def _draw(self, query: int, rng: np.random.Generator, one_class: bool = False) -> TrainingDraw:
-        return TrainingDraw(int(query), self._draw_prompts(int(query), rng), int(rng.integers(2**31)), one_class)
-
-    def _draw_prompts(self, query: int, rng: np.random.Generator) -> tuple[int, ...]:
         normals = self._normals[self._class_of[query]]
-        candidates = normals[normals != query]
-        return tuple(int(row) for row in rng.choice(candidates, self.k_shot, replace=False))
+        prompts = rng.choice(normals[normals != query], self.k_shot, replace=False)
+        return TrainingDraw(int(query), tuple(prompts.tolist()), int(rng.integers(2**31)), one_class)
 
 
 class _Deck:

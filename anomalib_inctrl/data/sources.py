@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-import anomalib.data
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.datamodules.base import AnomalibVideoDataModule
 from omegaconf import OmegaConf
@@ -53,13 +52,6 @@ _SOURCES = TypeAdapter(list[DataSource])
 def parse_sources(sources: Iterable[DataSource | Mapping[str, Any]] | None, argument: str) -> list[DataSource]:
     """Check sources given as :class:`DataSource` or as mappings, as YAML gives them.
 
-    Args:
-        sources: The sources, or None for none.
-        argument: Name of the argument, for errors.
-
-    Returns:
-        The sources.
-
     Raises:
         DatasetError: If this is no list of sources, or a source has unknown keys, wrong values or no ``datamodule``.
     """
@@ -84,10 +76,6 @@ def build_datamodules(sources: list[DataSource], argument: str) -> dict[str, Ano
     A class has the name of its category. Where two sources have the same, both are called ``<datamodule>/<category>``:
     their images are not of one kind.
 
-    Args:
-        sources: The sources.
-        argument: Name of the argument that gave them, for errors.
-
     Returns:
         Datamodules by class name, in the order of the sources.
 
@@ -95,15 +83,11 @@ def build_datamodules(sources: list[DataSource], argument: str) -> dict[str, Ano
         DatasetError: If a datamodule class, folder, category or option does not exist, or two classes cannot be told
             apart.
     """
-    built: list[tuple[str, str, AnomalibDataModule]] = []
-    for index, source in enumerate(sources):
-        where = f"{argument}[{index}]"
-        cls = _find_class(source.datamodule, where)
-        built += [(cls.__name__, *pair) for pair in _build_source(source, cls, where)]
-    uses = Counter(name for _, name, _ in built)
+    built = [pair for index, source in enumerate(sources) for pair in _build_source(source, f"{argument}[{index}]")]
+    uses = Counter(name for name, _ in built)
     datamodules: dict[str, AnomalibDataModule] = {}
-    for source_name, name, datamodule in built:
-        key = name if uses[name] == 1 else f"{source_name}/{name}"
+    for name, datamodule in built:
+        key = name if uses[name] == 1 else f"{type(datamodule).__name__}/{name}"
         if key in datamodules:
             msg = f"{argument}: the class {key!r} is given twice. Leave one out, or name it with class_name."
             raise DatasetError(msg)
@@ -112,14 +96,11 @@ def build_datamodules(sources: list[DataSource], argument: str) -> dict[str, Ano
 
 
 def prepare(datamodule: AnomalibDataModule) -> None:
-    """Let a datamodule prepare its files without a download.
+    """Let a datamodule of :func:`build_datamodules` prepare its files without a download.
 
     The classes of anomalib download what they do not find, so with a mistyped folder they would fetch gigabytes. They
     are only asked to prepare data that is present, as Visa does, which applies its split. Classes of other packages may
     create their data.
-
-    Args:
-        datamodule: One of :func:`build_datamodules`.
     """
     root = _root(datamodule)
     in_place = root is not None and (root / datamodule.category).is_dir()
@@ -128,50 +109,38 @@ def prepare(datamodule: AnomalibDataModule) -> None:
 
 
 def read_parts(class_name: str, datamodule: AnomalibDataModule, argument: str) -> dict[str, AnomalibDataset]:
-    """Set a datamodule up.
-
-    Args:
-        class_name: Its class name, for errors.
-        datamodule: One of :func:`build_datamodules`.
-        argument: Name of the argument that gave it, for errors.
-
-    Returns:
-        Its ``train``, ``val`` and ``test`` datasets, as far as it has them.
+    """Set a datamodule of :func:`build_datamodules` up: its ``train``, ``val`` and ``test`` datasets, if it has them.
 
     Raises:
-        DatasetError: If the datamodule cannot read its files.
+        DatasetError: If the datamodule cannot read its files; names the class and the argument that gave it.
     """
     if not hasattr(datamodule, "test_data"):
         try:
             datamodule.setup()
         except Exception as error:  # whatever a datamodule raises, the message names it
+            name = type(datamodule).__name__
             msg = (
-                f"{argument}: {type(datamodule).__name__} cannot read class {class_name!r} in "
-                f"{_root(datamodule)}: {error} Check that the dataset is complete and that its folders "
-                f"are as {type(datamodule).__name__} expects."
+                f"{argument}: {name} cannot read class {class_name!r} in {_root(datamodule)}: {error} Check that the "
+                f"dataset is complete and that its folders are as {name} expects."
             )
             raise DatasetError(msg) from error
     # Not test_data: MVTecAD2 has several test sets, its loader takes the chosen one.
     parts = {"train": getattr(datamodule, "train_data", None), "val": getattr(datamodule, "val_data", None)}
-    return {
-        **{split: part for split, part in parts.items() if part is not None},
-        "test": datamodule.test_dataloader().dataset,
-    }
+    parts["test"] = datamodule.test_dataloader().dataset
+    return {split: part for split, part in parts.items() if part is not None}
 
 
 def _find_class(name: str, where: str) -> type[AnomalibDataModule]:
-    known = {cls.__name__: cls for cls in _subclasses(AnomalibDataModule)}  # type: ignore[type-abstract]
-    found: Any = getattr(anomalib.data, name, None) or known.get(name)
+    known = _subclasses(AnomalibDataModule)  # type: ignore[type-abstract]
     module, _, attribute = name.rpartition(".")
-    if module:
-        try:
-            found = getattr(importlib.import_module(module), attribute, None)
-        except ImportError as error:
-            msg = f"{where}.datamodule={name!r}: {error}. Install the package or correct the name."
-            raise DatasetError(msg) from error
+    try:
+        holder: Any = importlib.import_module(module or "anomalib.data")
+    except ImportError as error:
+        msg = f"{where}.datamodule={name!r}: {error}. Install the package or correct the name."
+        raise DatasetError(msg) from error
+    found = getattr(holder, attribute, None if module else known.get(name))
     if not (inspect.isclass(found) and issubclass(found, AnomalibDataModule) and not inspect.isabstract(found)):
-        available = ", ".join(sorted(name for name, cls in known.items() if not inspect.isabstract(cls)))
-        msg = f"{where}.datamodule={name!r}: there is no such datamodule. Available: {available}."
+        msg = f"{where}.datamodule={name!r}: there is no such datamodule. Available: {', '.join(sorted(known))}."
         raise DatasetError(msg)
     if issubclass(found, AnomalibVideoDataModule):
         msg = f"{where}.datamodule={name!r}: holds videos. Give a datamodule of images."
@@ -179,19 +148,23 @@ def _find_class(name: str, where: str) -> type[AnomalibDataModule]:
     return found
 
 
-def _subclasses(cls: type[AnomalibDataModule]) -> Iterable[type[AnomalibDataModule]]:
+def _subclasses(cls: type[AnomalibDataModule]) -> dict[str, type[AnomalibDataModule]]:
+    """Classes by name that can be created."""
+    found = {} if inspect.isabstract(cls) else {cls.__name__: cls}
     for subclass in cls.__subclasses__():
-        yield subclass
-        yield from _subclasses(subclass)
+        found |= _subclasses(subclass)
+    return found
 
 
-def _build_source(
-    source: DataSource, cls: type[AnomalibDataModule], where: str
-) -> list[tuple[str, AnomalibDataModule]]:
+def _build_source(source: DataSource, where: str) -> list[tuple[str, AnomalibDataModule]]:
+    cls = _find_class(source.datamodule, where)
     parameters = inspect.signature(cls).parameters
     given = dict(source.options or {})
     if "category" in given:
         msg = f"{where}.options: has category={given['category']!r}. Give it as categories."
+        raise DatasetError(msg)
+    if source.categories is not None and "category" not in parameters:
+        msg = f"{where}.categories={source.categories}: {cls.__name__} has no categories. Leave them out."
         raise DatasetError(msg)
     if source.root is not None:
         given["root"] = str(source.root)
@@ -200,11 +173,6 @@ def _build_source(
     if "seed" in parameters and parameters["seed"].default is None:
         # Random splits belong to the data: they are the same in every process, and in a run with another seed.
         given.setdefault("seed", 0)
-
-    has_categories = "category" in parameters
-    if source.categories is not None and not has_categories:
-        msg = f"{where}.categories={source.categories}: {cls.__name__} has no categories. Leave them out."
-        raise DatasetError(msg)
     probe = _construct(cls, given, where)
     root = _root(probe)
     if _is_anomalibs(cls) and root is not None and not root.is_dir():
@@ -213,9 +181,9 @@ def _build_source(
             f"the dataset yet, fetch it with {cls.__name__}(root=...).prepare_data() or from its home page."
         )
         raise DatasetError(msg)
-    if not has_categories:
+    if "category" not in parameters:
         return [(source.class_name or probe.name, probe)]
-    categories = _choose_categories(source, probe, where)
+    categories = _choose_categories(source, cls, root, where)
     if source.class_name is not None and len(categories) > 1:
         msg = f"{where}.class_name={source.class_name!r}: names one class, but there are {len(categories)} categories."
         raise DatasetError(msg)
@@ -231,42 +199,27 @@ def _construct(cls: type[AnomalibDataModule], arguments: dict[str, Any], where: 
         raise DatasetError(msg) from error
 
 
-def _choose_categories(source: DataSource, datamodule: AnomalibDataModule, where: str) -> list[str]:
-    cls, root = type(datamodule), _root(datamodule)
+def _choose_categories(source: DataSource, cls: type[AnomalibDataModule], root: Path | None, where: str) -> list[str]:
     # A class that lists its categories creates or converts them; others are searched for them.
     listed = sorted(getattr(cls, "default_categories", ()))
     found = listed or _categories_on_disk(root)
     wanted = found if source.categories is None else source.categories
     if not wanted:
-        msg = (
-            f"{where}.categories: none given and none found in {root}, which holds "
-            f"{_listing(folder.name for folder in _folders(root))}. Correct root or name the categories."
-        )
+        held = ", ".join(folder.name for folder in _folders(root)) or "no folders"
+        msg = f"{where}.categories: none given and none found in {root}, which holds {held}. Correct root or name them."
         raise DatasetError(msg)
     # Some classes keep no folder for a category; then only reading shows what is there.
     missing = [name for name in wanted if name not in found] if found and not listed and _is_anomalibs(cls) else []
     if missing:
-        msg = f"{where}.categories: {_listing(missing)} not found in {root}. Available: {_listing(found)}."
+        msg = f"{where}.categories: {', '.join(missing)} not found in {root}. Available: {', '.join(found)}."
         raise DatasetError(msg)
     return list(wanted)
 
 
 def _categories_on_disk(root: Path | None) -> list[str]:
     """Folders in root, or in a folder of it, that are laid out as a category is in one of anomalib's datasets."""
-    folders = _folders(root)
-    return sorted(
-        {
-            folder.name
-            for parent in (*([root] if root else []), *folders)
-            for folder in _folders(parent)
-            if _CATEGORY_FOLDERS & {inner.name for inner in _folders(folder)}
-        }
-    )
-
-
-def _root(datamodule: AnomalibDataModule) -> Path | None:
-    root = getattr(datamodule, "root", None)
-    return None if root is None else Path(root)
+    folders = [folder for parent in (root, *_folders(root)) for folder in _folders(parent)]
+    return sorted({folder.name for folder in folders if _CATEGORY_FOLDERS & {inner.name for inner in _folders(folder)}})
 
 
 def _folders(root: Path | None) -> list[Path]:
@@ -276,8 +229,9 @@ def _folders(root: Path | None) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _listing(names: Iterable[str]) -> str:
-    return ", ".join(names) or "no folders"
+def _root(datamodule: AnomalibDataModule) -> Path | None:
+    root = getattr(datamodule, "root", None)
+    return None if root is None else Path(root)
 
 
 def _is_anomalibs(cls: type[AnomalibDataModule]) -> bool:

@@ -57,21 +57,9 @@ def _frame_file(video: str, index: int) -> str:
 
 
 def normal_frames(dataset: AnomalibVideoDataset) -> list[Path]:
-    """List the frames of a dataset's videos, which for a train split are normal.
-
-    Args:
-        dataset: anomalib dataset of videos.
-
-    Returns:
-        Paths of all frames, sorted by video, as :func:`as_images` gives them.
-    """
+    """List the frames of a dataset's videos, in a train split all normal: paths as :func:`as_images` gives them."""
     indexer: Any = dataset.indexer
-    paths: list[Path] = []
-    for video, stamps in sorted(
-        zip(indexer.video_paths, indexer.video_pts, strict=True), key=lambda pair: str(pair[0])
-    ):
-        if Path(video).is_dir():
-            paths += list_images(video)
-        else:
-            paths += [frame_path(video, index) for index in range(len(stamps))]
-    return paths
+    videos = sorted(
+        (str(path), len(stamps)) for path, stamps in zip(indexer.video_paths, indexer.video_pts, strict=True)
+    )
+    return [Path(_frame_file(video, index)) for video, count in videos for index in range(count)]

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 
 from anomalib_inctrl.data.datasets.base import BenchmarkDataModule
 from anomalib_inctrl.data.datasets.converted import is_converted, write_converted
-from anomalib_inctrl.data.datasets.records import DIGITS, DatasetCard, Scan, scan_arrays
+from anomalib_inctrl.data.datasets.records import DIGITS, DatasetCard, Scan, one_vs_all, scan_arrays
 
 _EVERY = 6  # one image of so many is for testing
 _STRETCH = 255 / 16  # they have 17 levels
@@ -36,10 +36,8 @@ class ScikitDigits(BenchmarkDataModule):
             "E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits. UCI Machine Learning Repository, 1998."
         ),
         layout="  (nothing: scikit-learn contains the images)",
-        categories=(*DIGITS, "even_digit"),
-        default_categories=DIGITS,
+        **one_vs_all(DIGITS, "even_digit", DIGITS[::2]),
         folder="digits",
-        normal_labels={**{digit: (digit,) for digit in DIGITS}, "even_digit": DIGITS[::2]},
         expected={},
     )
 

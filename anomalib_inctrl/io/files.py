@@ -17,42 +17,19 @@ if TYPE_CHECKING:
 
 
 def write_text_atomic(path: str | Path, text: str) -> Path:
-    """Write a text file so that a reader sees the old content or the new, never a part.
-
-    Args:
-        path: File to write; its folder is created.
-        text: Content, written as UTF-8; names of files that are none are written as the bytes they are.
-
-    Returns:
-        The path.
-    """
+    """Write a text file in UTF-8 by :func:`atomic_path`; names that are no text are written as their bytes."""
     return write_bytes_atomic(path, text.encode(errors="surrogateescape"))
 
 
 def write_bytes_atomic(path: str | Path, content: bytes) -> Path:
-    """Write a file so that a reader sees the old content or the new, never a part.
-
-    Args:
-        path: File to write; its folder is created.
-        content: Its bytes.
-
-    Returns:
-        The path.
-    """
+    """Write a file by :func:`atomic_path`."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
     return Path(path)
 
 
 def write_image_atomic(path: str | Path, image: Image) -> Path:
-    """Write an image so that a reader sees the old file or the new, never a part.
-
-    Args:
-        path: File to write, in the format that its suffix names; its folder is created.
-        image: The image.
-
-    Returns:
-        The path.
+    """Write an image by :func:`atomic_path`, in the format that the suffix names.
 
     Raises:
         ValueError: If Pillow writes no format with this suffix.
@@ -71,11 +48,7 @@ def write_image_atomic(path: str | Path, image: Image) -> Path:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary file that replaces another at the end, or is removed on an error.
 
-    Args:
-        path: File to write; its folder is created.
-
-    Yields:
-        The temporary file, in the same folder. Each process has its own.
+    A reader sees the old content or the new, never a part. The folder is created; each process has its own file in it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,8 @@ from anomalib_inctrl.errors import ImageFileError
 from anomalib_inctrl.io.video import is_frame, read_frame
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
@@ -23,67 +27,45 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 # What Pillow raises of broken files, by what was met in practice.
 UNREADABLE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    MemoryError,
-    struct.error,
+    *(OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, MemoryError, struct.error),
     Image.DecompressionBombError,
 )
 _DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
 
 
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """Open an image; whatever is wrong with the file becomes an ``ImageFileError`` that names it."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            yield image
+    except UNREADABLE as error:
+        size = os.path.getsize(path) if os.path.isfile(path) else None  # noqa: PTH113, PTH202  # names of no file as well
+        found = "no such file" if size is None else f"{size} bytes, not readable as an image ({error})"
+        msg = f"{path}: {found}. Replace or remove the file."
+        raise ImageFileError(msg) from error
+
+
 def is_deep(path: str | Path) -> bool:
     """Tell from the header whether an image has more than 8 bits a channel, which Pillow clips when converting."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with _opened(path) as image:
             return image.mode in _DEEP_MODES
-    except UNREADABLE:
+    except ImageFileError:
         return False
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Read the size of an image from its header.
-
-    Args:
-        path: Image file.
-
-    Returns:
-        Height and width in pixels.
-
-    Raises:
-        ImageFileError: If the file is missing or no image.
-    """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            return image.height, image.width
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
+    """Read height and width of an image in pixels from its header; an ``ImageFileError`` names a file that is none."""
+    with _opened(path) as image:
+        return image.height, image.width
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Read an image file in its own mode.
-
-    Args:
-        path: Image file.
-
-    Returns:
-        The image, its pixels read.
-
-    Raises:
-        ImageFileError: If the file is missing, empty, truncated or no image.
-    """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            image.load()
-            return image
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
+    """Read an image file in its own mode; an ``ImageFileError`` names a file that cannot be read."""
+    with _opened(path) as image:
+        image.load()
+        return image
 
 
 def read_image(path: str | Path) -> Tensor:
@@ -101,38 +83,14 @@ def read_image(path: str | Path) -> Tensor:
     Raises:
         ImageFileError: If the file is missing, empty, truncated or no image.
     """
-    try:
-        if is_frame(path):
-            return rgb_tensor(Image.fromarray(read_frame(path)))
-        with Image.open(path, formats=FORMATS) as image:
-            return rgb_tensor(image)
-    except ImageFileError:
-        raise
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: str | Path, error: Exception) -> ImageFileError:
-    try:
-        size = Path(path).stat().st_size if Path(path).is_file() else None
-    except (OSError, ValueError):  # no name that a file can have
-        size = None
-    found = "no such file" if size is None else f"{size} bytes, not readable as an image ({error})"
-    return ImageFileError(f"{path}: {found}. Replace or remove the file.")
+    if is_frame(path):
+        return rgb_tensor(Image.fromarray(read_frame(path)))
+    with _opened(path) as image:
+        return rgb_tensor(image)
 
 
 def rgb_tensor(image: Image.Image) -> Tensor:
-    """Convert an image of any mode to RGB, by the rules of :func:`read_image`.
-
-    Args:
-        image: The image.
-
-    Returns:
-        ``(3, H, W)`` float32 in [0, 1].
-
-    Raises:
-        OSError: If its pixels, which Pillow reads when first needed, cannot be read.
-    """
+    """Convert an image to RGB ``(3, H, W)`` float32 in [0, 1], by the rules of :func:`read_image`."""
     pixels = _to_eight_bits(image) if image.mode in _DEEP_MODES else image
     array = np.array(pixels.convert("RGB"))
     # One copy at a time: images may be large.
@@ -152,12 +110,5 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """List the image files directly in a folder, sorted by name.
-
-    Args:
-        folder: Folder to look into.
-
-    Returns:
-        Sorted paths; empty if the folder holds no image files.
-    """
+    """List the image files directly in a folder, sorted by name."""
     return sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())

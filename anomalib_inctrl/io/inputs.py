@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -73,9 +74,8 @@ def list_inputs(images: ImageInput | Iterable[ImageInput], argument: str = "imag
         ImageFileError: If a path does not exist or a folder holds no images.
         ImageDataError: If there are no images, or something else than images.
     """
-    single = isinstance(images, (str, Path, Image.Image, np.ndarray, Tensor))
-    if isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4:
-        single = False  # a batch iterates over its images
+    batch = isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4  # it iterates over its images
+    single = isinstance(images, (str, Path, Image.Image, np.ndarray, Tensor)) and not batch
     if not single and not isinstance(images, Iterable):
         msg = f"{argument}: found {type(images).__name__}. {_WANTED}"
         raise ImageDataError(msg)
@@ -95,19 +95,15 @@ def list_inputs(images: ImageInput | Iterable[ImageInput], argument: str = "imag
 
 
 def _files(path: Path) -> list[Path]:
-    try:
-        is_folder, exists = path.is_dir(), path.exists() or is_frame(path)
-    except OSError:  # no name that a file can have
-        is_folder = exists = False
-    if not is_folder:
-        if not exists:
-            msg = f"{path}: no such file or folder. Correct the path."
-            raise ImageFileError(msg)
-        return [path]
-    if not (files := list_images(path)):
+    if os.path.isdir(path):  # noqa: PTH112  # False for names that no file can have
+        if files := list_images(path):
+            return files
         msg = f"{path}: the folder holds no images. Put them directly into it."
         raise ImageFileError(msg)
-    return files
+    if not (os.path.exists(path) or is_frame(path)):  # noqa: PTH110
+        msg = f"{path}: no such file or folder. Correct the path."
+        raise ImageFileError(msg)
+    return [path]
 
 
 def _rgb_from_values(source: NDArray[Any] | Tensor, name: str) -> Tensor:

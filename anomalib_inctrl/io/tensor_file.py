@@ -19,29 +19,14 @@ logger = logging.getLogger(__name__)
 
 
 def write_tensors(path: str | Path, identity: str, tensors: Mapping[str, Tensor]) -> Path:
-    """Write tensors with a checksum.
-
-    Args:
-        path: File to write, in the safetensors format; its folder is created.
-        identity: Identifies the content; the file is read back for the same identity only.
-        tensors: Tensors on the CPU, contiguous.
-
-    Returns:
-        The path.
-    """
+    """Write contiguous tensors on the CPU in the safetensors format, with a checksum of them and of their identity."""
     return write_bytes_atomic(path, save(dict(tensors), {"check": _check(identity, tensors)}))
 
 
 def read_tensors(path: str | Path, identity: str) -> dict[str, Tensor] | None:
-    """Read tensors that :func:`write_tensors` wrote.
+    """Read what :func:`write_tensors` wrote for the same identity.
 
-    Args:
-        path: The file.
-        identity: See :func:`write_tensors`.
-
-    Returns:
-        The tensors; None if there is no such file, or, with a warning, if it cannot be read, is damaged or has
-        another identity.
+    None if there is no such file, or, with a warning, if it cannot be read, is damaged or has another identity.
     """
     path = Path(path)
     try:

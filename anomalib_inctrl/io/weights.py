@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import struct
 import zipfile
 from collections.abc import Mapping
 from io import BytesIO
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError
@@ -24,13 +23,7 @@ _SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".pyth", ".safetensors"}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint: tensors and plain data only, code in it is refused.
-
-    Args:
-        path: A file written by ``torch.save`` or a ``.safetensors`` file.
-
-    Returns:
-        The dictionary in the file, its tensors on the CPU.
+    """Read a checkpoint or ``.safetensors`` file onto the CPU: tensors and plain data only, code in it is refused.
 
     Raises:
         PretrainedWeightsError: If there is no such file.
@@ -51,8 +44,6 @@ def read_safely(path: str | Path) -> Any:
         raise PretrainedWeightsError(msg)
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             content: Any = load_file(path)
         else:
             _check_sums(path)
@@ -60,18 +51,7 @@ def read_safely(path: str | Path) -> Any:
     except pickle.UnpicklingError as error:
         msg = f"{path}: refused, the file holds more than tensors and plain data, or is damaged: {error}"
         raise CheckpointError(msg) from error
-    except (
-        AttributeError,
-        EOFError,
-        LookupError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-        SafetensorError,
-        struct.error,
-        zipfile.BadZipFile,
-    ) as error:
+    except Exception as error:  # PyTorch raises nearly anything of broken files
         msg = f"{path}: the file is damaged or is no weights file: {error}"
         raise CheckpointError(msg) from error
     return content
@@ -88,13 +68,7 @@ def _check_sums(path: Path) -> None:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a weights file, unwrapping a ``state_dict`` entry.
-
-    Args:
-        path: See :func:`read_checkpoint`.
-
-    Returns:
-        Tensors by name.
+    """Read the tensors of a weights file by name, unwrapping a ``state_dict`` entry.
 
     Raises:
         PretrainedWeightsError: If there is no such file.
@@ -111,38 +85,24 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> Path:
-    """Write a checkpoint atomically; the same content gives the same bytes.
-
-    Args:
-        path: File to write; its folder is created.
-        content: Tensors and plain data.
-
-    Returns:
-        The path.
-    """
+    """Write tensors and plain data atomically; the same content gives the same bytes."""
     buffer = BytesIO()  # written to a file, PyTorch would hide the system's error when the disk is full
     torch.save(content, buffer)
     return write_bytes_atomic(path, buffer.getvalue())
 
 
 def check_keys(found: Mapping[str, Any], expected: Mapping[str, Any], source: str) -> None:
-    """Refuse entries that do not fit a model.
-
-    Args:
-        found: Entries of a checkpoint.
-        expected: Entries of the model, under the same names.
-        source: Where the former come from.
+    """Refuse entries that do not fit those expected under the same names.
 
     Raises:
-        CheckpointError: If keys are missing or unknown, or entries of another shape; names the first three of each.
+        CheckpointError: If keys are missing or unknown, or entries of another shape; it names them.
     """
     missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    tensors = [key for key in found.keys() & expected.keys() if isinstance(expected[key], Tensor)]
-    wrong = sorted(key for key in tensors if getattr(found[key], "shape", None) != expected[key].shape)
-    wrong += sorted(
+    wrong = sorted(
         key
         for key in found.keys() & expected.keys()
-        if isinstance(expected[key], Mapping) and not isinstance(found[key], Mapping)
+        if (isinstance(expected[key], Mapping) and not isinstance(found[key], Mapping))
+        or (isinstance(expected[key], Tensor) and getattr(found[key], "shape", None) != expected[key].shape)
     )
     if missing or unexpected or wrong:
         msg = (
@@ -161,14 +121,8 @@ def find_weights_file(
 ) -> str | bool | None:
     """Find the backbone weights that a checkpoint names.
 
-    Args:
-        saved: Pretrained tag or path in the checkpoint; other values are returned.
-        folder: Folder the checkpoint was read from.
-        own: Tag or path that the user gave for the same backbone.
-
-    Returns:
-        The user's own file if there is one; otherwise what was saved, or a file of the same name in ``folder`` where
-        that path does not exist. Loading checks that these are the weights the checkpoint was made with.
+    The user's own file if there is one; otherwise what was saved, or a file of the same name in the checkpoint's folder
+    where that path does not exist. Loading checks that these are the weights the checkpoint was made with.
     """
     if isinstance(own, str) and Path(own).is_file():
         return own
@@ -179,14 +133,7 @@ def find_weights_file(
 
 
 def file_sha256(path: str | Path) -> str:
-    """Hash a file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its SHA-256 in hexadecimal.
-    """
+    """SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while part := file.read(2**20):
@@ -195,14 +142,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Hash tensors by name, shape and value; independent of file and device.
-
-    Args:
-        tensors: Tensors by name; floating-point ones are taken in single precision.
-
-    Returns:
-        SHA-256 in hexadecimal.
-    """
+    """SHA-256 of tensors by name, shape and value in single precision; independent of file and device."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         value = tensor.detach().float() if tensor.is_floating_point() else tensor.detach()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,14 +32,7 @@ _PROMPT_LISTS = TypeAdapter(dict[str, list[str]])
 
 
 def check_k_shot(k_shot: int) -> None:
-    """Check a number of prompts.
-
-    Args:
-        k_shot: The number.
-
-    Raises:
-        PromptError: If it is negative.
-    """
+    """Refuse a negative number of prompts by a ``PromptError``."""
     if k_shot < 0:
         msg = f"k_shot={k_shot}: give the number of prompts per class, 0 for text prompts alone."
         raise PromptError(msg)
@@ -87,11 +81,9 @@ class RandomSelector(PromptSelector):
     def order(self, candidates: Sequence[Path], k_shot: int, encode: Encoder) -> list[int]:
         """Order candidates by a hash of seed and position; see :meth:`PromptSelector.order`."""
         del encode
-        return sorted(range(len(candidates)), key=self._rank)[:k_shot]
-
-    def _rank(self, position: int) -> bytes:
         # A hash, not a random generator: no library guarantees its generator's sequence across releases.
-        return hashlib.sha256(f"{self.seed}/{position}".encode()).digest()
+        ranks = [hashlib.sha256(f"{self.seed}/{position}".encode()).digest() for position in range(len(candidates))]
+        return sorted(range(len(candidates)), key=ranks.__getitem__)[:k_shot]
 
 
 class FirstSelector(PromptSelector):
@@ -195,30 +187,14 @@ def read_prompt_list(source: str | Path | Sequence[str | Path]) -> dict[str | No
 
 
 def write_prompt_list(prompts: Mapping[str, Sequence[str]], folder: str | Path) -> Path:
-    """Write the prompts in use to ``prompts.json``, which :func:`read_prompt_list` reads.
-
-    Args:
-        prompts: Paths by class name.
-        folder: Folder of the results.
-
-    Returns:
-        The file written.
-    """
+    """Write paths of prompts by class name to ``prompts.json`` in a folder, for :func:`read_prompt_list`."""
     content = {name: list(files) for name, files in sorted(prompts.items())}
     return write_text_atomic(Path(folder) / PROMPT_LIST_NAME, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _existing(path: Path, source: object) -> Path:
-    places = [path, source.parent / path] if isinstance(source, Path) else [path]
-    for place in places:
-        if _is_image(place):
+    for place in [path, source.parent / path] if isinstance(source, Path) else [path]:
+        if os.path.isfile(place) or is_frame(place):  # noqa: PTH113  # False for names that no file can have
             return place
     msg = f"prompts={source}: names {path}, which does not exist. Correct the list."
     raise PromptError(msg)
-
-
-def _is_image(path: Path) -> bool:
-    try:
-        return path.is_file() or is_frame(path)
-    except OSError:  # not a valid file name
-        return False

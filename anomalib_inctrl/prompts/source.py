@@ -19,32 +19,20 @@ DEFAULT_CLASS_NAME = "object"
 
 
 def class_name_of(datamodule: object, class_name: str | None) -> str | None:
-    """Find the class name of a run on one class.
+    """Find the class name of a run on one class: the given one, the datamodule's category, ``"object"`` without one.
 
-    Args:
-        datamodule: anomalib datamodule with a ``category``, or any other object.
-        class_name: Name given by the user; takes precedence over the category.
-
-    Returns:
-        The given name, the datamodule's category, ``"object"`` for a datamodule without one, or ``None`` without a
-        datamodule.
+    None without a datamodule, or if it has several targets: their images carry their class names.
     """
-    # Images of a datamodule of several targets carry their class names.
     if class_name or hasattr(datamodule, "prompt_candidates") or not isinstance(datamodule, AnomalibDataModule):
         return class_name
     return datamodule.category or DEFAULT_CLASS_NAME
 
 
 def prompt_candidates(datamodule: Any, class_name: str | None) -> dict[str, list[Path]]:
-    """List the normal images that may serve as prompts.
+    """List the normal images that may serve as prompts, by class name; empty if there is nothing to choose from.
 
-    Args:
-        datamodule: A datamodule with ``prompt_candidates()``, a stock anomalib datamodule (the normal images of its
-            train split, or the frames of its normal videos), or ``None``.
-        class_name: Class name for a stock datamodule; see :func:`class_name_of`.
-
-    Returns:
-        Paths by class name; empty if there is nothing to choose from.
+    Those of a datamodule with ``prompt_candidates()``, or of a stock datamodule the normal images of its train split or
+    the frames of its normal videos, under the name by :func:`class_name_of`.
     """
     if hasattr(datamodule, "prompt_candidates"):
         return dict(datamodule.prompt_candidates())
@@ -60,14 +48,7 @@ def prompt_candidates(datamodule: Any, class_name: str | None) -> dict[str, list
 
 
 def given_prompts(source: str | list[str], class_names: list[str]) -> dict[str, list[Path]]:
-    """Read the prompts given by the user and assign them to classes.
-
-    Args:
-        source: See :func:`anomalib_inctrl.prompts.selection.read_prompt_list`.
-        class_names: Classes of this run.
-
-    Returns:
-        Paths by class name.
+    """Read the prompts given by the user (:func:`read_prompt_list`) and assign them to the classes of this run.
 
     Raises:
         PromptError: If the source names no class and the run has several.

@@ -12,22 +12,20 @@ import numpy as np
 from PIL import Image
 
 
-def noise_image(path: Path, size: tuple[int, int], seed: int = 0, mode: str = "L") -> Path:
+def noise_image(path: Path, size: tuple[int, int], seed: int = 0, mode: str = "L") -> None:
     """An image of coarse noise, which compresses well; size is (width, height)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 12), dtype=np.uint8)
     Image.fromarray(coarse).resize(size, Image.Resampling.NEAREST).convert(mode).save(path)
-    return path
 
 
-def mask(path: Path, size: tuple[int, int], *boxes: tuple[int, int, int, int]) -> Path:
+def mask(path: Path, size: tuple[int, int], *boxes: tuple[int, int, int, int]) -> None:
     """A mask with boxes (left, top, right, bottom) set; size is (width, height)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.zeros(size[::-1], dtype=np.uint8)
-    for left, top, right, bottom in boxes:
-        pixels[top:bottom, left:right] = 255
-    Image.fromarray(pixels).save(path)
-    return path
+    image = Image.new("L", size)
+    for box in boxes:
+        image.paste(255, box)
+    image.save(path)
 
 
 def write_aitex(root: Path) -> Path:
@@ -77,26 +75,21 @@ def write_elpv(root: Path) -> Path:
 
 def write_brain_mri(root: Path) -> Path:
     """Every suffix, mode and several sizes; two names that differ in the suffix alone."""
-    noise_image(root / "no" / "1 no.jpeg", (40, 50), 1, "RGB")
-    noise_image(root / "no" / "N2.JPG", (64, 44), 2)
-    noise_image(root / "no" / "no 10.jpg", (32, 32), 3)
-    noise_image(root / "no" / "no 9.jpg", (30, 31), 4)
-    noise_image(root / "no" / "N17.png", (33, 30), 5, "RGBA")
-    noise_image(root / "yes" / "Y1.jpg", (60, 30), 6)
-    noise_image(root / "yes" / "Y1.JPG", (30, 60), 7, "RGB")
-    noise_image(root / "yes" / "Y20.jpg", (31, 33), 8, "CMYK")
+    files = [("no/1 no.jpeg", (40, 50), "RGB"), ("no/N2.JPG", (64, 44), "L"), ("no/no 10.jpg", (32, 32), "L")]
+    files += [("no/no 9.jpg", (30, 31), "L"), ("no/N17.png", (33, 30), "RGBA"), ("yes/Y1.jpg", (60, 30), "L")]
+    files += [("yes/Y1.JPG", (30, 60), "RGB"), ("yes/Y20.jpg", (31, 33), "CMYK")]
+    for seed, (name, size, mode) in enumerate(files, 1):
+        noise_image(root / name, size, seed, mode)
     return root
 
 
 def write_head_ct(root: Path) -> Path:
     """Numbered images of several sizes and modes."""
-    rows = ["id, hemorrhage"]
     for number in range(12):
-        noise_image(
-            root / "head_ct" / "head_ct" / f"{number:03}.png", (30 + number, 28), number, "RGB" if number % 3 else "L"
-        )
-        rows.append(f"{number},{int(number < 5)}")
-    (root / "labels.csv").write_text("\n".join(rows) + "\n")
+        path = root / "head_ct" / "head_ct" / f"{number:03}.png"
+        noise_image(path, (30 + number, 28), number, "RGB" if number % 3 else "L")
+    rows = [f"{number},{int(number < 5)}\n" for number in range(12)]
+    (root / "labels.csv").write_text("id, hemorrhage\n" + "".join(rows))
     return root
 
 
@@ -105,14 +98,12 @@ def write_mnist(root: Path, per_digit: int = 3, size: int = 28) -> Path:
     generator = np.random.default_rng(0)
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
-    for split, per_digit_and_split in (("train", per_digit), ("t10k", per_digit - 1)):
-        count = 10 * per_digit_and_split
+    for split, count in (("train", 10 * per_digit), ("t10k", 10 * (per_digit - 1))):
         labels = np.arange(count, dtype=np.uint8) % 10
         pixels = generator.integers(0, 256, (count, size, size), dtype=np.uint8)
-        header = np.array([2051, count, size, size], dtype=">i4").tobytes()
-        (raw / f"{split}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
-        header = np.array([2049, count], dtype=">i4").tobytes()
-        (raw / f"{split}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+        for kind, magic, values in (("images-idx3", 2051, pixels), ("labels-idx1", 2049, labels)):
+            header = np.array([magic, *values.shape], dtype=">i4").tobytes()
+            (raw / f"{split}-{kind}-ubyte").write_bytes(header + values.tobytes())
     return root
 
 

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
-from anomalib.data import ImageBatch, NumpyImageBatch, NumpyImageItem
 from lightning.fabric.utilities import move_data_to_device
 from torchvision.tv_tensors import Image
 
@@ -65,12 +64,3 @@ def test_all_tensors_move_to_a_device():
     for key in ("image", "gt_mask", "mask_valid", "prompt_image", "one_class"):
         assert moved[key].device.type == "meta"
     assert moved.class_name == batch.class_name
-
-
-def test_predictions_and_numpy_work_as_in_anomalib():
-    batch = PromptedBatch.collate([item(), item(1)])
-    batch.update(pred_score=torch.tensor([0.1, 0.9]))
-    assert isinstance(batch, ImageBatch)
-    assert isinstance(batch.to_numpy(), NumpyImageBatch)
-    assert isinstance(batch.items[0].to_numpy(), NumpyImageItem)
-    assert batch.items[1].pred_score == pytest.approx(0.9)

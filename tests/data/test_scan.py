@@ -8,12 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from anomalib_inctrl.backbones.text_prompts import text_prompts
 from anomalib_inctrl.data import DATASETS
-from anomalib_inctrl.data.datasets.records import Record, natural_key, read_masks, safe_path, split_normals
+from anomalib_inctrl.data.datasets.records import Record, split_normals
 from anomalib_inctrl.errors import DatasetError, ImageFileError
 from tests.data.raw_trees import WRITERS, mask, noise_image, write_cifar10, write_mnist, write_raw
 
@@ -28,11 +26,6 @@ def counts(found):
     return dict(Counter((record.split, record.label) for record in found.records))
 
 
-def test_numbers_are_sorted_as_numbers():
-    names = ["kos10/Part2", "kos2/Part10", "kos2/part1", "kos2/Part2"]
-    assert sorted(names, key=natural_key) == ["kos2/part1", "kos2/Part2", "kos2/Part10", "kos10/Part2"]
-
-
 @pytest.mark.parametrize("count", [2, 5, 98, 1143])
 def test_a_quarter_of_the_sorted_normal_images_is_drawn_for_testing(count):
     records = [Record("x", "", "good", str(number), f"{number}.png") for number in range(count)]
@@ -43,12 +36,6 @@ def test_a_quarter_of_the_sorted_normal_images_is_drawn_for_testing(count):
         split_normals(records[:1], "X")
 
 
-def test_paths_that_lead_out_of_the_folder_are_refused():
-    for name in ("", "/etc/passwd", "../x.png", "a/../../x.png", "C:/x.png", r"..\x.png", r"\\host\x", "a\0b"):
-        assert safe_path(name) is None
-    assert safe_path("images/no 1..png") == Path("images/no 1..png")
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_scan_does_not_depend_on_the_order_of_the_file_system(name, tmp_path, monkeypatch):
     root = write_raw(name, tmp_path / "raw", monkeypatch)
@@ -57,14 +44,6 @@ def test_scan_does_not_depend_on_the_order_of_the_file_system(name, tmp_path, mo
     monkeypatch.setattr(Path, "rglob", lambda self, pattern: sorted(listed(self, pattern), reverse=True))
     assert scan(name, root).records == expected
     assert len({record.path.casefold() for record in expected}) == len(expected)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_cards_are_complete_and_categories_have_text_prompts(name):
-    card = DATASETS[name].card
-    assert all((card.title, card.licence, card.homepage.startswith("http"), card.citation, card.layout, card.expected))
-    # Single pairs of sentences are for natural images; everything else gets the ensemble.
-    assert {len(text_prompts(category)[0]) for category in card.categories} == ({1} if name == "CIFAR10" else {154})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -99,17 +78,13 @@ def cut(name):
         ("ELPV", edit("labels.csv", lambda text: text.replace("images/cell0001.png", "../../cell0001.png")),
          "outside its folder"),
         ("ELPV", edit("labels.csv", lambda text: text.replace("0.3333333333333333", "perhaps")),
-         r"labels.csv: not a list of path, probability"),
-        ("ELPV", lambda root: (root / "images/cell0008.png").unlink(),
-         r"1 of 12 images are missing, the first is images/cell0008.png"),
+         r"labels.csv: not a table with the columns path, probability"),
         ("BrainMRI", lambda root: [path.unlink() for path in (root / "yes").iterdir()],
          r"no images in yes. Get the dataset from https://www.kaggle"),
-        ("HeadCT", lambda root: (root / "head_ct/head_ct/007.png").unlink(),
-         r"1 of 12 images are missing, the first is head_ct/head_ct/007.png"),
-        ("HeadCT", edit("labels.csv", lambda text: "id;label\n1;0\n"), "columns id and hemorrhage"),
+        ("HeadCT", edit("labels.csv", lambda text: "id;label\n1;0\n"), "columns id, hemorrhage"),
         ("MNIST", cut("MNIST/raw/train-labels-idx1-ubyte"), "damaged"),
         ("MNIST", lambda root: (root / "MNIST/raw/t10k-labels-idx1-ubyte").rename(
-            root / "MNIST/raw/t10k-labels-idx1-ubyte.gz"), r"ubyte.gz is not extracted.*Extract t10k-labels"),
+            root / "MNIST/raw/t10k-labels-idx1-ubyte.gz"), r"no MNIST/raw/t10k-labels.*Extract t10k-labels"),
     ],
 )  # fmt: skip
 def test_incomplete_or_damaged_data_is_named(name, change, message, tmp_path):
@@ -117,12 +92,6 @@ def test_incomplete_or_damaged_data_is_named(name, change, message, tmp_path):
     change(root)
     with pytest.raises((DatasetError, ImageFileError), match=message):
         scan(name, root)
-
-
-def test_archives_that_are_not_extracted_are_named(tmp_path):
-    (tmp_path / "KolektorSDD.zip").write_bytes(b"")
-    with pytest.raises(DatasetError, match=r"no folders kos01.*Extract KolektorSDD.zip there"):
-        scan("KolektorSDD", tmp_path)
 
 
 def test_aitex_tiles(tmp_path):
@@ -151,21 +120,13 @@ def test_aitex_tiles(tmp_path):
     ]
 
 
-def test_several_masks_of_an_image_are_united(tmp_path):
-    root = WRITERS["AITEX"](tmp_path)
-    union = np.maximum(*[np.asarray(Image.open(root / f"Mask_images/0044_019_04_mask{n}.png")) for n in (1, 2)])
-    tiles = [record for record in scan("AITEX", root).records if record.label == "fuzzyball"]
-    np.testing.assert_array_equal(np.asarray(read_masks(root, tiles[0].masks)), union)
-    assert [tile.box[0] for tile in tiles] == [0, 768]
-
-
 def test_kolektor_is_cut_in_three(tmp_path):
     found = scan("KolektorSDD", WRITERS["KolektorSDD"](tmp_path))
     assert counts(found) == {("train", "good"): 18, ("test", "good"): 6, ("test", "defect"): 3}
     assert [(record.name, record.box[1], record.box[3]) for record in found.records if record.masks] == [
-        ("kos01_Part2_1", 10, 20),
-        ("kos02_Part10_1", 10, 20),  # the defect lies across the cut
-        ("kos02_Part10_2", 20, 31),
+        ("kos01_Part2_01", 10, 20),
+        ("kos02_Part10_01", 10, 20),  # the defect lies across the cut
+        ("kos02_Part10_02", 20, 31),
     ]
     rows = [(record.box[1], record.box[3]) for record in found.records if record.source == "kos10/Part0.jpg"]
     assert sorted(rows) == [(0, 10), (10, 20), (20, 31)]
@@ -189,8 +150,7 @@ def test_brain_mri_takes_every_suffix_and_one_copy(tmp_path):
     assert counts(found) == {("train", "good"): 3, ("test", "good"): 2, ("test", "tumor"): 3}
     names = {Path(record.source).name: record.name for record in found.records}
     assert {"1 no.jpeg", "N2.JPG", "N17.png"} <= names.keys()
-    # Y1.jpg and Y1.JPG are two files here, but Y1_jpg.png and Y1_JPG.png are one on many file systems.
-    assert {names["Y1.jpg"], names["Y1.JPG"], names["Y20.jpg"]} == {"Y1_jpg", "Y1_jpg_2", "Y20"}
+    assert {names["Y1.jpg"], names["Y1.JPG"], names["Y20.jpg"]} == {"Y1", "Y1_2", "Y20"}
 
 
 @pytest.mark.parametrize("folder", ["head_ct/head_ct", "head_ct"])
@@ -230,16 +190,17 @@ def test_cifar10_images_are_those_of_torchvision(tmp_path, monkeypatch, below):
             assert np.array_equal(found.read(record), image)
 
 
-def test_cifar10_reads_no_unknown_pickle(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["batches.meta", "data_batch_3", "test_batch"])
+def test_cifar10_reads_no_unknown_pickle(name, tmp_path, monkeypatch):
     root = write_cifar10(tmp_path, monkeypatch)
-    path = root / "cifar-10-batches-py" / "data_batch_3"
+    path = root / "cifar-10-batches-py" / name
     path.write_bytes(path.read_bytes() + b"\0")
     monkeypatch.setattr("pickle.load", lambda *args, **kwargs: pytest.fail("an unknown pickle was read"))
-    with pytest.raises(DatasetError, match=r"data_batch_3 is damaged or not CIFAR-10's: its MD5 differs"):
+    with pytest.raises(DatasetError, match=rf"{name} is damaged or not CIFAR10's: its MD5 differs"):
         scan("CIFAR10", root)
     path.unlink()
     (root / "cifar-10-python.tar.gz").write_bytes(b"")
-    with pytest.raises(DatasetError, match=r"data_batch_3. Extract cifar-10-python.tar.gz there"):
+    with pytest.raises(DatasetError, match=rf"{name}. Extract cifar-10-python.tar.gz there"):
         scan("CIFAR10", root)
 
 
@@ -267,19 +228,3 @@ def test_complete_datasets_pass_the_check_of_counts(name, normal, abnormal):
     card.check_counts("here", {**found, ("test", "one"): abnormal - 4, ("test", "other"): 4})
     with pytest.raises(DatasetError, match=rf"{found['train', 'good'] - 1} train good \(expected"):
         card.check_counts("here", {**found, ("train", "good"): found["train", "good"] - 1, ("test", "one"): abnormal})
-
-
-def test_expected_counts_of_the_usual_splits():
-    for name, train, test in (("MNIST", 60000, 10000), ("CIFAR10", 50000, 10000)):
-        expected = DATASETS[name].card.expected
-        for split, total in (("train", train), ("test", test)):
-            assert sum(counts[0] for (part, _), counts in expected.items() if part == split) == total
-
-
-def test_masks_that_were_not_extracted_are_counted(tmp_path):
-    WRITERS["AITEX"](tmp_path)
-    (tmp_path / "Mask_images/0011_002_00_mask.png").unlink()
-    with pytest.raises(
-        DatasetError, match=r"6 images in NODefect_images \(expected 140 or 141\).*2 images in .* without"
-    ):
-        scan("AITEX", tmp_path, check_counts=True)

@@ -7,7 +7,7 @@ import yaml
 from anomalib.data import AnomalibDataModule, Folder, MVTecAD, get_datamodule
 from jsonargparse import ArgumentParser
 
-from anomalib_inctrl.data import DataSource, GeneralistDataModule
+from anomalib_inctrl.data import DataSource
 from anomalib_inctrl.data.sources import build_datamodules, parse_sources, prepare, read_parts
 from anomalib_inctrl.errors import DatasetError
 from tests.data.trees import folder_tree, mvtec_category, write_image
@@ -87,17 +87,17 @@ def test_random_splits_are_the_same_in_every_run(tmp_path):
     assert any(tested() != tested(seed=seed) for seed in range(1, 4))
 
 
+class Rendered(MVTecAD):
+    default_categories = ("washer", "gear")
+
+    def __init__(self, root, category="washer", seed=7):
+        super().__init__(root, category, seed=seed)
+
+    def prepare_data(self):
+        mvtec_category(self.root, self.category)
+
+
 def test_classes_of_other_packages_create_their_data_and_keep_their_seed(tmp_path):
-    class Rendered(MVTecAD):
-        default_categories = ("washer", "gear")
-
-        def __init__(self, root, category="washer", seed=7):
-            super().__init__(root, category, seed=seed)
-
-        def prepare_data(self):
-            mvtec_category(self.root, self.category)
-
-    Rendered.__module__ = __name__
     datamodules = build(DataSource("Rendered", str(tmp_path / "new")))
     assert list(datamodules) == ["gear", "washer"]
     assert datamodules["gear"].seed == 7
@@ -109,19 +109,14 @@ def test_classes_of_other_packages_create_their_data_and_keep_their_seed(tmp_pat
     [
         ({"datamodule": "MVTecAd"}, r"auxiliary\[0\]\.datamodule='MVTecAd'.*Available: .*MVTecAD, "),
         ({"datamodule": "no_such_package.Data"}, r"auxiliary\[0\]\.datamodule=.*No module named 'no_such_package'"),
-        ({"datamodule": "anomalib.data.VisaDataset"}, "no such datamodule"),
         ({"datamodule": "AnomalibDataModule"}, "no such datamodule"),
         ({"datamodule": "ShanghaiTech"}, "holds videos"),
         ({"root": "nowhere"}, r"auxiliary\[0\]\.root: there is no folder .*nowhere.*prepare_data"),
         ({"root": "empty"}, r"none found in .*empty, which holds no folders"),
         ({"categories": ["botle"]}, r"categories: botle not found.*Available: bottle\."),
-        ({"categories": []}, "none given"),
         ({"categories": "bottle"}, r"auxiliary\[0\].categories='bottle': Input should be a valid list"),
-        ({"categories": [1]}, r"auxiliary\[0\].categories\[0\]=1: Input should be a valid string"),
         ({"options": {"category": "bottle"}}, "Give it as categories"),
         ({"options": {"image_size": 3}}, r"image_size.*MVTecAD takes root, category"),
-        ({"options": {"val_split_mode": "half"}}, "'half' is not a valid"),
-        ({"options": "seed=1"}, r"options='seed=1': Input should be a valid dictionary"),
         ({"datamodule": "Folder", "categories": ["a"]}, "Folder has no categories"),
         ({"datamodule": "Folder"}, r"missing 2 required.*Folder takes name, normal_dir"),
         ({"folder": "MVTecAD"}, r"auxiliary\[0\].folder='MVTecAD': Unexpected.*a source takes datamodule, root"),
@@ -136,12 +131,6 @@ def test_wrong_sources_are_named(tmp_path, source, message, monkeypatch):
         build({"datamodule": "MVTecAD", "root": ".", **source})
 
 
-@pytest.mark.parametrize("sources", ["MVTecAD", {"datamodule": "MVTecAD"}, DataSource("MVTecAD"), ["MVTecAD"]])
-def test_sources_must_be_a_list(sources):
-    with pytest.raises(DatasetError, match=r"auxiliary.*=.*MVTecAD.*Give a list of sources"):
-        GeneralistDataModule(auxiliary=sources)
-
-
 def test_unreadable_category_names_class_and_folder(tmp_path):
     (tmp_path / "bottle" / "train").mkdir(parents=True)
     (datamodule,) = build(DataSource("MVTecAD", str(tmp_path))).values()
@@ -150,7 +139,7 @@ def test_unreadable_category_names_class_and_folder(tmp_path):
 
 
 CONFIG = """
-class_path: {name}
+class_path: GeneralistDataModule
 init_args:
   auxiliary:
     - datamodule: MVTecAD
@@ -176,12 +165,11 @@ def from_command_line(config):
 
 
 @pytest.mark.parametrize("read", [from_command_line, lambda config: get_datamodule(yaml.safe_load(config))])
-@pytest.mark.parametrize("name", ["GeneralistDataModule", "anomalib_inctrl.data.GeneralistDataModule"])
-def test_sources_are_read_from_yaml(tmp_path, read, name, monkeypatch):
+def test_sources_are_read_from_yaml(tmp_path, read, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mvtec_category(tmp_path, "bottle")
     folder_tree(tmp_path / "plain")
-    datamodule = read(CONFIG.format(name=name, root=tmp_path))
+    datamodule = read(CONFIG.format(root=tmp_path))
     datamodule.prepare_data()
     datamodule.setup()
     assert datamodule.k_shot == 1

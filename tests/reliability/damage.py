@@ -21,45 +21,23 @@ def damaged(content, count, seed=0):
         "twice": content + content,
         "a text": b"404: Not Found\n",
     }
-    kinds = (_truncated, _flipped, _flipped_early, _flipped_early, _zeroed, _removed, _doubled, _noise)
+    kinds = ("truncated", "flipped", "flipped early", "flipped early", "zeroed", "removed", "doubled", "noise")
     for number in range(count - len(found)):
-        kind = kinds[number % len(kinds)]
-        found[f"{kind.__name__.strip('_')} {number}"] = kind(content, rng.randrange(len(content)), rng)
+        kind, start, size = kinds[number % len(kinds)], rng.randrange(len(content)), rng.choice((1, 8, 64, 512))
+        before, part, after = content[:start], content[start : start + size], content[start + size :]
+        if "flipped" in kind:
+            changed = bytearray(content)
+            for _ in range(rng.choice((1, 1, 3, 30)) if kind == "flipped" else rng.choice((1, 1, 2))):
+                place = rng.randrange(len(content) if kind == "flipped" else min(200, len(content)))
+                changed[place] ^= 1 << rng.randrange(8)
+            version = bytes(changed)
+        else:
+            version = {
+                "truncated": before,
+                "zeroed": before + bytes(len(part)) + after,
+                "removed": before + after,
+                "doubled": before + part + part + after,
+                "noise": before + rng.randbytes(len(part)) + after,
+            }[kind]
+        found[f"{kind} {number}"] = version
     return found
-
-
-def _truncated(content, start, rng):
-    return content[:start]
-
-
-def _flip(content, places, rng):
-    changed = bytearray(content)
-    for place in places:
-        changed[place] ^= 1 << rng.randrange(8)
-    return bytes(changed)
-
-
-def _flipped(content, start, rng):
-    return _flip(content, [start, *(rng.randrange(len(content)) for _ in range(rng.choice((0, 0, 2, 29))))], rng)
-
-
-def _flipped_early(content, start, rng):
-    return _flip(content, [rng.randrange(min(200, len(content))) for _ in range(rng.choice((1, 1, 2)))], rng)
-
-
-def _zeroed(content, start, rng):
-    size = rng.choice((4, 64, 512))
-    return content[:start] + bytes(len(content[start : start + size])) + content[start + size :]
-
-
-def _removed(content, start, rng):
-    return content[:start] + content[start + rng.choice((1, 7, 512)) :]
-
-
-def _doubled(content, start, rng):
-    return content[: start + rng.choice((1, 16, 512))] + content[start:]
-
-
-def _noise(content, start, rng):
-    size = rng.choice((8, 256))
-    return content[:start] + rng.randbytes(len(content[start : start + size])) + content[start + size :]

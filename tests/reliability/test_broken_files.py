@@ -4,7 +4,6 @@
 
 import json
 import math
-import shutil
 import warnings
 from io import BytesIO
 
@@ -17,7 +16,6 @@ from anomalib_inctrl import Detector, InCTRLv2
 from anomalib_inctrl.app.uploads import Limits, check_image
 from anomalib_inctrl.benchmark.config import read_config
 from anomalib_inctrl.data.datasets.converted import read_manifest
-from anomalib_inctrl.demo import DemoSettings, render_category
 from anomalib_inctrl.errors import (
     BackboneError,
     BenchmarkError,
@@ -28,7 +26,6 @@ from anomalib_inctrl.errors import (
 )
 from anomalib_inctrl.io.images import image_size, is_deep, read_image
 from anomalib_inctrl.prompts.selection import read_prompt_list
-from tests.reliability.conftest import COUNTS
 from tests.reliability.damage import damaged
 
 FORMATS = {
@@ -124,16 +121,6 @@ def test_paths_without_an_image_are_refused(name, tmp_path, detector):
     assert not is_deep(path)
 
 
-def test_a_damaged_image_among_others_is_named(tmp_path, detector):
-    for number in range(3):
-        (tmp_path / f"{number}.png").write_bytes(image_content("png")[: 200 if number == 1 else None])
-    with pytest.raises(ImageFileError, match=r"1\.png"):
-        detector.predict(tmp_path)
-    with pytest.raises(ImageFileError, match=r"1\.png"):
-        detector.set_prompts(tmp_path, class_name="other")
-    assert detector.class_names == ["washer"]
-
-
 def load_and_predict(path, pixels):
     found = Detector(path, device="cpu")
     if not found.class_names:
@@ -203,34 +190,9 @@ def test_damaged_shared_folders(part, make_module, tmp_path):
         assert all(torch.equal(value, before[key]) for key, value in model.head_tensors().items())
 
 
-def test_damaged_manifests(tmp_path):
-    rows = ["path,split,label,category,source,sha256"]
-    rows += [f"head/train/good/{number:03}.png,train,good,head,raw/{number}.png,{'ab' * 32}" for number in range(9)]
-    versions = damaged("\n".join(rows).encode(), 60)
-    for table in read_versions(
-        tmp_path / "manifest.csv", versions, lambda: read_manifest(tmp_path), DatasetError
-    ).values():
-        assert all((tmp_path / file).resolve().is_relative_to(tmp_path) for file in table["path"])
-
-
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        ("prompts.json", json.dumps({"washer": ["0.png", "1.png"], "gear": ["2.png"]}, indent=1)),
-        ("prompts.txt", "0.png\n1.png\n2.png\n"),
-    ],
+MANIFEST = "path,split,label,category,source,sha256\n" + "".join(
+    f"head/train/good/{number:03}.png,train,good,head,raw/{number}.png,{'ab' * 32}\n" for number in range(9)
 )
-def test_damaged_prompt_lists(file, content, tmp_path):
-    for number in range(3):
-        (tmp_path / f"{number}.png").write_bytes(image_content("png"))
-    path = tmp_path / file
-    path.write_text(content)
-    assert read_prompt_list(path)
-    versions = damaged(content.encode(), 40) | {"a number": b'{"washer": 7}', "numbers": b'{"washer": [7]}'}
-    versions |= {"no text": b"\xff\xfe\0", "nothing": b"{}", "long": b"a" * 5000, "null": b'"\\u0000"'}
-    read_versions(path, versions, lambda: read_prompt_list(path), PromptError)
-
-
 BENCHMARK = """\
 output: results
 models:
@@ -240,24 +202,32 @@ targets:
 k_shots: [1, 2]
 seeds: [0, 1]
 """
+PROMPTS = {"a number": b'{"washer": 7}', "numbers": b'{"washer": [7]}', "no text": b"\xff\xfe\0", "nothing": b"{}"}
+PROMPTS |= {"long": b"a" * 5000, "null": b'"\\u0000"'}
+CONFIGS = {"list": b"- 1\n- 2\n", "deep": b"[" * 3000, "null": b"~", "anchors": b"a: &a [*a]", "number": b"7"}
+CONFIGS |= {"loop": b"output: ${output}\n"}
+LISTED = json.dumps({"washer": ["0.png", "1.png"], "gear": ["2.png"]}, indent=1)
+MANIFESTS = {name: MANIFEST.replace("head/train/good/003.png", path).encode() for name, path in
+             (("absolute", "/etc/passwd"), ("above", "../raw/labels.csv"), ("backslash", r"..\x.png"))}  # fmt: skip
 
 
-def test_damaged_benchmark_configs(tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text(BENCHMARK)
-    assert read_config(path).k_shots
-    versions = damaged(BENCHMARK.encode(), 60) | {"list": b"- 1\n- 2\n", "deep": b"[" * 3000, "null": b"~"}
-    versions |= {"anchors": b"a: &a [*a]", "number": b"7", "loop": b"output: ${output}\n"}
-    read_versions(path, versions, lambda: read_config(path), BenchmarkError)
-
-
-def test_damaged_settings_of_a_rendered_category(data, tmp_path):
-    shutil.copytree(data / "washer", tmp_path / "washer")
-    path = tmp_path / "washer" / "demo.json"
-    versions = damaged(path.read_bytes(), 30) | {"no dictionary": b"7", "no text": b"\xff\xfe\0"}
-
-    def read():
-        settings = DemoSettings(**COUNTS)
-        return read_or_named(path.parent, lambda: render_category(tmp_path, "washer", settings), DatasetError)
-
-    read_versions(path, versions, read)
+@pytest.mark.parametrize(
+    ("file", "content", "count", "more", "read", "error"),
+    [
+        ("manifest.csv", MANIFEST, 60, MANIFESTS, lambda path: read_manifest(path.parent), DatasetError),
+        ("prompts.json", LISTED, 40, PROMPTS, read_prompt_list, PromptError),
+        ("prompts.txt", "0.png\n1.png\n2.png\n", 40, PROMPTS, read_prompt_list, PromptError),
+        ("config.yaml", BENCHMARK, 60, CONFIGS, read_config, BenchmarkError),
+    ],
+)
+def test_damaged_text_files(file, content, count, more, read, error, tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(image_content("png"))
+    path = tmp_path / file
+    path.write_text(content)
+    read(path)
+    found = read_versions(path, damaged(content.encode(), count) | more, lambda: read(path), error)
+    if file == "manifest.csv":
+        files = [name for table in found.values() for name in table["path"]]
+        assert all((tmp_path / name).resolve().is_relative_to(tmp_path) for name in files)
+        assert not MANIFESTS.keys() & found.keys()

@@ -3,7 +3,6 @@
 """A full disk, or a folder that cannot be written: an error, the old content stays, and no partial file is left."""
 
 import errno
-import os
 import signal
 
 import pytest
@@ -83,12 +82,3 @@ def test_a_place_that_cannot_be_a_folder_is_named(what, raw, tmp_path):
     with pytest.raises(OSError, match="taken"):
         WRITES[what](tmp_path / "taken" / "results", raw)
     assert content(tmp_path) == {"taken": b"old"}
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")  # noqa: PTH110
-def test_the_systems_own_message_is_kept(tmp_path):
-    (tmp_path / f".a.txt.{os.getpid()}.tmp").symlink_to("/dev/full")
-    (tmp_path / "a.txt").write_bytes(b"old")
-    with pytest.raises(OSError, match="No space left"):
-        write_text_atomic(tmp_path / "a.txt", "new" * 10000)
-    assert content(tmp_path) == {"a.txt": b"old"}

@@ -11,9 +11,12 @@ import pytest
 import torch
 
 
-def growth(detector, images, rounds):
-    """Slope of this process's memory in the second half of so many rounds, bytes a round."""
-    used = []
+@pytest.mark.parametrize(
+    "rounds", [30, pytest.param(int(os.environ.get("ANOMALIB_INCTRL_SOAK", "100")), marks=pytest.mark.slow)]
+)
+def test_memory_does_not_grow(make_detector, rounds):
+    images = list(torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0)))
+    detector, used = make_detector(), []
     gc.freeze()  # what was there before need not be traversed every time
     for _ in range(rounds):
         detector.predict(images)[0].heat_map()
@@ -22,15 +25,7 @@ def growth(detector, images, rounds):
         used.append(psutil.Process().memory_info().rss)
     gc.unfreeze()
     late = used[rounds // 2 :]
-    return np.polyfit(range(len(late)), late, deg=1)[0]
-
-
-@pytest.mark.parametrize(
-    "rounds", [30, pytest.param(int(os.environ.get("ANOMALIB_INCTRL_SOAK", "100")), marks=pytest.mark.slow)]
-)
-def test_memory_does_not_grow(make_detector, rounds):
-    images = list(torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0)))
-    found = growth(make_detector(), images, rounds)
-    print(f"{found:.0f} bytes a round over {rounds} rounds")
+    growth = np.polyfit(range(len(late)), late, deg=1)[0]
+    print(f"{growth:.0f} bytes a round over {rounds} rounds")
     # An image, a map or a prompt kept by mistake would show as hundreds of kilobytes a round.
-    assert found < images[0].nbytes / 4
+    assert growth < images[0].nbytes / 4

@@ -15,18 +15,3 @@ DATASETS: dict[str, type[BenchmarkDataModule]] = {
     dataset.card.name: dataset for dataset in (AITEX, BrainMRI, CIFAR10, ELPV, HeadCT, KolektorSDD, MNIST)
 }
 """Every dataset that can be converted, by name."""
-
-BENCHMARK_DATAMODULES: tuple[type, ...] = tuple(DATASETS.values())
-
-__all__ = [
-    "AITEX",
-    "BENCHMARK_DATAMODULES",
-    "CIFAR10",
-    "DATASETS",
-    "ELPV",
-    "MNIST",
-    "BenchmarkDataModule",
-    "BrainMRI",
-    "HeadCT",
-    "KolektorSDD",
-]

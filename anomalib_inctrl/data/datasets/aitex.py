@@ -6,14 +6,7 @@ import re
 from pathlib import Path
 
 from anomalib_inctrl.data.datasets.base import BenchmarkDataModule
-from anomalib_inctrl.data.datasets.records import (
-    GOOD,
-    DatasetCard,
-    Record,
-    Scan,
-    image_files,
-    read_masks,
-)
+from anomalib_inctrl.data.datasets.records import GOOD, Box, DatasetCard, Scan, cut_image, image_files
 from anomalib_inctrl.errors import DatasetError
 from anomalib_inctrl.io.images import image_size
 
@@ -66,7 +59,13 @@ class AITEX(BenchmarkDataModule):
         ),
         categories=("fabric",),
         # The paper counts 140 normal images, the distributed archive holds 141; 16 tiles each.
-        expected={("train", GOOD): (1680, 1692), ("test", GOOD): (560, 564)},
+        expected={
+            ("", "images in NODefect_images"): (140, 141),
+            ("", "images in Defect_images"): (105, 106),
+            ("", "images in Defect_images without a mask"): (0, 1),
+            ("train", GOOD): (1680, 1692),
+            ("test", GOOD): (560, 564),
+        },
     )
 
     @classmethod
@@ -78,27 +77,28 @@ class AITEX(BenchmarkDataModule):
         records = []
         for path in files["NODefect_images"]:
             fabric = path.relative_to(folders["NODefect_images"]).parent.name
-            records += _tiles(root, path, GOOD, f"{fabric}_{path.stem}" if fabric else path.stem)
+            records += cut_image(root, path, _tiles(path), "fabric", GOOD, f"{fabric}_{path.stem}".lstrip("_"))
         masks: dict[str, list[Path]] = {}
         for path in files["Mask_images"]:
             masks.setdefault(path.stem.partition("_mask")[0], []).append(path)
-        notes = []
-        for path in files["Defect_images"]:
-            tiles = _abnormal_tiles(root, path, masks.get(path.stem, []))
-            records += tiles
-            if not tiles:
-                why = "its mask is empty" if path.stem in masks else "it has no mask"
-                notes.append(f"{path.name} is left out: {why}, so that its abnormal tiles are not known.")
         defects = {path.stem for path in files["Defect_images"]}
         if unmatched := sorted(masks.keys() - defects):
             found_masks = ", ".join(unmatched[:3])
             raise cls.card.missing(root, f"{len(unmatched)} masks have no image in Defect_images ({found_masks} ...)")
-        file_counts = {
-            "images in NODefect_images": (len(files["NODefect_images"]), (140, 141)),
-            "images in Defect_images": (len(files["Defect_images"]), (105, 106)),
-            "images in Defect_images without a mask": (len(defects - masks.keys()), (0, 1)),
-        }
-        return Scan(cls.card, root, records, notes, file_counts)
+        notes = []
+        for path in files["Defect_images"]:
+            if (match := _NAME.fullmatch(path.stem)) is None:
+                msg = f"{path}: not a name of AITEX, such as 0001_002_00.png (image, kind of defect, fabric)."
+                raise DatasetError(msg)
+            label = _DEFECTS.get(match[1], f"defect_{match[1]}")
+            parts = cut_image(root, path, _tiles(path), "fabric", label, path.stem, masks.get(path.stem, ()))
+            records += (abnormal := [part for part in parts if part.masks])
+            if not abnormal:
+                why = "its mask is empty" if path.stem in masks else "it has no mask"
+                notes.append(f"{path.name} is left out: {why}, so that its abnormal tiles are not known.")
+        counts = {f"images in {name}": len(files[name]) for name in ("NODefect_images", "Defect_images")}
+        counts["images in Defect_images without a mask"] = len(defects - masks.keys())
+        return Scan(cls.card, root, records, notes, {("", what): count for what, count in counts.items()})
 
 
 def _inner(folder: Path) -> Path:
@@ -106,30 +106,6 @@ def _inner(folder: Path) -> Path:
     return folder / folder.name if (folder / folder.name).is_dir() else folder
 
 
-def _abnormal_tiles(root: Path, path: Path, mask_files: list[Path]) -> list[Record]:
-    match = _NAME.fullmatch(path.stem)
-    if match is None:
-        msg = f"{path}: not a name of AITEX, such as 0001_002_00.png (image, kind of defect, fabric)."
-        raise DatasetError(msg)
-    if not mask_files:
-        return []
-    masks = tuple(file.relative_to(root).as_posix() for file in mask_files)
-    mask = read_masks(root, masks, image_size(path))
-    label = _DEFECTS.get(match[1], f"defect_{match[1]}")
-    return [tile for tile in _tiles(root, path, label, path.stem, masks) if mask.crop(tile.box).getbbox()]
-
-
-def _tiles(root: Path, path: Path, label: str, name: str, masks: tuple[str, ...] = ()) -> list[Record]:
+def _tiles(path: Path) -> list[Box]:
     height, width = image_size(path)
-    return [
-        Record(
-            category="fabric",
-            split="" if label == GOOD else "test",
-            label=label,
-            name=f"{name}_{number:02}",
-            source=path.relative_to(root).as_posix(),
-            box=(left, 0, min(left + _TILE, width), height),
-            masks=masks,
-        )
-        for number, left in enumerate(range(0, width, _TILE))
-    ]
+    return [(left, 0, min(left + _TILE, width), height) for left in range(0, width, _TILE)]

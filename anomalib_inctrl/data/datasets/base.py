@@ -16,8 +16,8 @@ from anomalib.data.datamodules.base.image import AnomalibDataModule
 from anomalib.data.utils import TestSplitMode, ValSplitMode
 from torchvision.tv_tensors import Image
 
-from anomalib_inctrl.data.datasets.converted import converted_samples, is_converted, samples_table, write_converted
-from anomalib_inctrl.data.datasets.records import DatasetCard, Scan, natural_key, split_normals, unique_names
+from anomalib_inctrl.data.datasets.converted import converted_rows, is_converted, write_converted
+from anomalib_inctrl.data.datasets.records import GOOD, DatasetCard, Scan, natural_key, split_normals, unique_names
 from anomalib_inctrl.errors import DatasetError, ImageFileError
 
 logger = logging.getLogger(__name__)
@@ -37,11 +37,10 @@ class BenchmarkDataModule(AnomalibDataModule, ABC):
         eval_batch_size: Batch size of the validation, test and predict dataloaders.
         num_workers: Number of workers of each dataloader.
         test_split_mode: How the test set is made.
-        test_split_ratio: Share of the data for testing, where the mode asks for it.
         val_split_mode: How the validation set is made.
         seed: Seed of random validation splits; train and test splits do not depend on it.
         check_counts: Whether all images of the dataset must be present. Turn it off to use a part of the dataset.
-        **options: Further arguments of anomalib's datamodules: augmentations and ``val_split_ratio``.
+        **options: Further arguments of anomalib's datamodules: augmentations and the ratios of splits.
 
     Attributes:
         card: Licence, source, citation, layout, categories and expected counts.
@@ -71,7 +70,6 @@ class BenchmarkDataModule(AnomalibDataModule, ABC):
         eval_batch_size: int = 32,
         num_workers: int = 8,
         test_split_mode: TestSplitMode | str = TestSplitMode.FROM_DIR,
-        test_split_ratio: float = 0.2,
         val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
         seed: int | None = None,
         check_counts: bool = True,
@@ -82,7 +80,6 @@ class BenchmarkDataModule(AnomalibDataModule, ABC):
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
             test_split_mode=test_split_mode,
-            test_split_ratio=test_split_ratio,
             val_split_mode=val_split_mode,
             seed=seed,
             **options,
@@ -97,14 +94,7 @@ class BenchmarkDataModule(AnomalibDataModule, ABC):
 
     @classmethod
     def scan(cls, root: str | Path, *, check_counts: bool = True) -> Scan:
-        """List the images of raw data.
-
-        Args:
-            root: Folder of the raw data.
-            check_counts: Whether all images of the dataset must be present.
-
-        Returns:
-            The images, sorted and split.
+        """List the images of raw data, sorted and split.
 
         Raises:
             DatasetError: If the data is missing, extracted in part, inconsistent, or its counts are not as expected.
@@ -113,15 +103,11 @@ class BenchmarkDataModule(AnomalibDataModule, ABC):
         if not root.is_dir():
             raise cls.card.missing(root, "there is no such folder")
         found = cls._scan(root)
-        sources = dict.fromkeys(record.source for record in found.records if record.index is None)
-        if absent := [source for source in sources if not (found.base / source).is_file()]:
-            msg = f"{len(absent)} of {len(sources)} images are missing, the first is {absent[0]}"
-            raise cls.card.missing(root, msg)
         records = unique_names(split_normals(found.records, cls.card.name))
         records.sort(key=lambda record: natural_key(record.path))
         if check_counts:
             counts = Counter((record.split, record.label) for record in records)
-            cls.card.check_counts(f"{cls.card.name} in {root}", counts, found.file_counts)
+            cls.card.check_counts(f"{cls.card.name} in {root}", {**counts, **found.file_counts})
         return replace(found, records=records)
 
     @classmethod
@@ -163,28 +149,39 @@ class BenchmarkDataModule(AnomalibDataModule, ABC):
             setattr(self, f"{split}_data", TableDataset(part, self.category))
 
     def _samples_table(self) -> pd.DataFrame:
-        card = self.card
-        if is_converted(self.converted_root):
-            return converted_samples(card, self.converted_root, self.category, check_counts=self.check_counts)
-        scan = self.scan(self.root, check_counts=self.check_counts)
-        if not self.in_place:
+        """The images in anomalib's format; training images that are not normal for the category are left out."""
+        card, folder = self.card, self.converted_root
+        if is_converted(folder):
+            rows = converted_rows(card, folder, self.category, check_counts=self.check_counts)
+        else:
+            scan = self.scan(self.root, check_counts=self.check_counts)
+            if not self.in_place:
+                msg = (
+                    f"{self.root} holds the raw data of {card.name}. Call prepare_data() first, or run "
+                    f"`anomalib-inctrl convert {card.name} --root {self.root} --out {folder}`."
+                )
+                raise DatasetError(msg)
+            folder, rows = scan.base, [(record.source, record.split, record.label, "") for record in scan.records]
+        normal = card.normal_labels.get(self.category, (GOOD,))
+        kept = [
+            (str(folder / path), split, label, int(label not in normal), str(folder / mask) if mask else "")
+            for path, split, label, mask in rows
+            if label in normal or split == "test"
+        ]
+        files = [path for row in kept for path in (row[0], row[4]) if path]
+        if absent := [path for path in files if not Path(path).is_file()]:
             msg = (
-                f"{self.root} holds the raw data of {card.name}. Call prepare_data() first, or run "
-                f"`anomalib-inctrl convert {card.name} --root {self.root} --out {self.converted_root}`."
+                f"{card.name}: {len(absent)} of {len(files)} files are missing, the first is {absent[0]}. Copy or "
+                "extract the dataset again."
             )
             raise DatasetError(msg)
-        rows = [(record.source, record.split, record.label, "") for record in scan.records]
-        return samples_table(card, scan.base, self.category, rows)
+        samples = pd.DataFrame(kept, columns=["image_path", "split", "label", "label_index", "mask_path"])
+        samples.attrs["task"] = card.task
+        return samples
 
 
 class TableDataset(AnomalibDataset):
-    """Images from a table in anomalib's format.
-
-    Args:
-        samples: Table with ``image_path``, ``split``, ``label``, ``label_index`` and ``mask_path``, and the task in its
-            ``attrs``.
-        category: Category of the images.
-    """
+    """Images of one category from a table in anomalib's format, with the task in its ``attrs``."""
 
     def __init__(self, samples: pd.DataFrame, category: str) -> None:
         super().__init__()
@@ -192,11 +189,7 @@ class TableDataset(AnomalibDataset):
         self.category = category
 
     def __getitem__(self, index: int) -> DatasetItem[Image]:
-        """Read an image; see anomalib's dataset.
-
-        Raises:
-            ImageFileError: If it cannot be read; the message names the file.
-        """
+        """Read an image as anomalib does; an ``ImageFileError`` names a file that cannot be read."""
         try:
             return super().__getitem__(index)
         except (OSError, SyntaxError) as error:

@@ -5,14 +5,7 @@
 from pathlib import Path
 
 from anomalib_inctrl.data.datasets.base import BenchmarkDataModule
-from anomalib_inctrl.data.datasets.records import (
-    ABNORMAL,
-    GOOD,
-    DatasetCard,
-    Record,
-    Scan,
-    image_files,
-)
+from anomalib_inctrl.data.datasets.records import ABNORMAL, GOOD, DatasetCard, Record, Scan, find_folder, image_files
 
 
 class BrainMRI(BenchmarkDataModule):
@@ -37,8 +30,7 @@ class BrainMRI(BenchmarkDataModule):
     @classmethod
     def _scan(cls, root: Path) -> Scan:
         # The archive holds both folders twice, the second time below brain_tumor_dataset.
-        places = (root, root / "brain_tumor_dataset")
-        base = next((place for place in places if (place / "no").is_dir() and (place / "yes").is_dir()), root)
+        base = find_folder(root, (".", "brain_tumor_dataset"), "no", "yes") or root
         files = {name: image_files(base / name) for name in ("no", "yes")}
         if empty := [name for name, found in files.items() if not found]:
             raise cls.card.missing(root, f"there are no images in {' and '.join(empty)}")

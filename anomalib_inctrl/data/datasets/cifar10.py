@@ -5,10 +5,9 @@
 from pathlib import Path
 
 from torchvision import datasets
-from torchvision.datasets.utils import check_integrity
 
 from anomalib_inctrl.data.datasets.base import BenchmarkDataModule
-from anomalib_inctrl.data.datasets.records import DatasetCard, Scan, scan_arrays
+from anomalib_inctrl.data.datasets.records import DatasetCard, Scan, one_vs_all, scan_torchvision
 
 _OBJECTS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -38,33 +37,15 @@ class CIFAR10(BenchmarkDataModule):
             "  cifar-10-batches-py/data_batch_1 ... data_batch_5\n"
             "  cifar-10-batches-py/test_batch"
         ),
-        categories=(*_OBJECTS, "animal"),
-        default_categories=_OBJECTS,
+        **one_vs_all(_OBJECTS, "animal", ("bird", "cat", "deer", "dog", "frog", "horse")),
         folder="objects",
-        normal_labels={
-            **{name: (name,) for name in _OBJECTS},
-            "animal": ("bird", "cat", "deer", "dog", "frog", "horse"),
-        },
-        expected={
-            **{("train", name): (5000,) for name in _OBJECTS},
-            **{("test", name): (1000,) for name in _OBJECTS},
-        },
+        expected={(split, name): (n,) for split, n in (("train", 5000), ("test", 1000)) for name in _OBJECTS},
     )
 
     @classmethod
     def _scan(cls, root: Path) -> Scan:
         reader = datasets.CIFAR10
         folder = reader.base_folder
-        base = root.parent if root.name == folder else root
-        meta = [reader.meta["filename"], reader.meta["md5"]]
-        for name, checksum in [*reader.train_list, *reader.test_list, meta]:
-            path = base / folder / name
-            if not path.is_file():
-                raise cls.card.missing(root, f"there is no {folder}/{name}")
-            if not check_integrity(path, checksum):
-                raise cls.card.missing(root, f"{folder}/{name} is damaged or not CIFAR-10's: its MD5 differs")
-        splits = {}
-        for split, source in (("train", folder), ("test", f"{folder}/test_batch")):
-            data = reader(base, train=split == "train", download=False)
-            splits[split] = source, data.data, data.targets
-        return scan_arrays(cls.card, base, _OBJECTS, splits)
+        listed = [*reader.train_list, *reader.test_list, [reader.meta["filename"], reader.meta["md5"]]]
+        files = {f"{folder}/{name}": md5 for name, md5 in listed}
+        return scan_torchvision(cls.card, root, reader, files, (folder, f"{folder}/test_batch"))

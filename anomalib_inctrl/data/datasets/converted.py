@@ -9,7 +9,6 @@ file's ``sha256``. ``dataset.json`` holds licence, source and citation.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -19,16 +18,9 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import track
 
-from anomalib_inctrl.data.datasets.records import (
-    GOOD,
-    DatasetCard,
-    Record,
-    Scan,
-    natural_key,
-    read_masks,
-    safe_path,
-)
+from anomalib_inctrl.data.datasets.records import DatasetCard, Record, Scan, natural_key, read_masks, safe_path
 from anomalib_inctrl.errors import DatasetError
+from anomalib_inctrl.io.weights import file_sha256
 
 MANIFEST = "manifest.csv"
 CARD = "dataset.json"
@@ -44,17 +36,10 @@ def is_converted(folder: Path) -> bool:
 
 
 def write_converted(scan: Scan, out: str | Path) -> bool:
-    """Write a dataset in MVTec AD's layout.
+    """Write a dataset in MVTec AD's layout; False if ``out`` holds the same already.
 
     The folder appears complete or not at all, even if the process is killed, and several processes may write it at the
-    same time. A folder that holds the same already is left as it is.
-
-    Args:
-        scan: The raw data.
-        out: Folder to write.
-
-    Returns:
-        Whether anything was written; False if ``out`` holds the same already.
+    same time.
 
     Raises:
         DatasetError: If ``out`` holds something else.
@@ -67,9 +52,17 @@ def write_converted(scan: Scan, out: str | Path) -> bool:
     out.parent.mkdir(parents=True, exist_ok=True)
     # A lock ends with the process that held it, so an unfinished folder found here belongs to nobody.
     with FileLock(out.with_name(f".{out.name}.lock")):
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            _require_same(scan, out)
+        if is_converted(out):
+            if problems := differences(scan.card, out, scan):
+                msg = (
+                    f"{out} differs from what would be written: {len(problems)} differences, the first: {problems[0]}. "
+                    "Remove it to have it converted again."
+                )
+                raise DatasetError(msg)
             return False
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            msg = f"{out} exists and is no converted dataset. Give a new folder, or remove what is there."
+            raise DatasetError(msg)
         unfinished = out.with_name(f".{out.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
@@ -80,18 +73,6 @@ def write_converted(scan: Scan, out: str | Path) -> bool:
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     return True
-
-
-def _require_same(scan: Scan, out: Path) -> None:
-    if not is_converted(out):
-        msg = f"{out} exists and is no converted dataset. Give a new folder, or remove what is there."
-        raise DatasetError(msg)
-    if problems := differences(scan.card, out, scan):
-        msg = (
-            f"{out} differs from what would be written: {len(problems)} differences, the first: {problems[0]}. Remove "
-            "it to have it converted again."
-        )
-        raise DatasetError(msg)
 
 
 def _write(scan: Scan, folder: Path) -> None:
@@ -113,7 +94,7 @@ def _write(scan: Scan, folder: Path) -> None:
                     whole = image if row[0] == record.path else read_masks(scan.base, record.masks)
                     part = whole.crop(record.box) if record.box else whole
                     (part if part.mode in _PNG_MODES else part.convert("RGB")).save(path)
-                rows.append((*row, _sha256(path)))
+                rows.append((*row, file_sha256(path)))
     rows.sort(key=lambda row: natural_key(row[0]))
     (folder / CARD).write_text(_card_text(scan.card), encoding="utf-8")
     pd.DataFrame(rows, columns=COLUMNS).to_csv(folder / MANIFEST, index=False, lineterminator="\n")
@@ -128,23 +109,13 @@ def _manifest_rows(record: Record) -> list[tuple[str, ...]]:
     return rows
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _card_text(card: DatasetCard) -> str:
     facts = ("name", "title", "task", "licence", "homepage", "citation")
     return json.dumps({fact: getattr(card, fact) for fact in facts}, indent=2) + "\n"
 
 
 def read_manifest(folder: Path) -> pd.DataFrame:
-    """Read the manifest of a converted dataset.
-
-    Args:
-        folder: Folder of the dataset.
-
-    Returns:
-        Its rows, all columns text.
+    """Read the manifest of a converted dataset; all its columns are text.
 
     Raises:
         DatasetError: If it cannot be read, lacks a column, or names a file outside the folder.
@@ -168,15 +139,7 @@ def read_manifest(folder: Path) -> pd.DataFrame:
 
 
 def differences(card: DatasetCard, folder: Path, scan: Scan | None = None) -> list[str]:
-    """Compare a converted dataset with its manifest, and the manifest with the raw data.
-
-    Args:
-        card: Card of the dataset it should be.
-        folder: Folder of the converted dataset.
-        scan: The raw data, if available.
-
-    Returns:
-        What differs, a sentence each; empty if nothing does.
+    """Compare a converted dataset with its manifest, and the manifest with the raw data if given; a sentence each.
 
     Raises:
         DatasetError: If the manifest cannot be read or names files outside the folder.
@@ -189,7 +152,7 @@ def differences(card: DatasetCard, folder: Path, scan: Scan | None = None) -> li
     found += [
         f"{path} has changed"
         for path, sha256 in zip(table["path"], table["sha256"], strict=True)
-        if path in present and _sha256(folder / path) != sha256
+        if path in present and file_sha256(folder / path) != sha256
     ]
     if CARD in present and (folder / CARD).read_text(encoding="utf-8") != _card_text(card):
         found.append(f"{CARD} is not that of {card.name}")
@@ -201,20 +164,13 @@ def differences(card: DatasetCard, folder: Path, scan: Scan | None = None) -> li
     return found
 
 
-def converted_samples(card: DatasetCard, folder: Path, category: str, *, check_counts: bool = True) -> pd.DataFrame:
-    """List the images of one category of a converted dataset.
-
-    Args:
-        card: Card of the dataset.
-        folder: Its converted folder.
-        category: One of the dataset's categories.
-        check_counts: Whether all images of the dataset must be listed.
-
-    Returns:
-        See :func:`samples_table`.
+def converted_rows(
+    card: DatasetCard, folder: Path, category: str, *, check_counts: bool = True
+) -> list[tuple[str, str, str, str]]:
+    """List the images of one category of a converted dataset: path, split, label, and path of the mask or ``""``.
 
     Raises:
-        DatasetError: If the manifest is not of this dataset, lists too few images, or files are missing.
+        DatasetError: If the manifest is not of this dataset, or lists too few images where counts are checked.
     """
     manifest = read_manifest(folder)
     wanted = card.folder or category
@@ -228,41 +184,4 @@ def converted_samples(card: DatasetCard, folder: Path, category: str, *, check_c
         card.check_counts(str(folder), images.groupby(["split", "label"]).size().to_dict())
     masks = images["path"].str.replace("/test/", f"/{_GROUND_TRUTH}/").str.replace(r"\.png$", "_mask.png", regex=True)
     masks = masks.where(masks.isin(table["path"]), "")
-    rows = zip(images["path"], images["split"], images["label"], masks, strict=True)
-    return samples_table(card, folder, category, list(rows))
-
-
-def samples_table(
-    card: DatasetCard, folder: Path, category: str, rows: list[tuple[str, str, str, str]]
-) -> pd.DataFrame:
-    """Make anomalib's table of samples.
-
-    Args:
-        card: Card of the dataset.
-        folder: Folder that paths are relative to.
-        category: One of the dataset's categories; decides which labels are normal.
-        rows: Path, split and label of each image, and the path of its mask or an empty string.
-
-    Returns:
-        Table with ``image_path``, ``split``, ``label``, ``label_index``, ``mask_path`` (empty where there is none).
-        Training images that are not normal for the category are left out.
-
-    Raises:
-        DatasetError: If files are missing.
-    """
-    normal = card.normal_labels.get(category, (GOOD,))
-    kept = [
-        (str(folder / path), split, label, int(label not in normal), str(folder / mask) if mask else "")
-        for path, split, label, mask in rows
-        if label in normal or split == "test"
-    ]
-    samples = pd.DataFrame(kept, columns=["image_path", "split", "label", "label_index", "mask_path"])
-    files = [*samples["image_path"], *filter(None, samples["mask_path"])]
-    if absent := [path for path in files if not Path(path).is_file()]:
-        msg = (
-            f"{card.name}: {len(absent)} of {len(files)} files are missing, the first is {absent[0]}. Copy or extract "
-            "the dataset again."
-        )
-        raise DatasetError(msg)
-    samples.attrs["task"] = card.task
-    return samples
+    return list(zip(images["path"], images["split"], images["label"], masks, strict=True))

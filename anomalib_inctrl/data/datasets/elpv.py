@@ -4,8 +4,6 @@
 
 from pathlib import Path
 
-import pandas as pd
-
 from anomalib_inctrl.data.datasets.base import BenchmarkDataModule
 from anomalib_inctrl.data.datasets.records import (
     ABNORMAL,
@@ -13,9 +11,13 @@ from anomalib_inctrl.data.datasets.records import (
     DatasetCard,
     Record,
     Scan,
+    find_folder,
+    read_labels,
     safe_path,
 )
 from anomalib_inctrl.errors import DatasetError
+
+_PLACES = (".", "src/elpv_dataset/data", "elpv-dataset", "elpv-dataset-master")
 
 
 class ELPV(BenchmarkDataModule):
@@ -44,19 +46,12 @@ class ELPV(BenchmarkDataModule):
 
     @classmethod
     def _scan(cls, root: Path) -> Scan:
-        places = (root, root / "src/elpv_dataset/data", root / "elpv-dataset", root / "elpv-dataset-master")
-        base = next((place for place in places if (place / "labels.csv").is_file()), None)
-        if base is None:
+        if (base := find_folder(root, _PLACES, "labels.csv")) is None:
             raise cls.card.missing(root, "there is no labels.csv")
-        labels = base / "labels.csv"
-        try:
-            table = pd.read_csv(labels, sep=r"\s+", header=None, names=["path", "probability", "kind"])
-            table = table.astype({"path": str, "probability": float, "kind": str})
-        except ValueError as error:
-            msg = f"{labels}: not a list of path, probability and kind of cell ({error}). Fetch it again."
-            raise DatasetError(msg) from error
+        types = {"path": str, "probability": float, "kind": str}
+        table = read_labels(base / "labels.csv", types, sep=r"\s+", header=None, names=list(types))
         if unsafe := [name for name in table["path"] if safe_path(name) is None]:
-            msg = f"{labels}: names {unsafe[0]!r}, a path outside its folder. Fetch the file again."
+            msg = f"{base / 'labels.csv'}: names {unsafe[0]!r}, a path outside its folder. Fetch the file again."
             raise DatasetError(msg)
         certain = table[table["probability"].isin([0, 1])]
         records = [

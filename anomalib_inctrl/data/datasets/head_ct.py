@@ -4,11 +4,8 @@
 
 from pathlib import Path
 
-import pandas as pd
-
 from anomalib_inctrl.data.datasets.base import BenchmarkDataModule
-from anomalib_inctrl.data.datasets.records import ABNORMAL, GOOD, DatasetCard, Record, Scan
-from anomalib_inctrl.errors import DatasetError
+from anomalib_inctrl.data.datasets.records import ABNORMAL, GOOD, DatasetCard, Record, Scan, read_labels
 
 
 class HeadCT(BenchmarkDataModule):
@@ -32,14 +29,9 @@ class HeadCT(BenchmarkDataModule):
 
     @classmethod
     def _scan(cls, root: Path) -> Scan:
-        labels = root / "labels.csv"
-        if not labels.is_file():
+        if not (root / "labels.csv").is_file():
             raise cls.card.missing(root, "there is no labels.csv")
-        try:
-            table = pd.read_csv(labels, skipinitialspace=True)[["id", "hemorrhage"]].astype(int)
-        except (ValueError, KeyError) as error:
-            msg = f"{labels}: not a table with the columns id and hemorrhage ({error}). Fetch it again."
-            raise DatasetError(msg) from error
+        table = read_labels(root / "labels.csv", {"id": int, "hemorrhage": int}, skipinitialspace=True)
         folder = next((name for name in ("head_ct/head_ct", "head_ct", ".") if any((root / name).glob("*.png"))), None)
         if folder is None:
             raise cls.card.missing(root, "there are no images in head_ct")

@@ -6,15 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from anomalib_inctrl.data.datasets.base import BenchmarkDataModule
-from anomalib_inctrl.data.datasets.records import (
-    ABNORMAL,
-    GOOD,
-    DatasetCard,
-    Record,
-    Scan,
-    image_files,
-    read_masks,
-)
+from anomalib_inctrl.data.datasets.records import ABNORMAL, GOOD, DatasetCard, Record, Scan, cut_image, image_files
 from anomalib_inctrl.io.images import image_size
 
 
@@ -54,25 +46,8 @@ class KolektorSDD(BenchmarkDataModule):
             mask = path.with_name(f"{path.stem}_label.bmp")
             if not mask.is_file():
                 raise cls.card.missing(root, f"{path.relative_to(root)} has no {mask.name} beside it")
-            records += _parts(base, path, mask.relative_to(base).as_posix())
+            height, width = image_size(path)
+            edges = [height * part // 3 for part in range(4)]
+            boxes = [(0, top, width, bottom) for top, bottom in pairwise(edges)]
+            records += cut_image(base, path, boxes, "commutator", "defect", f"{path.parent.name}_{path.stem}", [mask])
         return Scan(cls.card, base, records)
-
-
-def _parts(base: Path, path: Path, mask: str) -> list[Record]:
-    height, width = image_size(path)
-    pixels = read_masks(base, [mask], (height, width))
-    edges = [height * part // 3 for part in range(4)]
-    boxes = [(0, top, width, bottom) for top, bottom in pairwise(edges)]
-    abnormal = [pixels.crop(box).getbbox() is not None for box in boxes]
-    return [
-        Record(
-            category="commutator",
-            split="test" if abnormal[number] else "",
-            label="defect" if abnormal[number] else GOOD,
-            name=f"{path.parent.name}_{path.stem}_{number}",
-            source=path.relative_to(base).as_posix(),
-            box=box,
-            masks=(mask,) if abnormal[number] else (),
-        )
-        for number, box in enumerate(boxes)
-    ]

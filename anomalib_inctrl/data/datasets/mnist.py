@@ -7,7 +7,7 @@ from pathlib import Path
 from torchvision import datasets
 
 from anomalib_inctrl.data.datasets.base import BenchmarkDataModule
-from anomalib_inctrl.data.datasets.records import DIGITS, DatasetCard, Scan, scan_arrays
+from anomalib_inctrl.data.datasets.records import DIGITS, DatasetCard, Scan, one_vs_all, scan_torchvision
 
 _TRAIN_COUNTS = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
 _TEST_COUNTS = (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009)
@@ -40,10 +40,8 @@ class MNIST(BenchmarkDataModule):
             "  MNIST/raw/t10k-images-idx3-ubyte\n"
             "  MNIST/raw/t10k-labels-idx1-ubyte"
         ),
-        categories=(*DIGITS, "even_digit"),
-        default_categories=DIGITS,
+        **one_vs_all(DIGITS, "even_digit", DIGITS[::2]),
         folder="digits",
-        normal_labels={**{digit: (digit,) for digit in DIGITS}, "even_digit": DIGITS[::2]},
         expected={
             **{("train", digit): (count,) for digit, count in zip(DIGITS, _TRAIN_COUNTS, strict=True)},
             **{("test", digit): (count,) for digit, count in zip(DIGITS, _TEST_COUNTS, strict=True)},
@@ -52,22 +50,11 @@ class MNIST(BenchmarkDataModule):
 
     @classmethod
     def _scan(cls, root: Path) -> Scan:
-        base = root.parent if root.name == "MNIST" and (root / "raw").is_dir() else root
-        raw = base / "MNIST" / "raw"
-        for name in (Path(url).stem for url, _ in datasets.MNIST.resources):
-            if (raw / f"{name}.gz").is_file() and not (raw / name).is_file():
-                raise cls.card.missing(raw, f"MNIST/raw/{name}.gz is not extracted")
-            if not (raw / name).is_file():
-                raise cls.card.missing(root, f"there is no MNIST/raw/{name}")
-        splits = {}
-        for split, prefix in (("train", "train"), ("test", "t10k")):
-            source = f"MNIST/raw/{prefix}-images-idx3-ubyte"
-            try:
-                data = datasets.MNIST(base, train=split == "train", download=False)
-                if len(data.data) != len(data.targets):
-                    msg = f"{len(data.data)} images, {len(data.targets)} labels"
-                    raise ValueError(msg)
-            except (RuntimeError, ValueError, AssertionError, OSError) as error:
-                raise cls.card.missing(base, f"{source} or its labels are damaged ({error})") from error
-            splits[split] = source, data.data.numpy(), data.targets.tolist()
-        return scan_arrays(cls.card, base, DIGITS, splits)
+        files = {f"MNIST/raw/{Path(url).stem}": None for url, _ in datasets.MNIST.resources}
+        return scan_torchvision(
+            cls.card,
+            root,
+            datasets.MNIST,
+            files,
+            ("MNIST/raw/train-images-idx3-ubyte", "MNIST/raw/t10k-images-idx3-ubyte"),
+        )

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmark datasets share: their cards, the records of their images, counts and splits."""
+"""What the benchmark datasets share: their cards, the records of their images, and what their scans have in common."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageChops
 from sklearn.model_selection import train_test_split
+from torchvision.datasets.utils import check_integrity
 
 from anomalib_inctrl.errors import DatasetError
-from anomalib_inctrl.io.images import IMAGE_SUFFIXES, open_image
+from anomalib_inctrl.io.images import IMAGE_SUFFIXES, image_size, open_image
 
 GOOD = "good"
 ABNORMAL = "abnormal"
@@ -27,6 +30,8 @@ DIGITS = tuple(f"digit_{digit}" for digit in range(10))
 
 _TEST_SHARE, _SPLIT_SEED = 0.25, 42  # the authors' values
 _ARCHIVES = (".zip", ".7z", ".rar", ".gz", ".tar", ".tgz", ".xz")
+
+Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ class DatasetCard:
         citation: Publication to cite.
         layout: The folders and files expected below the root.
         categories: Categories of the datamodule; they are the class names in text prompts as well.
-        expected: Allowed numbers of images by split and label (:data:`ABNORMAL`: all labels but ``good``).
+        expected: Allowed numbers of images by split and label (:data:`ABNORMAL`: all labels but ``good``); of raw files
+            by an empty split and what is counted.
         default_categories: Categories used where none are named; all by default.
         folder: Folder of all categories in the converted layout; by default each category has its own.
         normal_labels: Labels that are normal for a category, where that is not ``good`` alone.
@@ -62,16 +68,8 @@ class DatasetCard:
     normal_labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def missing(self, root: Path, found: str) -> DatasetError:
-        """Create the error for data that is missing or incomplete, with the remedy.
-
-        Args:
-            root: Folder that was searched.
-            found: What was found instead.
-
-        Returns:
-            An error to raise.
-        """
-        files = root.iterdir() if root.is_dir() else ()
+        """Create the error for data that is missing or incomplete in a folder, with the remedy."""
+        files = (path for place in ("*", "*/raw/*") for path in root.glob(place))
         archives = sorted(path.name for path in files if path.suffix.lower() in _ARCHIVES)
         remedy = (
             f"Extract {', '.join(archives)} there, so that the files lie like this"
@@ -80,33 +78,20 @@ class DatasetCard:
         )
         return DatasetError(f"{self.name} in {root}: {found}. {remedy}:\n{self.layout}")
 
-    def check_counts(
-        self,
-        where: str,
-        counts: Mapping[tuple[str, str], int],
-        file_counts: Mapping[str, tuple[int, tuple[int, ...]]] | None = None,
-    ) -> None:
-        """Compare counts with those of the complete dataset.
-
-        Args:
-            where: What is counted, for the error.
-            counts: Number of images by split and label.
-            file_counts: Further counts and their allowed values by description.
+    def check_counts(self, where: str, counts: Mapping[tuple[str, str], int]) -> None:
+        """Compare counts by split and label with those of the complete dataset.
 
         Raises:
             DatasetError: If they differ; the message names each difference.
         """
-
-        def count(split: str, label: str) -> int:
-            if label != ABNORMAL:
-                return counts.get((split, label), 0)
-            return sum(number for (part, kind), number in counts.items() if part == split and kind != GOOD)
-
-        compared = {" ".join(key): (count(*key), allowed) for key, allowed in self.expected.items()}
+        found = Counter(counts)
+        for (split, label), number in counts.items():
+            if split and label != GOOD:
+                found[split, ABNORMAL] += number
         wrong = [
-            f"{number} {what} (expected {' or '.join(map(str, allowed))})"
-            for what, (number, allowed) in {**(file_counts or {}), **compared}.items()
-            if number not in allowed
+            f"{found[key]} {' '.join(filter(None, key))} (expected {' or '.join(map(str, allowed))})"
+            for key, allowed in self.expected.items()
+            if found[key] not in allowed and (key[0] or key in found)  # converted data has no raw files
         ]
         if wrong:
             msg = (
@@ -115,6 +100,12 @@ class DatasetCard:
                 "check_counts=False, or --no_check_counts for `anomalib-inctrl convert`."
             )
             raise DatasetError(msg)
+
+
+def one_vs_all(labels: tuple[str, ...], group: str, members: tuple[str, ...]) -> dict[str, Any]:
+    """Fields of the card of a dataset of image classes: each is normal in turn; in one more category, a group is."""
+    normal = {**{label: (label,) for label in labels}, group: members}
+    return {"categories": tuple(normal), "default_categories": labels, "normal_labels": normal}
 
 
 @dataclass(frozen=True)
@@ -137,7 +128,7 @@ class Record:
     label: str
     name: str
     source: str
-    box: tuple[int, int, int, int] | None = None
+    box: Box | None = None
     index: int | None = None
     masks: tuple[str, ...] = ()
 
@@ -167,7 +158,7 @@ class Scan:
         base: Folder that the records' sources are relative to.
         records: The images, split and sorted.
         notes: What the user should know, such as images that were left out.
-        file_counts: Counts of raw files and their allowed values by description, beside those of the card.
+        file_counts: Counts of raw files by the keys of the card's ``expected``.
         arrays: Images ``(N, H, W)`` or ``(N, H, W, 3)`` uint8 by source, for sources that hold many.
     """
 
@@ -175,15 +166,11 @@ class Scan:
     base: Path
     records: list[Record]
     notes: list[str] = field(default_factory=list)
-    file_counts: Mapping[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+    file_counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
     arrays: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
 
     def read(self, record: Record) -> Image.Image:
-        """Read the raw image of a record, uncropped and in its own mode.
-
-        Raises:
-            ImageFileError: If the raw file cannot be read.
-        """
+        """Read the raw image of a record, uncropped and in its own mode; an ``ImageFileError`` names its file."""
         if record.index is not None:
             return Image.fromarray(self.arrays[record.source][record.index])
         return open_image(self.base / record.source)
@@ -195,16 +182,9 @@ def scan_arrays(
     labels: Sequence[str],
     splits: Mapping[str, tuple[str, NDArray[np.uint8], Sequence[int]]],
 ) -> Scan:
-    """List images that come in arrays.
+    """List images ``(N, H, W)`` or ``(N, H, W, 3)`` that come in arrays.
 
-    Args:
-        card: Card of the dataset.
-        base: Folder that sources are relative to.
-        labels: Label of each target number.
-        splits: For each split its source, its images ``(N, H, W)`` or ``(N, H, W, 3)`` and their target numbers.
-
-    Returns:
-        The images.
+    Each split has its source, its images and their target numbers, which index ``labels``.
     """
     records = [
         Record(card.folder, split, labels[target], f"{index:05}", source, index=index)
@@ -212,6 +192,82 @@ def scan_arrays(
         for index, target in enumerate(targets)
     ]
     return Scan(card, base, records, arrays={source: pixels for source, pixels, _ in splits.values()})
+
+
+def scan_torchvision(
+    card: DatasetCard,
+    root: Path,
+    reader: Any,
+    files: Mapping[str, str | None],
+    sources: tuple[str, str],
+) -> Scan:
+    """List the images of a dataset that torchvision reads; its categories are the labels of the targets 0, 1, ...
+
+    ``root`` is the folder to give to torchvision or the first folder below it. ``files`` must be present, with their
+    MD5 where it is to be checked, and ``sources`` are those of the train and test images.
+
+    Raises:
+        DatasetError: If files are missing or damaged.
+    """
+    first = next(iter(files))
+    base = root.parent if root.name == Path(first).parts[0] and not (root / first).is_file() else root
+    for name, md5 in files.items():
+        if not (base / name).is_file():
+            raise card.missing(base, f"there is no {name}")
+        if md5 and not check_integrity(base / name, md5):
+            raise card.missing(base, f"{name} is damaged or not {card.name}'s: its MD5 differs")
+    splits = {}
+    for split, source in zip(("train", "test"), sources, strict=True):
+        try:
+            data = reader(base, train=split == "train", download=False)
+            if len(data.data) != len(data.targets):
+                msg = f"{len(data.data)} images, {len(data.targets)} labels"
+                raise ValueError(msg)
+        except (RuntimeError, ValueError, AssertionError, OSError) as error:
+            raise card.missing(base, f"{source} or its labels are damaged ({error})") from error
+        splits[split] = source, np.asarray(data.data), [int(target) for target in data.targets]
+    return scan_arrays(card, base, card.default_categories, splits)
+
+
+def cut_image(
+    base: Path,
+    path: Path,
+    boxes: Sequence[Box],
+    category: str,
+    label: str,
+    name: str,
+    masks: Sequence[Path] = (),
+) -> list[Record]:
+    """Cut an image; a part has the label if the union of the masks is not empty there, otherwise it is ``good``."""
+    names = tuple(file.relative_to(base).as_posix() for file in masks)
+    union = read_masks(base, names, image_size(path)) if names else None
+    abnormal = [union is not None and union.crop(box).getbbox() is not None for box in boxes]
+    return [
+        Record(
+            category=category,
+            split="test" if abnormal[number] else "",
+            label=label if abnormal[number] else GOOD,
+            name=f"{name}_{number:02}",
+            source=path.relative_to(base).as_posix(),
+            box=box,
+            masks=names if abnormal[number] else (),
+        )
+        for number, box in enumerate(boxes)
+    ]
+
+
+def find_folder(root: Path, places: Iterable[str], *names: str) -> Path | None:
+    """The first of these places below root that holds all these files or folders."""
+    return next((root / place for place in places if all((root / place / name).exists() for name in names)), None)
+
+
+def read_labels(path: Path, types: Mapping[str, type], **options: Any) -> pd.DataFrame:
+    """Read the columns named in ``types`` from a list of labels; a ``DatasetError`` names a file without them."""
+    try:
+        return pd.read_csv(path, **options)[list(types)].astype(types)
+    except (ValueError, KeyError) as error:
+        msg = f"{path}: not a table with the columns {', '.join(types)} ({error}). Fetch it again."
+        raise DatasetError(msg) from error
 
 
 def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
@@ -231,28 +287,31 @@ def split_normals(records: Iterable[Record], name: str) -> list[Record]:
     """Put three quarters of the images without a split, the normal ones, into the train split, by the authors' rule.
 
     They draw a quarter at random (scikit-learn, seed 42), but from a list in the order of the file system, so that
-    their exact splits cannot be recovered. Here the list is sorted first.
-
-    Args:
-        records: The images.
-        name: Name of the dataset, for errors.
-
-    Returns:
-        The records, all with a split, in natural order of their origin.
+    their exact splits cannot be recovered. Here the list is sorted first; the records come in natural order of origin.
 
     Raises:
-        DatasetError: If there is a single image to split.
+        DatasetError: If there is a single image to split; names the dataset.
     """
     ordered = sorted(records, key=lambda record: natural_key(record.origin))
     unsplit = [record for record in ordered if not record.split]
     if len(unsplit) == 1:
         msg = f"{name}: a single normal image cannot be split into train and test. At least two are needed."
         raise DatasetError(msg)
-    if not unsplit:
-        return ordered
-    train, _ = train_test_split(unsplit, test_size=_TEST_SHARE, random_state=_SPLIT_SEED)
+    train = train_test_split(unsplit, test_size=_TEST_SHARE, random_state=_SPLIT_SEED)[0] if unsplit else []
     split = dict.fromkeys(train, "train")
     return [replace(record, split=record.split or split.get(record, "test")) for record in ordered]
+
+
+def unique_names(records: Iterable[Record]) -> list[Record]:
+    """Number images that would get the same name, such as ``1.jpg`` and ``1.JPEG``, also where case alone differs."""
+    unique: dict[str, Record] = {}
+    for record in records:
+        candidate, number = record, 1
+        while candidate.path.casefold() in unique:
+            number += 1
+            candidate = replace(record, name=f"{record.name}_{number}")
+        unique[candidate.path.casefold()] = candidate
+    return list(unique.values())
 
 
 def safe_path(name: str) -> PurePosixPath | None:
@@ -263,45 +322,17 @@ def safe_path(name: str) -> PurePosixPath | None:
 
 
 def read_masks(base: Path, masks: Sequence[str], size: tuple[int, int] | None = None) -> Image.Image:
-    """Read the union of mask files.
-
-    Args:
-        base: Folder that names are relative to.
-        masks: Mask files, at least one.
-        size: Height and width they must have.
-
-    Returns:
-        Image of mode ``L``: 255 where any of them is not 0, otherwise 0.
+    """Read the union of mask files below a folder: mode ``L``, 255 where any of them is not 0.
 
     Raises:
-        DatasetError: If a mask does not have the size of its image.
+        DatasetError: If a mask does not have the given height and width.
     """
     parts = [open_image(base / name).convert("L").point(lambda value: 255 * (value > 0)) for name in masks]
-    height, width = size or (parts[0].height, parts[0].width)
     for name, part in zip(masks, parts, strict=True):
-        if part.size != (width, height):
+        if size is not None and part.size != size[::-1]:
             msg = (
-                f"{base / name} is {part.height} x {part.width} pixels (height x width), its image {height} x {width}. "
-                "Extract both from the dataset's archive again."
+                f"{base / name} is {part.height} x {part.width} pixels (height x width), its image {size[0]} x "
+                f"{size[1]}. Extract both from the dataset's archive again."
             )
             raise DatasetError(msg)
     return reduce(ImageChops.lighter, parts)
-
-
-def unique_names(records: Sequence[Record]) -> list[Record]:
-    """Tell apart images that would get the same name, such as ``1.jpg`` and ``1.JPEG``, by suffix or number.
-
-    Names that differ in case alone count as the same, since on many file systems they are.
-    """
-    uses = Counter(record.path.casefold() for record in records)
-    unique: dict[str, Record] = {}
-    for record in records:
-        candidate, number = record, 1
-        if uses[record.path.casefold()] > 1:
-            name = f"{record.name}_{PurePosixPath(record.source).suffix[1:].lower()}"
-            candidate = replace(record, name=name)
-            while candidate.path.casefold() in unique:
-                number += 1
-                candidate = replace(record, name=f"{name}_{number}")
-        unique[candidate.path.casefold()] = candidate
-    return list(unique.values())
