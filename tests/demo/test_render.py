@@ -15,7 +15,7 @@ from anomalib_inctrl.demo import (
     REGISTRY,
     UNSEEN_CATEGORIES,
     Sample,
-    materials,
+    categories,
     render_batch,
 )
 from anomalib_inctrl.demo.defects import KINDS
@@ -71,7 +71,7 @@ def test_photographs_need_no_network(monkeypatch):
 
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
-    materials._photograph.cache_clear()
+    categories._photograph.cache_clear()
     assert render_batch([Sample(name, 0) for name in PHOTOGRAPHS]).image.float().std() > 10
 
 
