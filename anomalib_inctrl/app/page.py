@@ -41,6 +41,13 @@ _COMPONENTS = {
     "image_score": "the whole image compared with the references",
     "head_score": "InCTRL's head over the residual map",
 }
+_THRESHOLD = (
+    "A score above it counts as anomalous. It starts at the highest score of your normal references, each compared "
+    "with the others; set it between images whose label you know."
+)
+# Components that show results and cannot be edited.
+_PLAIN: dict[str, Any] = {"interactive": False, "buttons": []}
+_THUMBNAILS = {"object_fit": "contain", **_PLAIN}
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 
 # Fonts of the browser's machine: the page makes no request to other servers.
@@ -136,10 +143,7 @@ def build_page(service: PredictionService, folder: Path) -> gr.Blocks:
         label = f"## {word}\nscore **{score:.3f}** {sign} threshold {threshold:.3f}"
         return label, _for_display(scores), gr.DownloadButton(value=path, interactive=True)
 
-    demonstrates = service.pretrained == DEMO_PRETRAINED
-    note = _NOTE if demonstrates else f" Backbone: {service.backbone}, {service.pretrained}."
-    # What cannot be changed in the page.
-    shown, plain = {"interactive": False}, {"interactive": False, "buttons": []}
+    note = _NOTE if service.pretrained == DEMO_PRETRAINED else f" Backbone: {service.backbone}, {service.pretrained}."
     with gr.Blocks(title="anomalib-inctrl", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(_HEADING + note)
         predictions, prompts, chosen, predicted_with = gr.State([]), gr.State([]), gr.State(0), gr.State(None)
@@ -147,51 +151,22 @@ def build_page(service: PredictionService, folder: Path) -> gr.Blocks:
             with gr.Column(scale=2, min_width=320):
                 files, class_name, queries, model, weights, run, example = _lay_out_form(service)
             with gr.Column(scale=5, min_width=480):
-                left_out = gr.Textbox(label="Left out", elem_id="left-out", visible=False, **shown)
-                gallery = gr.Gallery(
-                    label="Heat maps, most abnormal first",
-                    elem_id="gallery",
-                    columns=6,
-                    height=230,
-                    allow_preview=False,
-                    object_fit="contain",
-                    **plain,
-                )
+                left_out = gr.Textbox(label="Left out", interactive=False, visible=False)
+                title = "Heat maps, most abnormal first"
+                gallery = gr.Gallery(label=title, columns=6, height=230, allow_preview=False, **_THUMBNAILS)
                 with gr.Row(equal_height=False):
                     with gr.Column(scale=3, min_width=300):
-                        large = gr.Image(
-                            label="Heat map", elem_id="heat-map", height=380, buttons=["fullscreen"], **shown
-                        )
+                        large = gr.Image(label="Heat map", height=380, interactive=False, buttons=["fullscreen"])
                     with gr.Column(scale=2, min_width=240):
                         label = gr.Markdown(elem_id="pred-label")
-                        components = gr.Dataframe(
-                            headers=["component", "value", "meaning"],
-                            label="Components of the score",
-                            elem_id="components",
-                            wrap=True,
-                            column_widths=["32%", "20%", "48%"],
-                            **plain,
-                        )
-                threshold = gr.Slider(
-                    0,
-                    1,
-                    value=0.5,
-                    step=0.001,
-                    label="Threshold",
-                    info="A score above it counts as anomalous. It starts at the highest score of your normal "
-                    "references, each compared with the others; set it between images whose label you know.",
-                    elem_id="threshold",
-                )
-                table = gr.Dataframe(label="All images", elem_id="table", max_height=320, **plain)
-                download = gr.DownloadButton("Download CSV", elem_id="download", size="md", **shown)
+                        head = ["component", "value", "meaning"]
+                        components = gr.Dataframe(headers=head, label="Components of the score", wrap=True, **_PLAIN)
+                threshold = gr.Slider(0, 1, value=0.5, step=0.001, label="Threshold", info=_THRESHOLD)
+                table = gr.Dataframe(label="All images", max_height=320, **_PLAIN)
+                download = gr.DownloadButton("Download CSV", interactive=False, size="md")
                 with gr.Accordion("Everything in one figure", open=False):
-                    figure = gr.Image(
-                        label="Explanation figure",
-                        elem_id="explanation",
-                        format="png",
-                        buttons=["download", "fullscreen"],
-                        **shown,
-                    )
+                    buttons = ["download", "fullscreen"]
+                    figure = gr.Image(label="Explanation figure", format="png", interactive=False, buttons=buttons)
         example.click(lambda: render_example(folder), None, [files, class_name, queries], api_name="example")
         details = (show_prediction, [predictions, chosen, prompts], [large, components, figure])
         labels = (show_labels, [predictions, chosen, threshold], [label, table, download])
@@ -203,48 +178,27 @@ def build_page(service: PredictionService, folder: Path) -> gr.Blocks:
             concurrency_limit=1,
         ).success(*details).success(*labels, show_progress="hidden")
         for component, choose in ((gallery, choose_from_gallery), (table, choose_from_table)):
-            component.select(choose, None, chosen, show_progress="hidden").success(
-                *details, show_progress="hidden"
-            ).success(*labels, show_progress="hidden")
+            picked = component.select(choose, None, chosen, show_progress="hidden")
+            picked.success(*details, show_progress="hidden").success(*labels, show_progress="hidden")
         threshold.change(*labels, show_progress="hidden", trigger_mode="always_last")
     return page
 
 
 def _lay_out_form(service: PredictionService) -> tuple[Any, ...]:
-    files = _upload(f"1. Normal references (1 to {MOST_PROMPTS})", "prompts")
-    prompt_gallery = gr.Gallery(
-        label="Prompts",
-        elem_id="prompt-gallery",
-        columns=4,
-        height=120,
-        visible=False,
-        object_fit="contain",
-        interactive=False,
-        buttons=[],
-    )
-    class_name = gr.Textbox(
-        label="2. What they show",
-        placeholder="metal nut",
-        info="In English: it goes into the text prompts.",
-        max_length=MOST_LETTERS,
-        elem_id="class-name",
-    )
-    queries = _upload(f"3. Images to inspect (1 to {MOST_QUERIES})", "queries")
+    files = _upload(f"1. Normal references (1 to {MOST_PROMPTS})")
+    gallery = gr.Gallery(label="Prompts", elem_id="prompt-gallery", columns=4, height=120, visible=False, **_THUMBNAILS)
+    info = "In English: it goes into the text prompts."
+    class_name = gr.Textbox(label="2. What they show", placeholder="metal nut", info=info, max_length=MOST_LETTERS)
+    queries = _upload(f"3. Images to inspect (1 to {MOST_QUERIES})")
     first = service.models[0]
     with gr.Row():
-        model = gr.Dropdown(service.models, value=first, label="Model", elem_id="model", min_width=130)
-        offered = service.weights_of(first)
-        weights = gr.Dropdown(offered, value=UNTRAINED, label="Heads", elem_id="weights", min_width=130)
+        model = gr.Dropdown(service.models, value=first, label="Model", min_width=130)
+        weights = gr.Dropdown(service.weights_of(first), value=UNTRAINED, label="Heads", min_width=130)
     with gr.Row():
-        run = gr.Button("Predict", variant="primary", elem_id="predict", scale=2)
-        example = gr.Button("Example", elem_id="example", min_width=100)
-    files.change(show_prompts, files, prompt_gallery, show_progress="hidden")
-    model.change(
-        lambda name: gr.Dropdown(choices=service.weights_of(name), value=UNTRAINED),
-        model,
-        weights,
-        show_progress="hidden",
-    )
+        run = gr.Button("Predict", variant="primary", scale=2)
+        example = gr.Button("Example", min_width=100)
+    files.change(show_prompts, files, gallery, show_progress="hidden")
+    model.change(lambda name: gr.Dropdown(service.weights_of(name), value=UNTRAINED), model, weights)
     return files, class_name, queries, model, weights, run, example
 
 
@@ -258,8 +212,8 @@ def choose_from_gallery(event: gr.SelectData) -> int:
     return int(event.index)
 
 
-def _upload(label: str, elem_id: str) -> gr.File:
-    return gr.File(label=label, file_count="multiple", file_types=sorted(IMAGE_SUFFIXES), elem_id=elem_id, height=140)
+def _upload(label: str) -> gr.File:
+    return gr.File(label=label, file_count="multiple", file_types=sorted(IMAGE_SUFFIXES), height=140)
 
 
 def _thumbnail(path: Path) -> Image.Image:
@@ -281,6 +235,6 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _short(name: str, length: int = 24) -> str:
+def _short(name: str) -> str:
     text = Path(name).name
-    return text if len(text) <= length else f"{text[: length // 2 - 1]}…{text[-(length // 2) :]}"
+    return text if len(text) <= 24 else f"{text[:11]}…{text[-12:]}"

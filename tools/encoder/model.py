@@ -157,12 +157,12 @@ LOSS_WEIGHTS = {"caption": 0.1, "state": 0.5, "foreign": 0.1} | dict.fromkeys(
 def losses(encoder: Encoder, batch: Batch) -> dict[str, Tensor]:
     """Compute the components of the loss.
 
-    `caption`: images and captions find each other; `state`: the image lies nearer to the sentences that name its state;
-    `apart`: these sentences differ at all; `change`: the difference of the class embeddings of an image and of flawless
-    images of the product shows whether it is damaged; `residual`: patches that are damaged, and no others, have nothing
-    like them among the patches of the flawless images; `worst`: the largest residual of a damaged image is above that of
-    a flawless one of the product; `foreign`: no patch has anything like it among those of another product; `dense`: a
-    linear map separates damaged patches from others.
+    `caption`: images and captions find each other; `state`: the image lies nearer to the sentences that name its
+    state; `apart`: these sentences differ at all; `change`: the difference of the class embeddings of an image and
+    of flawless images of the product shows whether it is damaged; `residual`: patches that are damaged, and no
+    others, have nothing like them among the patches of the flawless images; `worst`: the largest residual of a
+    damaged image is above that of a flawless one of the product; `foreign`: no patch has anything like it among
+    those of another product; `dense`: a linear map separates damaged patches from others.
     """
     rows, count = batch.image.shape[:2]
     patches, image = encoder.encode_image(batch.image.flatten(0, 1))

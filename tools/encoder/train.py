@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics.functional.classification import binary_auroc
@@ -95,7 +95,7 @@ def train(encoder: Encoder, steps: int, rows: int, views: int, workers: int) -> 
             encoder.eval()
             scores = [evaluate(encoder, category) for category in AUXILIARY_CATEGORIES]
             encoder.train()
-            found = {name: float(value) for name, value in components.items()}
+            found = {name: float(value.detach()) for name, value in components.items()}
             found |= {name: sum(score[name] for score in scores) / len(scores) for name in scores[0]}
             figures = "  ".join(f"{name} {value:.3f}" for name, value in found.items())
             print(f"{step * rows * len(DAMAGED)} images  {time.monotonic() - start:.0f} s  {figures}", flush=True)
