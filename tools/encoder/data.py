@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 
 import numpy as np
 import torch
@@ -31,30 +32,19 @@ HELD_OUT_DEFECTS = ("cut", "dent", "thread")
 ANY_NAME = "thing"
 """Stands in a caption for a word the text encoder has never met."""
 
-NAMES_OF_CATEGORIES = {
-    "board": "circuit board",
-    "cap": "bottle cap",
-    "gear": "gear wheel",
-    "key": "key",
-    "leather": "leather",
-    "mesh": "wire mesh",
-    "terrazzo": "terrazzo floor",
-    "tile": "ceramic tiles",
-    "weave": "woven cloth",
+NAMES = {
+    "board": ("circuit board", "laminate"),
+    "cap": ("bottle cap", "painted metal"),
+    "gear": ("gear wheel", "brass"),
+    "key": ("key", "nickel brass"),
+    "leather": ("leather", "leather"),
+    "mesh": ("wire mesh", "steel wire"),
+    "terrazzo": ("terrazzo floor", "cement and stone chips"),
+    "tile": ("ceramic tiles", "glazed ceramic"),
+    "weave": ("woven cloth", "linen and cotton"),
 }
-"""Names of the auxiliary categories in words, beside the short ones of their folders."""
+"""Name in words, beside the short one of its folder, and material of each auxiliary category."""
 
-_MATERIALS = {
-    "board": "laminate",
-    "cap": "painted metal",
-    "gear": "brass",
-    "key": "nickel brass",
-    "leather": "leather",
-    "mesh": "steel wire",
-    "terrazzo": "cement and stone chips",
-    "tile": "glazed ceramic",
-    "weave": "linen and cotton",
-}
 _DEFECTS = {
     "bent": "a bent part",
     "chip": "a broken edge",
@@ -76,7 +66,7 @@ _UNKNOWN_WORDS = 3  # that a name which the text encoder does not know has at mo
 _LITTLE = 10.0  # degrees by which images of a product may be turned and yet be cropped alike
 _STATE_SENTENCES = 3  # for each state of each product
 _sentences = cache(text_prompts)
-_FOLDER = {words: category for category, words in NAMES_OF_CATEGORIES.items()}
+_FOLDER = {words: category for category, (words, _) in NAMES.items()}
 
 
 @dataclass
@@ -93,8 +83,8 @@ class Episode:
 
 def vocabulary_sentences() -> list[str]:
     """Sentences that hold every word of the captions."""
-    names = [*OUTLINES, *PATTERNS, "surface", *_FOLDER, *_FOLDER.values()]
-    words = " ".join(sorted({*names, *_MATERIALS.values(), *_DEFECTS.values(), *_PLACES}))
+    names = [*OUTLINES, *PATTERNS, "surface", *NAMES, *chain.from_iterable(NAMES.values())]
+    words = " ".join(sorted({*names, *_DEFECTS.values(), *_PLACES}))
     normal, abnormal = text_prompts("")
     blank = dict.fromkeys(("name", "material", "defect", "place"), "")
     return [*normal, *abnormal, _LONG_NORMAL.format(**blank), _LONG.format(**blank), *words.split()]
@@ -111,9 +101,9 @@ def draw_episode(rows: int, size: int, seed: tuple[int, ...]) -> Episode:
 def _product(rng: np.random.Generator, size: int, kind: int) -> tuple[Tensor, Tensor, str, str, list[str], bool]:
     if kind == 0:
         key = str(rng.choice(AUXILIARY_CATEGORIES))
-        style, category, name = 1 + int(rng.integers(_STYLES)), REGISTRY[key], NAMES_OF_CATEGORIES[key]
+        style, category, (name, material) = 1 + int(rng.integers(_STYLES)), REGISTRY[key], NAMES[key]
     else:
-        key, style = "product", 0
+        key, style, material = "product", 0, ""
         name, category = random_product(rng, str(rng.choice(PATTERNS)) if kind == 3 else None)
     kinds = [kind for kind in category.defects if kind in _DEFECTS for _ in range(1 + (kind in _HARD))]
     index = int(rng.integers(2**31))
@@ -124,7 +114,7 @@ def _product(rng: np.random.Generator, size: int, kind: int) -> tuple[Tensor, Te
     except RenderError:  # such as an element that is missing where it could not be seen
         return _product(rng, size, kind)
     defects = [_DEFECTS[defect] if defect else "" for defect in drawn]
-    return image, mask, name, _MATERIALS.get(key, ""), defects, category.turn > _LITTLE
+    return image, mask, name, material, defects, category.turn > _LITTLE
 
 
 def augment(episode: Episode, seed: tuple[int, ...]) -> Episode:
@@ -158,20 +148,20 @@ def augment(episode: Episode, seed: tuple[int, ...]) -> Episode:
     return replace(episode, image=(image + torch.randn_like(image) * grain).clamp(0, 1), mask=mask)
 
 
-@dataclass
-class Captions:
-    """Sentences for some images of an episode."""
-
-    picture: list[int]  # which images have a caption, positions in G * N; C of them
-    caption: list[str]
-    match: Tensor  # (C, C) bool; which caption (column) is true of which image (row)
-    states: list[str]  # for each product sentences that call it flawless and as many that call it damaged, G * 2 * M
-
-
-def draw_captions(episode: Episode, damaged: Tensor, seed: tuple[int, ...]) -> Captions:
+def draw_captions(
+    episode: Episode, damaged: Tensor, seed: tuple[int, ...]
+) -> tuple[list[int], list[str], list[str], Tensor]:
     """Draw captions for an image of each product that is meant to be flawless, and for one that is not.
 
-    `damaged` `(G, N)` bool: which images show a defect after augmentation.
+    Args:
+        episode: Images of `G` products, `N` each.
+        damaged: `(G, N)` bool, which of them show a defect after augmentation.
+        seed: Decides everything.
+
+    Returns:
+        Positions in `G * N` of the `C` images that have a caption; the captions; for each product sentences that call
+        it flawless and as many that call it damaged, `G * 2 * M`; `(C, C)` bool, which caption (column) is true of
+        which image (row).
     """
     rng = np.random.default_rng((*seed, 1))
     masks, is_damaged = episode.mask.cpu(), damaged.tolist()
@@ -200,7 +190,7 @@ def draw_captions(episode: Episode, damaged: Tensor, seed: tuple[int, ...]) -> C
         [all(said is None or said == true for said, true in zip(claim, fact, strict=True)) for claim in claims]
         for fact in facts
     ]
-    return Captions(picture, caption, torch.tensor(match), states)
+    return picture, caption, states, torch.tensor(match)
 
 
 def _called(name: str, rng: np.random.Generator) -> str:

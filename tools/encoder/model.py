@@ -140,12 +140,12 @@ def prepare(episode: Episode, patch_size: int, seed: tuple[int, ...]) -> Batch:
     """Augment images, which may be on an accelerator, and draw their captions."""
     episode = augment(episode, seed)
     share = F.avg_pool2d(episode.mask.float(), patch_size).flatten(2)
-    text = draw_captions(episode, (share > _TOUCHED).any(dim=2), seed)
+    picture, caption, states, match = draw_captions(episode, (share > _TOUCHED).any(dim=2), seed)
     prompts = episode.image[:, :FLAWLESS]
     down, right = np.random.default_rng((*seed, 4)).integers(0, 2 * _REACH + 1, 2).tolist()
     moved = F.pad(prompts.flatten(0, 1), (_REACH,) * 4, mode="reflect")
     moved = moved[..., down : down + prompts.shape[-2], right : right + prompts.shape[-1]].view_as(prompts)
-    return Batch(episode.image, moved, share, text.caption + text.states, text.picture, text.match.to(share.device))
+    return Batch(episode.image, moved, share, caption + states, picture, match.to(share.device))
 
 
 LOSS_WEIGHTS = {"caption": 0.1, "state": 0.5, "foreign": 0.1} | dict.fromkeys(

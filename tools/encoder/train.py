@@ -29,7 +29,7 @@ from anomalib_inctrl.backbones.packaged import DEMO_BACKBONE, DEMO_PRETRAINED
 from anomalib_inctrl.backbones.text_prompts import text_prompts
 from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, REGISTRY, Sample, render_batch
 from anomalib_inctrl.models.components.residuals import patch_residual, text_score
-from tools.encoder.data import DAMAGED, NAMES_OF_CATEGORIES, Episode, draw_episode
+from tools.encoder.data import DAMAGED, NAMES, Episode, draw_episode
 from tools.encoder.model import LOSS_WEIGHTS, SIZE, Encoder, losses, prepare
 
 _SEED = 0
@@ -110,7 +110,7 @@ def evaluate(encoder: Encoder, category: str, prompts: int = 4, each: int = 16) 
     batch = render_batch([*good, *bad], seed=1234)
     parts = [encoder.encode_image(chunk.to(encoder.mean.device) / 255) for chunk in batch.image.split(10)]
     patches, embedding = (torch.cat(tensors).cpu() for tensors in zip(*parts, strict=True))
-    sentences = text_prompts(NAMES_OF_CATEGORIES[category])
+    sentences = text_prompts(NAMES[category][0])
     prototypes = [F.normalize(encoder.encode_text(s[::5]).mean(dim=0), dim=-1).cpu() for s in sentences]
     residual = patch_residual(patches[prompts:], patches[:prompts])
     text, patch = text_score(embedding[prompts:], torch.stack(prototypes)), residual.amax(dim=1)
