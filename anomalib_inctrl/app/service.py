@@ -223,15 +223,16 @@ def to_csv(table: pd.DataFrame) -> str:
 
 def render_example(folder: Path) -> tuple[list[str], str, list[str]]:
     """Render the example: paths of normal references, what they show, and paths of images to inspect."""
-    from anomalib_inctrl.demo import DemoSettings, render_category
+    from anomalib_inctrl.demo import InCTRLDemo
 
-    category = render_category(folder / "example", "washer", DemoSettings(4, 3, 5))
+    root = folder / "example"
+    InCTRLDemo(root, "washer", train_count=4, test_normal_count=3, test_anomalous_count=5).prepare_data()
     paths = {}
     for split in ("train", "test"):
         (folder / split).mkdir(exist_ok=True)
         # Uploads lose their folder, so the file name takes it over.
         paths[split] = [
             str(shutil.copyfile(path, folder / split / f"{path.parent.name}_{path.name}"))
-            for path in sorted((category / split).rglob("*.png"))
+            for path in sorted((root / "washer" / split).rglob("*.png"))
         ]
     return paths["train"], "washer", paths["test"]

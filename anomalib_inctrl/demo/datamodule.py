@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,102 +20,10 @@ from anomalib_inctrl.demo.render import CATEGORIES, IMAGE_SIZE, Sample, check_ca
 from anomalib_inctrl.errors import DatasetError
 
 _SETTINGS_FILE = "demo.json"
-_GENERATOR = {
-    "generator_version": 1,
-    "size": IMAGE_SIZE,
-}  # the version is raised whenever the same settings would give other images
+_VERSION = 1  # raised whenever the same settings would give other images
 _NORMAL_TEST, _ANOMALOUS_TEST = 1_000_000, 2_000_000  # where the image numbers of the test splits start
 # sensor noise leaves nothing to match: entropy coding alone is the fastest and nearly as small
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
-
-
-@dataclass(frozen=True)
-class DemoSettings:
-    """What decides the images of a category folder.
-
-    Attributes:
-        train_count: Number of normal training images.
-        test_normal_count: Number of normal test images.
-        test_anomalous_count: Number of anomalous test images, spread evenly over the category's kinds of defect.
-        seed: Seed of the rendering.
-
-    Raises:
-        DatasetError: If a count is not between 1 and 1 000 000.
-    """
-
-    train_count: int = 40
-    test_normal_count: int = 20
-    test_anomalous_count: int = 40
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("train_count", "test_normal_count", "test_anomalous_count"):
-            if not 1 <= getattr(self, name) <= _NORMAL_TEST:
-                msg = f"{name} must be between 1 and {_NORMAL_TEST}, got {getattr(self, name)}."
-                raise DatasetError(msg)
-
-
-def render_category(root: Path | str, category: str, settings: DemoSettings) -> Path:
-    """Render a category into `root/category`, which is returned, unless it is there already.
-
-    The folder appears complete or not at all, and several processes may ask for it at the same time.
-
-    Raises:
-        DatasetError: If the category is unknown, or its folder exists but was not rendered with these settings.
-    """
-    check_category(category)
-    folder = Path(root) / category
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # A lock is gone with the process that held it, so the contents of the unfinished folder belong to nobody.
-        with FileLock(folder.with_name(f".{category}.lock")):
-            if not folder.exists():  # no other process was faster
-                _render_folder(folder, settings)
-    _check_rendered(folder, settings)
-    return folder
-
-
-def _check_rendered(folder: Path, settings: DemoSettings) -> None:
-    if not folder.is_dir():
-        msg = f"There is no demo category in {folder}; call prepare_data() first."
-        raise DatasetError(msg)
-    remedy = "Use another root, or delete that folder to have it rendered again."
-    try:
-        found: Any = json.loads((folder / _SETTINGS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        msg = f"{folder} holds no readable {_SETTINGS_FILE}, so it is not a finished demo category. {remedy}"
-        raise DatasetError(msg) from error
-    wanted = _GENERATOR | asdict(settings)
-    if found != wanted:
-        found = found if isinstance(found, dict) else {}
-        names = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
-        differences = ", ".join(f"{n}={found.get(n)} (asked for: {wanted.get(n)})" for n in names)
-        msg = f"{folder} was rendered with other settings: {differences}. {remedy}"
-        raise DatasetError(msg)
-
-
-def _render_folder(folder: Path, settings: DemoSettings) -> None:
-    category, kinds = folder.name, REGISTRY[folder.name].defects
-    images = {f"train/good/{i:03}": Sample(category, i) for i in range(settings.train_count)}
-    for i in range(settings.test_normal_count):
-        images[f"test/good/{i:03}"] = Sample(category, _NORMAL_TEST + i)
-    for i in range(settings.test_anomalous_count):
-        number, kind = divmod(i, len(kinds))
-        images[f"test/{kinds[kind]}/{number:03}"] = Sample(category, _ANOMALOUS_TEST + i, kinds[kind])
-    unfinished = folder.with_name(f".{category}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        for path, sample in images.items():
-            batch = render_batch([sample], seed=settings.seed)
-            _write_png(unfinished / f"{path}.png", batch.image[0].flip(0).permute(1, 2, 0).contiguous())  # blue first
-            if sample.defect:
-                mask = path.replace("test", "ground_truth", 1) + "_mask.png"
-                _write_png(unfinished / mask, batch.mask[0].byte() * 255)
-        description = json.dumps(_GENERATOR | asdict(settings), indent=2) + "\n"
-        (unfinished / _SETTINGS_FILE).write_text(description, encoding="utf-8")
-        unfinished.replace(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _write_png(path: Path, pixels: Tensor) -> None:
@@ -142,8 +49,8 @@ class InCTRLDemo(MVTecAD):
         **options: Further arguments of anomalib's `MVTecAD`: batch sizes, augmentations and splits.
 
     Raises:
-        DatasetError: If the category is unknown or a count is not positive; from `prepare_data` and `setup`, if the
-            folder of the category was rendered with other settings.
+        DatasetError: If the category is unknown or a count is not between 1 and 1 000 000; from `prepare_data` and
+            `setup`, if the folder of the category was rendered with other settings.
 
     Example:
         >>> from anomalib_inctrl.demo import InCTRLDemo
@@ -171,12 +78,72 @@ class InCTRLDemo(MVTecAD):
         check_category(category)
         root = resolve_dataset_root(root, "InCTRLDemo")
         super().__init__(root, category, num_workers=num_workers, seed=seed, **options)
-        self.settings = DemoSettings(train_count, test_normal_count, test_anomalous_count, seed)
+        counts = {
+            "train_count": train_count,
+            "test_normal_count": test_normal_count,
+            "test_anomalous_count": test_anomalous_count,
+        }
+        for name, count in counts.items():
+            if not 1 <= count <= _NORMAL_TEST:
+                msg = f"{name} must be between 1 and {_NORMAL_TEST}, got {count}."
+                raise DatasetError(msg)
+        self._settings = {"generator_version": _VERSION, "size": IMAGE_SIZE, "seed": seed, **counts}
 
     def prepare_data(self) -> None:
-        """Render the category if it is not on disk yet."""
-        render_category(self.root, self.category, self.settings)
+        """Render the category if it is not on disk yet.
+
+        Its folder appears complete or not at all, and several processes may ask for it at the same time.
+        """
+        folder = self.root / self.category
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # A lock is gone with the process that held it, so the contents of the unfinished folder belong to nobody.
+            with FileLock(folder.with_name(f".{self.category}.lock")):
+                if not folder.exists():  # no other process was faster
+                    self._render(folder)
+        self._check()
 
     def _setup(self, _stage: str | None = None) -> None:
-        _check_rendered(self.root / self.category, self.settings)
+        self._check()
         super()._setup(_stage)
+
+    def _check(self) -> None:
+        folder, wanted = self.root / self.category, self._settings
+        if not folder.is_dir():
+            msg = f"There is no demo category in {folder}; call prepare_data() first."
+            raise DatasetError(msg)
+        remedy = "Use another root, or delete that folder to have it rendered again."
+        try:
+            found: Any = json.loads((folder / _SETTINGS_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            msg = f"{folder} holds no readable {_SETTINGS_FILE}, so it is not a finished demo category. {remedy}"
+            raise DatasetError(msg) from error
+        if found != wanted:
+            found = found if isinstance(found, dict) else {}
+            names = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
+            differences = ", ".join(f"{n}={found.get(n)} (asked for: {wanted.get(n)})" for n in names)
+            msg = f"{folder} was rendered with other settings: {differences}. {remedy}"
+            raise DatasetError(msg)
+
+    def _render(self, folder: Path) -> None:
+        category, settings, kinds = self.category, self._settings, REGISTRY[self.category].defects
+        images = {f"train/good/{i:03}": Sample(category, i) for i in range(settings["train_count"])}
+        for i in range(settings["test_normal_count"]):
+            images[f"test/good/{i:03}"] = Sample(category, _NORMAL_TEST + i)
+        for i in range(settings["test_anomalous_count"]):
+            number, kind = divmod(i, len(kinds))
+            images[f"test/{kinds[kind]}/{number:03}"] = Sample(category, _ANOMALOUS_TEST + i, kinds[kind])
+        unfinished = folder.with_name(f".{category}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            for path, sample in images.items():
+                image, mask = render_batch([sample], seed=settings["seed"])
+                _write_png(unfinished / f"{path}.png", image[0].flip(0).permute(1, 2, 0).contiguous())  # blue first
+                if sample.defect:
+                    name = path.replace("test", "ground_truth", 1) + "_mask.png"
+                    _write_png(unfinished / name, mask[0].byte() * 255)
+            description = json.dumps(settings, indent=2) + "\n"
+            (unfinished / _SETTINGS_FILE).write_text(description, encoding="utf-8")
+            unfinished.replace(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)

@@ -17,7 +17,7 @@ from anomalib_inctrl import Detector, InCTRLv2
 from anomalib_inctrl.app.service import check_image
 from anomalib_inctrl.benchmark.config import read_config
 from anomalib_inctrl.data.datasets.converted import read_manifest
-from anomalib_inctrl.demo import DemoSettings, render_category
+from anomalib_inctrl.demo import InCTRLDemo
 from anomalib_inctrl.errors import (
     BackboneError,
     BenchmarkError,
@@ -257,7 +257,6 @@ def test_damaged_settings_of_a_rendered_category(data, tmp_path):
     versions = damaged(path.read_bytes(), 30) | {"no dictionary": b"7", "no text": b"\xff\xfe\0"}
 
     def read():
-        settings = DemoSettings(**COUNTS)
-        return read_or_named(path.parent, lambda: render_category(tmp_path, "washer", settings), DatasetError)
+        return read_or_named(path.parent, InCTRLDemo(tmp_path, "washer", **COUNTS).prepare_data, DatasetError)
 
     read_versions(path, versions, read)
