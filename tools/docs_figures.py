@@ -36,7 +36,6 @@ from anomalib_inctrl.io.files import write_image_atomic
 from anomalib_inctrl.io.images import read_image
 from anomalib_inctrl.models import InCTRLv2Model
 from anomalib_inctrl.models.components.residuals import unit
-from anomalib_inctrl.models.components.score_components import ScoreComponents
 from anomalib_inctrl.prompts import create_selector
 
 BACKBONE, PRETRAINED, K_SHOT = "mini-clip-16-240", "demo", 4
@@ -46,13 +45,7 @@ NORMAL, ABNORMAL = "#2e86ab", "#d1495b"
 
 
 class Example:
-    """A category whose prompts are set in a model, and its test images.
-
-    Args:
-        model: The model; gets the prompts.
-        root: Folder of the demo data.
-        category: The category.
-    """
+    """A category whose prompts are set in a model, and its test images."""
 
     def __init__(self, model: InCTRLv2Model, root: Path, category: str) -> None:
         data = InCTRLDemo(root=root, category=category)
@@ -92,17 +85,7 @@ class Example:
 
 
 def train_heads(root: Path, results: Path) -> Path:
-    """Train InCTRLv2's heads for 25 steps on the auxiliary categories.
-
-    Args:
-        root: Folder of the demo data.
-        results: Folder of the run.
-
-    Returns:
-        The checkpoint.
-    """
-    for category in AUXILIARY_CATEGORIES:
-        InCTRLDemo(root=root, category=category).prepare_data()
+    """Train InCTRLv2's heads for 25 steps on the auxiliary categories; gives the checkpoint."""
     data = GeneralistDataModule(
         auxiliary=[DataSource("InCTRLDemo", root=str(root), categories=list(AUXILIARY_CATEGORIES))],
         k_shot=2,
@@ -128,11 +111,9 @@ def draw_residual(example: Example, path: Path) -> None:
     block, side = 1, example.side / backbone.grid[1]
 
     figure, axes = plt.subplots(2, 5, figsize=(11, 4.9), layout="constrained")
-    image = example.image(example.paths[row])
-    for axis, title in zip(
-        axes[:, 0], (f"query: {example.category}\nwhite: ground truth", "three patches ..."), strict=True
-    ):
-        axis.imshow(image)
+    titles = (f"query: {example.category}\nwhite: ground truth", "three patches ...")
+    for axis, title in zip(axes[:, 0], titles, strict=True):
+        axis.imshow(example.image(example.paths[row]))
         axis.set_title(title, fontsize=9)
     axes[0, 0].contour(example.mask(row), levels=[0.5], colors="white", linewidths=1)
     titles = [*(f"block {number}" for number in backbone.blocks), "mean over blocks, $M_x$"]
@@ -160,22 +141,17 @@ def _mark(axis: Any, patch: int, side: float, columns: int, colour: str, text: s
     )
 
 
-def _maps(model: InCTRLv2Model, components: ScoreComponents) -> dict[str, Tensor]:
-    assert components.dasl_map is not None
-    assert components.oasl_map is not None
-    return {
+def draw_branches(example: Example, path: Path) -> None:
+    """Draw the residual map, both branches and the fused maps of an abnormal and a normal image."""
+    components = example.components
+    maps = {
         "$M_x$": components.patch_map,
         "$S_a$ (DASL)": components.dasl_map,
         "$S'_a$ (OASL)": components.oasl_map,
-        "$M_p=(M_x+S_a)/2$": model.dasl_mean(components),
-        "$M_n=(M_x+S'_a)/2$": model.oasl_mean(components),
+        "$M_p=(M_x+S_a)/2$": example.model.dasl_mean(components),
+        "$M_n=(M_x+S'_a)/2$": example.model.oasl_mean(components),
         "fused map": components.anomaly_map,
     }
-
-
-def draw_branches(example: Example, path: Path) -> None:
-    """Draw the residual map, both branches and the fused maps of an abnormal and a normal image."""
-    maps = _maps(example.model, example.components)
     rows = {"abnormal": example.abnormal, "normal": example.normal}
     figure, axes = plt.subplots(2, 1 + len(maps), figsize=(11, 3.8), layout="constrained")
     axes[0, 0].contour(example.mask(example.abnormal), levels=[0.5], colors="white", linewidths=1)
@@ -185,7 +161,7 @@ def draw_branches(example: Example, path: Path) -> None:
     for column, (title, values) in zip(axes.T[1:], maps.items(), strict=True):
         shown = values[list(rows.values())]
         for axis, own in zip(column, shown, strict=True):
-            grid = own.reshape(example.components.grid)
+            grid = own.reshape(components.grid)
             axis.imshow(grid, cmap="magma", vmin=float(shown.min()), vmax=float(shown.max()))
             axis.set_title(f"{title}\n{own.min():.3f} to {own.max():.3f}", fontsize=8)
     _save(figure, path, ticks=False)
@@ -194,7 +170,6 @@ def draw_branches(example: Example, path: Path) -> None:
 def draw_components(example: Example, path: Path) -> None:
     """Draw every component of the score over the test images of a category, normal beside abnormal."""
     components = example.components
-    assert components.image_score is not None
     columns = {
         "text score $s_q$": components.text_score,
         "image residual $s_I$": components.image_score,
@@ -245,20 +220,13 @@ def _save(figure: Any, path: Path, *, ticks: bool = True) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
     plt.close(figure)
-    _write(Image.open(buffer), path)
-
-
-def _write(image: Image.Image, path: Path) -> None:
-    """Write an image with 192 colours, which are enough for these figures."""
-    write_image_atomic(path, image.convert("RGB").quantize(192, dither=Image.Dither.FLOYDSTEINBERG))
+    # 192 colours are enough for these figures.
+    image = Image.open(buffer).convert("RGB").quantize(192, dither=Image.Dither.FLOYDSTEINBERG)
+    write_image_atomic(path, image)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw all figures.
-
-    Args:
-        argv: Arguments without the program's name; those of the process if None.
-    """
+    """Draw all figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("docs/images"))
     parser.add_argument("--data", type=Path, default=Path("datasets/InCTRLDemo"))
@@ -279,12 +247,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = InCTRLv2(backbone=BACKBONE, pretrained=PRETRAINED, weights=str(heads)).model.eval()
     draw_temperature(model, args.output / "temperature.png")
     example = Example(model, args.data, args.category)
-    for name, draw in (
-        ("residual", draw_residual),
-        ("branches", draw_branches),
-        ("components", draw_components),
-    ):
-        draw(example, args.output / f"{name}.png")
+    draw_residual(example, args.output / "residual.png")
+    draw_branches(example, args.output / "branches.png")
+    draw_components(example, args.output / "components.png")
     write_image_atomic(args.output / "explanation.png", ImageOps.contain(Image.open(args.explanation), (1000, 1000)))
     print(f"Heads: {heads}\nFigures: {args.output}")
 

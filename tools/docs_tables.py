@@ -42,15 +42,9 @@ _PLACE = re.compile(r"(<!-- table: (?P<name>[\w ]+) -->\n).*?(?=<!-- end of tabl
 
 
 def over_seeds(results: pd.DataFrame, by: list[str], among: str) -> pd.DataFrame:
-    """Means over categories, of these `mean ± standard deviation` over seeds in percent, the best in bold.
+    """Means over categories, of these `mean ± standard deviation` over seeds in percent, by metric, indexed by `by`.
 
-    Args:
-        results: A row per category and seed.
-        by: Columns whose values index the result.
-        among: The one of them whose values compete for the best.
-
-    Returns:
-        Text by metric, indexed by `by`.
+    The best of those that differ in the column `among` is bold.
     """
     seeds = results.groupby([*by, "seed"], sort=False)[list(METRICS)].mean() * 100
     groups = seeds.groupby(by, sort=False)
@@ -113,17 +107,7 @@ def categories(random: pd.DataFrame, trained: pd.DataFrame) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the tables.
-
-    Args:
-        argv: Arguments without the program's name; those of the process if None.
-
-    Returns:
-        0.
-
-    Raises:
-        KeyError: If a page asks for a table that does not exist.
-    """
+    """Write the tables; a KeyError names a table that a page asks for and that does not exist."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of the results")
     results: Path = parser.parse_args(argv).results

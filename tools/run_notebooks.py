@@ -26,6 +26,7 @@ from PIL import Image
 from anomalib_inctrl.io.files import write_text_atomic
 
 ROOT = Path(__file__).parents[1]
+_WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def run(path: Path) -> None:
@@ -35,19 +36,13 @@ def run(path: Path) -> None:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of day
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if _is_kept(output)]
-            for output in cell.outputs:
-                _tidy(output)
+            cell.outputs = [_tidy(output) for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [output for output in cell.outputs if _WIDGET not in output.get("data", {})]
     notebook.metadata["language_info"] = {"name": "python"}
     write_text_atomic(path, nbformat.writes(notebook) + "\n")
 
 
-def _is_kept(output: Any) -> bool:
-    widget = "application/vnd.jupyter.widget-view+json" in output.get("data", {})
-    return not widget and output.get("name") != "stderr"
-
-
-def _tidy(output: Any) -> None:
+def _tidy(output: Any) -> Any:
     if "text" in output:
         output.text = _neutral(output.text)
     data = output.get("data", {})
@@ -58,6 +53,7 @@ def _tidy(output: Any) -> None:
         image = Image.open(io.BytesIO(b64decode(data["image/png"]))).convert("RGB")
         image.quantize(128, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
         data["image/png"] = b64encode(buffer.getvalue()).decode()
+    return output
 
 
 def _neutral(text: str) -> str:
@@ -66,11 +62,7 @@ def _neutral(text: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run notebooks.
-
-    Args:
-        argv: Arguments without the program's name; those of the process if None.
-    """
+    """Run notebooks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebooks", nargs="*", type=Path, default=sorted((ROOT / "notebooks").glob("*.ipynb")))
     shutil.rmtree(ROOT / "results/notebooks", ignore_errors=True)

@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import ipaddress
 import os
-import shutil
 import signal
-import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -27,8 +24,6 @@ from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWei
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_LOOPBACK = "127.0.0.1"
-
 
 def main(argv: Sequence[str]) -> int:
     """Serve the page until interrupted.
@@ -39,20 +34,6 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         Exit status; 1 where the app cannot start.
     """
-    args = _parse(argv)
-    if importlib.util.find_spec("gradio") is None:
-        print("The app needs Gradio: pip install 'anomalib-inctrl[app]'", file=sys.stderr)
-        return 1
-    # Set before Gradio is imported: no usage statistics are sent, and uploads are removed with the app.
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    # A plain kill ends the process by an exception too, so that the folder is removed.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    with tempfile.TemporaryDirectory(prefix="anomalib-inctrl-app-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
-        return _serve(args, Path(folder))
-
-
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="anomalib-inctrl app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -66,78 +47,54 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--device", help="where to compute, such as cuda:1; an accelerator by default, if there is one")
     parser.add_argument(
-        "--host", default=_LOOPBACK, help="address to listen on; the default can be reached from this machine only"
+        "--host", default="127.0.0.1", help="address to listen on; the default can be reached from this machine only"
     )
     parser.add_argument("--port", type=int, default=7860, help="port to listen on")
     parser.add_argument("--open", action="store_true", help="open the page in this machine's browser")
-    return parser.parse_args(argv)
-
-
-def _serve(args: argparse.Namespace, folder: Path) -> int:
-    from anomalib_inctrl.app.service import UNTRAINED, PredictionService
-
-    try:
-        service = PredictionService(
-            args.weights, args.backbone, args.pretrained, args.device, prompt_shifts=args.prompt_shifts
-        )
-        service.detector(service.models[0], UNTRAINED)  # reports a wrong backbone here, not in the browser
-        _check_port(args.host, args.port)
-    except (BackboneError, CheckpointError, PretrainedWeightsError, ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+    args = parser.parse_args(argv)
+    if importlib.util.find_spec("gradio") is None:
+        print("The app needs Gradio: pip install 'anomalib-inctrl[app]'", file=sys.stderr)
         return 1
-    from anomalib_inctrl.app.page import CSS, THEME, build_page
-
-    page = build_page(service, folder, render_example)
-    page.queue(max_size=32)
-    if not _is_loopback(args.host):
-        print(f"Listening on {args.host}: whoever reaches this machine can use the app, there is no password.")
-    print(f"http://{args.host}:{args.port}  (end with Ctrl+C)", flush=True)
-    page.launch(
-        server_name=args.host,
-        server_port=args.port,
-        inbrowser=args.open,
-        share=False,
-        quiet=True,
-        max_file_size=service.limits.megabytes * 2**20,
-        footer_links=[],
-        theme=THEME,
-        css=CSS,
-        ssr_mode=False,
-        mcp_server=False,
-    )
+    # Set before Gradio is imported: no usage statistics are sent, and uploads are removed with the app.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    # A plain kill ends the process by an exception too, so that the folder is removed.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    with tempfile.TemporaryDirectory(prefix="anomalib-inctrl-app-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
+        try:
+            _serve(args, Path(folder))
+        except (BackboneError, CheckpointError, PretrainedWeightsError, ValueError, OSError) as error:
+            print(error, file=sys.stderr)
+            return 1
     return 0
 
 
-def render_example(folder: Path) -> tuple[list[str], str, list[str]]:
-    """Render the example: paths of normal references, what they show, and paths of images to inspect."""
-    from anomalib_inctrl.demo import DemoSettings, render_category
+def _serve(args: argparse.Namespace, folder: Path) -> None:
+    from anomalib_inctrl.app.service import MOST_MEGABYTES, UNTRAINED, PredictionService
 
-    settings = DemoSettings(train_count=4, test_normal_count=3, test_anomalous_count=5)
-    category = render_category(folder / "example", "washer", settings)
-    paths = {}
-    for split in ("train", "test"):
-        (folder / split).mkdir(exist_ok=True)
-        # Uploads lose their folder, so the file name takes it over.
-        paths[split] = [
-            str(shutil.copyfile(path, folder / split / f"{path.parent.name}_{path.name}"))
-            for path in sorted((category / split).rglob("*.png"))
-        ]
-    return paths["train"], "washer", paths["test"]
+    service = PredictionService(args.weights, args.backbone, args.pretrained, args.device, args.prompt_shifts)
+    service.detector(service.models[0], UNTRAINED)  # reports a wrong backbone here, not in the browser
+    from anomalib_inctrl.app.page import CSS, THEME, build_page
 
-
-def _check_port(host: str, port: int) -> None:
+    page = build_page(service, folder)
+    page.queue(max_size=32)
+    if args.host not in ("127.0.0.1", "::1", "localhost"):
+        print(f"Listening on {args.host}: whoever reaches this machine can use the app, there is no password.")
+    print(f"http://{args.host}:{args.port}  (end with Ctrl+C)", flush=True)
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except (OSError, OverflowError) as error:
-        msg = f"Cannot listen on {host}, port {port}: {error}. Choose another with --host and --port."
+        page.launch(
+            server_name=args.host,
+            server_port=args.port,
+            inbrowser=args.open,
+            share=False,
+            quiet=True,
+            max_file_size=MOST_MEGABYTES * 2**20,
+            footer_links=[],
+            theme=THEME,
+            css=CSS,
+            ssr_mode=False,
+            mcp_server=False,
+        )
+    except OSError as error:
+        msg = f"Cannot listen on {args.host}, port {args.port}: {error} Choose another with --host and --port."
         raise OSError(msg) from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

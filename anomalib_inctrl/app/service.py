@@ -1,26 +1,29 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The app without its page: detectors by model and weights, and tables of their predictions."""
+"""The app without its page: checks of uploads, detectors by model and weights, and tables of their predictions."""
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
+from PIL import Image
 
-from anomalib_inctrl.app.uploads import Limits, check_count, check_image
 from anomalib_inctrl.backbones.packaged import DEMO_BACKBONE, DEMO_PRETRAINED
 from anomalib_inctrl.errors import CheckpointError, ImageFileError, PromptError
+from anomalib_inctrl.io.images import FORMATS, IMAGE_SUFFIXES, UNREADABLE, read_image
 from anomalib_inctrl.predictor import MODELS, Detector, Prediction, model_of_checkpoint
 
 UNTRAINED = "training-free"
+MOST_PROMPTS, MOST_QUERIES, MOST_LETTERS = 8, 64, 80
+MOST_MEGABYTES, MOST_MEGAPIXELS = 20, 40
 
 
-@dataclass(frozen=True)
-class ServiceResult:
+class ServiceResult(NamedTuple):
     """Result of one request.
 
     Attributes:
@@ -37,19 +40,18 @@ class ServiceResult:
 class PredictionService:
     """Predicts images with any of the models and weights on offer, one request at a time.
 
-    Prompts belong to a request and are removed after it, so requests do not share them. One detector is kept, the one
-    used last: a backbone may take a gigabyte.
+    Prompts belong to a request and are removed after it. One detector is kept, the one used last: a backbone may take
+    a gigabyte.
 
     Args:
         weights: Checkpoints on offer: files, and folders with ``.ckpt`` files in them.
         backbone: OpenCLIP model that scores without trained heads; a checkpoint names its own.
         pretrained: Its pretrained tag or weights file.
         device: Where to compute; an accelerator by default, if there is one.
-        limits: Limits of one request.
         prompt_shifts: Offsets along each axis at which prompts are encoded; a checkpoint's own, or 1, by default.
 
     Raises:
-        CheckpointError: If a file is not a checkpoint of the models.
+        CheckpointError: If a file is not a checkpoint of the models, or a folder holds none.
         PretrainedWeightsError: If a file does not exist.
     """
 
@@ -59,20 +61,28 @@ class PredictionService:
         backbone: str = DEMO_BACKBONE,
         pretrained: str | None = DEMO_PRETRAINED,
         device: str | None = None,
-        limits: Limits | None = None,
         prompt_shifts: int | None = None,
     ) -> None:
         self.backbone, self.pretrained, self.device = backbone, pretrained, device
         self.prompt_shifts = prompt_shifts
-        self.limits = limits or Limits()
         self._weights: dict[str, dict[str, Path | None]] = {model: {UNTRAINED: None} for model in MODELS}
-        for path in _checkpoints(weights):
-            offered = self._weights[model_of_checkpoint(path)]
-            # Checkpoints of several runs have equal file names.
-            name = next(name for name in _names(path) if name not in offered)
-            offered[name] = path
+        for source in weights:
+            files = sorted(source.rglob("*.ckpt")) if source.is_dir() else [source]
+            if not files:
+                msg = f"{source}: the folder holds no .ckpt files."
+                raise CheckpointError(msg)
+            for path in files:
+                self._offer(path.resolve())
         self._lock = threading.Lock()
         self._detector: tuple[tuple[str, str], Detector] | None = None
+
+    def _offer(self, path: Path) -> None:
+        offered = self._weights[model_of_checkpoint(path)]
+        if path in offered.values():
+            return
+        # Checkpoints of several runs have equal file names: the name takes in folders until it is new.
+        names = ("/".join(path.parts[-count:]) for count in range(1, len(path.parts) + 1))
+        offered[next(name for name in names if name not in offered)] = path
 
     @property
     def models(self) -> list[str]:
@@ -90,9 +100,8 @@ class PredictionService:
             raise CheckpointError(msg)
         if self._detector is None or self._detector[0] != (model, weights):
             self._detector = None  # frees its memory before the next one is loaded
-            path = self._weights[model][weights]
             detector = Detector(
-                path,
+                self._weights[model][weights],
                 model=model,  # type: ignore[arg-type]  # one of the keys of MODELS
                 backbone=self.backbone,
                 pretrained=self.pretrained,
@@ -101,20 +110,6 @@ class PredictionService:
             )
             self._detector = ((model, weights), detector)
         return self._detector[1]
-
-    def check_prompts(self, files: Sequence[str] | None) -> list[Path]:
-        """The paths of normal references; raises ImageFileError if one cannot be used, or their number is wrong."""
-        paths = check_count(files, self.limits.prompts, "normal references")
-        for path in paths:
-            check_image(path, self.limits)
-        return paths
-
-    def _fault(self, path: Path) -> str | None:
-        try:
-            check_image(path, self.limits)
-        except ImageFileError as error:
-            return str(error)
-        return None
 
     def predict(
         self, prompts: Sequence[str] | None, queries: Sequence[str] | None, class_name: str, model: str, weights: str
@@ -133,14 +128,14 @@ class PredictionService:
             PromptError: If the name is missing or too long.
             CheckpointError: If the weights are not on offer.
         """
-        references = self.check_prompts(prompts)
+        references = check_prompts(prompts)
         name = " ".join((class_name or "").split())
-        if not name or len(name) > self.limits.letters:
-            msg = f"Name what the images show, in 1 to {self.limits.letters} letters."
+        if not name or len(name) > MOST_LETTERS:
+            msg = f"Name what the images show, in 1 to {MOST_LETTERS} letters."
             raise PromptError(msg)
-        faults = {path: self._fault(path) for path in check_count(queries, self.limits.queries, "images to inspect")}
-        readable = [path for path, fault in faults.items() if fault is None]
-        left_out = [fault for fault in faults.values() if fault is not None]
+        faults = {path: _fault(path) for path in _check_count(queries, MOST_QUERIES, "images to inspect")}
+        readable = [path for path, fault in faults.items() if not fault]
+        left_out = [fault for fault in faults.values() if fault]
         if not readable:
             raise ImageFileError(" ".join(left_out))
         with self._lock:
@@ -152,6 +147,56 @@ class PredictionService:
             finally:
                 detector.clear_prompts()
         return ServiceResult(sorted(predictions, key=lambda prediction: -prediction.score), left_out, highest)
+
+
+def check_prompts(files: Sequence[str] | None) -> list[Path]:
+    """The paths of normal references; raises ImageFileError if one cannot be used, or their number is wrong."""
+    paths = _check_count(files, MOST_PROMPTS, "normal references")
+    for path in paths:
+        check_image(path)
+    return paths
+
+
+def _check_count(files: Sequence[str] | None, most: int, kind: str) -> list[Path]:
+    if not files or len(files) > most:
+        found = f"{len(files)} {kind} are too many." if files else f"No {kind} yet."
+        msg = f"{found} Drop 1 to {most}."
+        raise ImageFileError(msg)
+    return [Path(file) for file in files]
+
+
+def _fault(path: Path) -> str:
+    try:
+        check_image(path)
+    except ImageFileError as error:
+        return str(error)
+    return ""
+
+
+def check_image(path: Path) -> None:
+    """Check that an upload is an image of a common format and of a size within the limits.
+
+    Raises:
+        ImageFileError: If it is not; names the file without the server's folder.
+    """
+    name, size = path.name, path.stat().st_size
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        msg = f"{name}: not one of the formats {', '.join(sorted(IMAGE_SUFFIXES))}."
+        raise ImageFileError(msg)
+    if size > MOST_MEGABYTES * 2**20:
+        msg = f"{name}: {size / 2**20:.1f} MB; at most {MOST_MEGABYTES} MB are taken."
+        raise ImageFileError(msg)
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+        if width * height <= MOST_MEGAPIXELS * 1e6:
+            read_image(path)
+            return
+    except UNREADABLE as error:  # ImageFileError is a ValueError
+        msg = f"{name}: {size} bytes, not readable as an image. Replace or remove the file."
+        raise ImageFileError(msg) from error
+    msg = f"{name}: {width} x {height} pixels; at most {MOST_MEGAPIXELS} million are taken. Make it smaller."
+    raise ImageFileError(msg)
 
 
 def score_table(predictions: Sequence[Prediction], threshold: float) -> pd.DataFrame:
@@ -172,25 +217,22 @@ def score_table(predictions: Sequence[Prediction], threshold: float) -> pd.DataF
 
 def to_csv(table: pd.DataFrame) -> str:
     """Convert a table to CSV; a name that begins like a formula gets an apostrophe, which spreadsheets hide."""
-    table = table.copy()
-    for column in ("image_path", "class_name"):
-        if column in table:
-            table[column] = [f"'{text}" if text[:1] in "=+-@\t\r" else text for text in table[column]]
-    return str(table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+    names = table[["image_path", "class_name"]].replace(r"^(?=[=+\-@\t\r])", "'", regex=True)
+    return str(table.assign(**names).to_csv(index=False, float_format="%.9g", lineterminator="\n"))
 
 
-def _checkpoints(sources: Sequence[Path]) -> list[Path]:
-    found = []
-    for source in sources:
-        files = sorted(source.rglob("*.ckpt")) if source.is_dir() else [source]
-        if not files:
-            msg = f"{source}: the folder holds no .ckpt files."
-            raise CheckpointError(msg)
-        found += files
-    return list(dict.fromkeys(found))
+def render_example(folder: Path) -> tuple[list[str], str, list[str]]:
+    """Render the example: paths of normal references, what they show, and paths of images to inspect."""
+    from anomalib_inctrl.demo import InCTRLDemo
 
-
-def _names(path: Path) -> list[str]:
-    """Names for a checkpoint, from the file's name to its whole path."""
-    parts = path.resolve().parts
-    return ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+    root = folder / "example"
+    InCTRLDemo(root, "washer", train_count=4, test_normal_count=3, test_anomalous_count=5).prepare_data()
+    paths = {}
+    for split in ("train", "test"):
+        (folder / split).mkdir(exist_ok=True)
+        # Uploads lose their folder, so the file name takes it over.
+        paths[split] = [
+            str(shutil.copyfile(path, folder / split / f"{path.parent.name}_{path.name}"))
+            for path in sorted((root / "washer" / split).rglob("*.png"))
+        ]
+    return paths["train"], "washer", paths["test"]

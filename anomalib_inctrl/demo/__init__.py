@@ -6,7 +6,7 @@ A demonstration, not a benchmark: results on these images need not hold on real 
 """
 
 from anomalib_inctrl.demo.categories import REGISTRY
-from anomalib_inctrl.demo.datamodule import DemoSettings, InCTRLDemo, render_category
+from anomalib_inctrl.demo.datamodule import InCTRLDemo
 from anomalib_inctrl.demo.digits import ScikitDigits
 from anomalib_inctrl.demo.render import (
     AUXILIARY_CATEGORIES,
@@ -24,11 +24,9 @@ __all__ = [
     "IMAGE_SIZE",
     "REGISTRY",
     "UNSEEN_CATEGORIES",
-    "DemoSettings",
     "InCTRLDemo",
     "RenderedBatch",
     "Sample",
     "ScikitDigits",
     "render_batch",
-    "render_category",
 ]

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kinds of defect, each a small function that changes a scene before it is lit.
 
-A defect works around a site: local coordinates `u, v` (turned and centred), a size and a strength. Two kinds, `bent`
-and `missing`, change where or what is drawn and therefore ask the category to draw again.
+Two more kinds, `bent` and `missing`, change where or what is drawn, so that the product is drawn again.
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from anomalib_inctrl.demo.drawing import FBM, FINE, Draw, axes, blend, box, coverage, noise, radius, ramp
-from anomalib_inctrl.demo.scene import Scene
+from anomalib_inctrl.demo.drawing import FBM, FINE, Draw, Scene, axes, blend, box, coverage, noise, radius, ramp
 
 _CANDIDATES = 96
 _MARGIN = 0.05  # how far inside the outline a defect's middle should lie
@@ -25,22 +23,13 @@ _REACH = 0.84  # how far from the middle of the image it may lie
 
 @dataclass
 class Site:
-    """Where a defect is and how it looks; scalars are tensors without axes.
+    """Where a defect is and how it looks; scalars are tensors without axes."""
 
-    Attributes:
-        u: Local coordinate `(H, W)` along the defect.
-        v: Local coordinate `(H, W)` across the defect.
-        size: Scalar in `[0, 1]`, small to large.
-        strength: Scalar in `[0, 1]`, faint to plain.
-        luma: Brightness of the image at the site, a scalar in `[0, 1]`.
-        draw: Random numbers of the defect.
-    """
-
-    u: Tensor
-    v: Tensor
-    size: Tensor
-    strength: Tensor
-    luma: Tensor
+    u: Tensor  # local coordinate (H, W) along the defect
+    v: Tensor  # and across it
+    size: Tensor  # in [0, 1], small to large
+    strength: Tensor  # in [0, 1], faint to plain
+    luma: Tensor  # brightness of the image at the site in [0, 1]
     draw: Draw
 
     def span(self, small: float, large: float) -> Tensor:
@@ -69,18 +58,7 @@ class Site:
 
 
 def choose_site(outline: Tensor, clean: Tensor, on_rim: bool, draw: Draw, least: float = 0.0) -> Site:
-    """Choose where a defect goes: on the solid, or on its rim for the kinds that belong there.
-
-    Args:
-        outline: Signed distance `(H, W)` of the scene without defect.
-        clean: Image `(3, H, W)`, uint8, of the scene without defect.
-        on_rim: Whether the kind breaks the rim.
-        draw: Random numbers.
-        least: Lower bound in `[0, 1]` of size and strength.
-
-    Returns:
-        The site.
-    """
+    """Choose where on the solid, or on its rim, a defect goes, and its size and strength, at least `least`."""
     side = outline.shape[-1]
     spots = (draw.uniforms(2 * _CANDIDATES).view(2, -1) * 2 - 1) * _REACH
     columns, rows = ((spots + 1) * (side / 2)).long()
@@ -210,21 +188,7 @@ def bend(x: Tensor, y: Tensor, at: Site) -> tuple[Tensor, Tensor]:
     return x + push * torch.cos(phi), y + push * torch.sin(phi)
 
 
-KINDS: dict[str, Callable[[Scene, Site], Scene] | None] = {
-    "bent": None,
-    "chip": chip,
-    "colour": colour,
-    "contamination": contamination,
-    "crack": crack,
-    "cut": cut,
-    "dent": dent,
-    "hole": hole,
-    "missing": None,
-    "scratch": scratch,
-    "stain": stain,
-    "thread": thread,
+KINDS: dict[str, Callable[[Scene, Site], Scene]] = {
+    kind.__name__: kind for kind in (chip, colour, contamination, crack, cut, dent, hole, scratch, stain, thread)
 }
-"""All kinds of defect by the name of their folder; None for those for which the product is drawn again."""
-
-ON_RIM = ("chip",)
-"""Kinds that belong on the rim of the solid."""
+"""The kinds of defect by name, but `bent` and `missing`, for which the product is drawn again."""

@@ -1,14 +1,14 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo images are drawn with: counter-based random numbers, noise fields, signed distances, blending.
+"""What the demo images are drawn with: random numbers, noise, signed distances, scenes and their light.
 
-Everything works on planes `(H, W)`. Lengths are in units of half an image side, so an image spans `[-1, 1]` in x and y.
-Signed distances are negative inside.
+Planes are `(H, W)`; an image spans `[-1, 1]` in x and y; signed distances are negative inside.
 """
 
 from __future__ import annotations
 
-from functools import cache, cached_property
+from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,7 @@ _MASK = 0xFFFFFFFF
 _ATLAS_SIZE = 1024
 _CELLS = 64  # Voronoi cells along one side of the atlas
 
-FBM, FINE, CELL_EDGE, CELL_ID, GRAIN = range(5)
-"""Channels of `noise_atlas`."""
+FBM, FINE, CELL_EDGE, CELL_ID, GRAIN = range(5)  # channels of `noise_atlas`
 
 
 def _mix(x: int) -> int:
@@ -48,27 +47,20 @@ class Draw:
         """Return an independent generator that starts its own count."""
         return Draw(self.key, self.style_key, self.stream * 64 + stream + 1)
 
-    @cached_property
-    def _image_word(self) -> int:
-        return self._word(self.key)
-
-    def _word(self, key: tuple[int, int]) -> int:
-        return _mix(_mix(key[0] ^ _mix(self.stream * 0x2545F491 & _MASK)) ^ key[1])
-
-    def _unit(self, word: int, element: int = 0) -> float:
-        """A number in `[0, 1)`, exact in single precision, for the present count."""
-        position = (self._counter * 4096 + element) * 0x1E3779B1 & _MASK
-        return (_mix(word ^ _mix(position)) >> 8) * 2.0**-24
+    def _units(self, key: tuple[int, int], n: int) -> Tensor:
+        """`(n,)` numbers in `[0, 1)`, exact in single precision, for the next count."""
+        self._counter += 1
+        word = _mix(_mix(key[0] ^ _mix(self.stream * 0x2545F491 & _MASK)) ^ key[1])
+        positions = [(self._counter * 4096 + element) * 0x1E3779B1 & _MASK for element in range(n)]
+        return torch.tensor([(_mix(word ^ _mix(position)) >> 8) * 2.0**-24 for position in positions])
 
     def uniform(self, low: float | Tensor, high: float | Tensor) -> Tensor:
         """Uniform number in `[low, high)`, a scalar tensor."""
-        self._counter += 1
-        return torch.tensor(self._unit(self._image_word)) * (high - low) + low
+        return self.uniforms(1)[0] * (high - low) + low
 
     def uniforms(self, n: int) -> Tensor:
         """`(n,)` uniform numbers in `[0, 1)`."""
-        self._counter += 1
-        return torch.tensor([self._unit(self._image_word, i) for i in range(n)])
+        return self._units(self.key, n)
 
     def sign(self) -> Tensor:
         """-1 or 1."""
@@ -76,10 +68,8 @@ class Draw:
 
     def look(self, default: float, low: float, high: float) -> Tensor:
         """A trait of the product: `default` as designed, otherwise in `[low, high)` and decided by the style alone."""
-        self._counter += 1
-        if self.style_key is None:
-            return torch.tensor(float(default))
-        return torch.tensor(self._unit(self._word(self.style_key))) * (high - low) + low
+        drawn = self._units(self.style_key or self.key, 1)[0] * (high - low) + low
+        return torch.tensor(float(default)) if self.style_key is None else drawn
 
     def colour(self, red: float, green: float, blue: float, spread: float = 0.02) -> Tensor:
         """A product colour in `[0, 1]` with slight variation of brightness between images, shape `(3, 1, 1)`."""
@@ -187,3 +177,109 @@ def ramp(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
 def blend(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     """Mix colours `(3, H, W)` or `(3, 1, 1)` by a weight `(H, W)`: 0 gives `a`, 1 gives `b`."""
     return torch.addcmul(a, b - a, weight)
+
+
+@dataclass
+class Scene:
+    """Surfaces, before light."""
+
+    albedo: Tensor  # colour (3, H, W) in [0, 1], also outside the outline
+    relief: Tensor  # height (H, W), without the rounding of the rim
+    outline: Tensor  # signed distance (H, W) to the solid; constantly -1 for a material that fills the image
+    backdrop: Tensor  # colour (3, H, W) behind the solid
+    bevel: float  # width of the rounded rim
+    gloss: Tensor  # strength of the highlight, a scalar
+    over: Tensor | None = None  # coverage (H, W) in [0, 1] of something lying on top
+    over_colour: Tensor | None = None  # its colour (3, 1, 1)
+
+    def carve(self, sdf: Tensor) -> Scene:
+        """Remove the solid inside `sdf`; the backdrop shows."""
+        return replace(self, outline=torch.maximum(self.outline, -sdf))
+
+
+@dataclass
+class View:
+    """What a function that draws a product is given: where each pixel lies on the product, and helpers."""
+
+    x: Tensor  # product coordinate (H, W) to the right
+    y: Tensor  # and downwards
+    draw: Draw
+    omit: Tensor | None = None  # a scalar in [0, 1) that chooses the one element to leave out
+
+    def noise(self, channel: int, scale: float = 1.0, stretch: float = 1.0) -> Tensor:
+        """Noise of the surface `(H, W)`, `stretch` times coarser along x."""
+        if scale == 1 and stretch == 1:
+            return noise_window(self.draw, channel, self.x.shape[-1])
+        return noise(self.draw, channel, self.x / stretch, self.y, scale)
+
+    def omitted(self, n: int) -> Tensor:
+        """Number of the element to leave out of `n`, a scalar; -1 for none."""
+        return torch.tensor(-1.0) if self.omit is None else (self.omit * n).floor()
+
+    def without(self, sdf: Tensor, cx: Tensor, cy: Tensor, reach: float | Tensor) -> Tensor:
+        """Take what lies within `reach` of a point out of a shape, where an element is to be left out."""
+        if self.omit is None:
+            return sdf
+        return torch.maximum(sdf, reach - radius(self.x - cx, self.y - cy))
+
+    def matte(self, red: float, green: float, blue: float, speckle: float = 0.03) -> Tensor:
+        """A plain background with faint speckle, `(3, H, W)`."""
+        return self.draw.colour(red, green, blue) * (1 + self.noise(FINE) * speckle)
+
+    def scene(
+        self,
+        albedo: Tensor,
+        outline: Tensor | None = None,
+        backdrop: Tensor | None = None,
+        *,
+        relief: Tensor | None = None,
+        bevel: float = 0.05,
+        gloss: float = 0.1,
+    ) -> Scene:
+        """Complete a scene; without an outline the material fills the image and holes in it are dark."""
+        albedo = albedo.expand(3, *self.x.shape)
+        return Scene(
+            albedo=albedo,
+            relief=torch.zeros_like(self.x) if relief is None else relief,
+            outline=torch.full_like(self.x, -1.0) if outline is None else outline,
+            backdrop=torch.tensor(0.06).expand_as(albedo) if backdrop is None else backdrop,
+            bevel=bevel,
+            gloss=self.draw.uniform(0.85, 1.15) * gloss,
+        )
+
+
+def light_scene(scene: Scene, draw: Draw) -> Tensor:
+    """Image `(3, H, W)`, uint8: diffuse light of a lamp at the upper left, highlight, shadow beside the solid."""
+    size = scene.outline.shape[-1]
+    u = draw.uniforms(6)
+    azimuth, tilt = u[0] * 0.6 - 2.7, u[1] * 0.2 + 0.6
+    to_lamp_x, to_lamp_y, to_lamp_z = torch.cos(azimuth) * tilt, torch.sin(azimuth) * tilt, (1 - tilt * tilt).sqrt()
+    x, y = axes(size)
+    exposure = u[2] * 0.1 + 0.95 + (u[3] * 0.1 - 0.05) * x + (u[4] * 0.1 - 0.05) * y
+    sensor_noise = noise_window(draw, GRAIN, size) * (u[5] * 0.006 + 0.006)
+
+    rim = (-scene.outline / scene.bevel).clamp(0, 1)
+    height = scene.relief + rim * (2 - rim) * scene.bevel * 0.5
+    padded = F.pad(height[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
+    slope = 0.25 * size  # half the number of pixels in a unit of length
+    gx = (padded[1:-1, 2:] - padded[1:-1, :-2]) * slope
+    gy = (padded[2:, 1:-1] - padded[:-2, 1:-1]) * slope
+    steep = (gx * gx + gy * gy + 1).rsqrt()
+    lean = gx * to_lamp_x + gy * to_lamp_y
+    diffuse = ((to_lamp_z - lean) * steep).clamp(min=0)
+    # half-way vector between the lamp and the viewer straight above
+    shine = ((to_lamp_z + 1 - lean) * (steep * (2 + 2 * to_lamp_z).rsqrt())).clamp(min=0)
+    for _ in range(5):
+        shine = shine.square_()
+    shade = (0.35 + diffuse * (0.65 / 0.714)) * exposure
+
+    covered = coverage(scene.outline)
+    shadow = torch.exp(scene.outline.clamp(min=0) * -16) * -0.55 + 1
+    image = scene.albedo * (shade * covered)
+    image.addcmul_(scene.backdrop, shadow * exposure * (1 - covered))
+    highlight = shine * scene.gloss * covered
+    if scene.over is not None and scene.over_colour is not None:
+        image = blend(image, scene.over_colour * exposure, scene.over)
+        highlight = highlight * (1 - scene.over)
+    image += sensor_noise + highlight
+    return image.mul_(255).add_(0.5).clamp_(0, 255).to(torch.uint8)

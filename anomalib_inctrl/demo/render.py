@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anomalib_inctrl.demo.categories import REGISTRY, Category
-from anomalib_inctrl.demo.defects import KINDS, ON_RIM, Site, bend, choose_site
-from anomalib_inctrl.demo.drawing import Draw, axes
-from anomalib_inctrl.demo.scene import Scene, View, light_scene
+from anomalib_inctrl.demo.defects import KINDS, bend, choose_site
+from anomalib_inctrl.demo.drawing import Draw, Scene, View, axes, light_scene
 from anomalib_inctrl.errors import DatasetError, RenderError
 
 IMAGE_SIZE = 240
@@ -46,8 +45,7 @@ class Sample:
         category: Name of the category.
         index: Number of the image, at least 0.
         defect: Kind of defect, None for a normal image. The same image without its defect has the same pose and light.
-        style: 0 is the product as designed; other numbers are other products of the same kind, for training that
-            should not learn the designed ones.
+        style: 0 is the product as designed; other numbers are other products of the same kind.
     """
 
     category: str
@@ -123,13 +121,21 @@ def _render(sample: Sample, seed: int, size: int, category: Category) -> tuple[T
     if sample.defect is None:
         return clean, torch.zeros(size, size, dtype=torch.bool)
 
-    apply, on_rim = KINDS[sample.defect], sample.defect in ON_RIM
     for attempt in range(_ATTEMPTS):
+        on_rim = sample.defect == "chip"
         site = choose_site(scene.outline, clean, on_rim, draw.child(_DEFECT + attempt), least=attempt / _ATTEMPTS)
-        broken = apply(scene, site) if apply else _redrawn(sample.defect, category, draw, x, y, site)
+        if sample.defect == "bent":
+            broken = _scene(category, draw, *bend(x, y, site))
+        elif sample.defect == "missing":
+            broken = _scene(category, draw, x, y, omit=site.draw.uniform(0, 1))
+        else:
+            broken = KINDS[sample.defect](scene, site)
         image = light_scene(broken, draw.child(_LIGHT))
         difference = torch.maximum(image, clean) - torch.minimum(image, clean)  # uint8 throughout: fast
-        mask = _tidy(difference.amax(dim=0) > _VISIBLE)
+        changed = difference.amax(dim=0) > _VISIBLE
+        near = F.avg_pool2d(changed[None].float(), 3, 1, 1)[0] * 9
+        # Lone pixels go, gaps of a few pixels are closed.
+        mask = ~_grow(~_grow(changed & (near > 2.5)))
         if _LEAST_AREA <= mask.float().mean() <= _LARGEST_AREA:
             return torch.where(mask, image, clean), mask
     msg = f"No visible defect came out for {sample}; this is a fault of the category, please report it."
@@ -152,22 +158,9 @@ def _scene(category: Category, draw: Draw, x: Tensor, y: Tensor, omit: Tensor | 
     return category.render(View((dx * cos + dy * sin) * grow, (dy * cos - dx * sin) * grow, draw.child(_PRODUCT), omit))
 
 
-def _redrawn(kind: str, category: Category, draw: Draw, x: Tensor, y: Tensor, site: Site) -> Scene:
-    if kind == "bent":
-        return _scene(category, draw, *bend(x, y, site))
-    return _scene(category, draw, x, y, omit=site.draw.uniform(0, 1))
-
-
-def _tidy(changed: Tensor) -> Tensor:
-    """Drop lone pixels of a mask `(H, W)` and close gaps of a few pixels."""
-    near = F.avg_pool2d(changed[None].float(), 3, 1, 1)[0] * 9
-    grown = _grow(changed & (near > 2.5), 2)
-    return ~_grow(~grown, 2)
-
-
-def _grow(mask: Tensor, reach: int) -> Tensor:
-    """Widen a mask `(H, W)` by a square (on bool tensors many times faster than max pooling)."""
+def _grow(mask: Tensor) -> Tensor:
+    """Widen a mask `(H, W)` by two pixels (on bool tensors many times faster than max pooling)."""
     for axis in (0, 1):
-        padded = F.pad(mask, [0, 0, reach, reach] if axis == 0 else [reach, reach])
-        mask = reduce(torch.logical_or, [padded.narrow(axis, i, mask.shape[axis]) for i in range(2 * reach + 1)])
+        padded = F.pad(mask, [0, 0, 2, 2] if axis == 0 else [2, 2])
+        mask = reduce(torch.logical_or, [padded.narrow(axis, i, mask.shape[axis]) for i in range(5)])
     return mask

@@ -27,23 +27,14 @@ from anomalib_inctrl.demo.render import AUXILIARY_CATEGORIES, UNSEEN_CATEGORIES
 from anomalib_inctrl.models import InCTRL, InCTRLv2
 
 _METRICS = {"image_AUROC": "image AUROC", "pixel_AUROC": "pixel AUROC", "pixel_AUPRO": "AUPRO"}
-_PHOTOGRAPHS = ("brick", "grass", "gravel")
 _K_SHOTS = (1, 2, 4, 8)
 _SEEDS = range(3)
 _EPOCHS = 3
-_TRAIN_K_SHOT = 2
 _STEPS_PER_EPOCH = 100
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demonstration and print its tables.
-
-    Args:
-        argv: Arguments without the program's name; those of the process if None.
-
-    Returns:
-        0.
-    """
+    """Run the demonstration with the arguments `argv`, by default those of the process, and print its tables."""
     parser = argparse.ArgumentParser(prog="anomalib-inctrl demo", description=__doc__)
     parser.add_argument("--k_shot", type=int, default=4, help="normal images shown of each unseen category")
     parser.add_argument("--seed", type=int, default=0, help="decides weights, batches and prompts")
@@ -68,18 +59,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights = {model.__name__: _train(args, model) for model in (InCTRLv2, InCTRL)}
     console.print(f"3. Explaining InCTRLv2 on {len(UNSEEN_CATEGORIES)} categories never trained on, K={args.k_shot}")
     for category in track(UNSEEN_CATEGORIES, "   testing", console=console):
-        _explain(args, category, weights["InCTRLv2"])
-    k_shots = sorted({*_K_SHOTS, args.k_shot})
-    console.print(f"4. Measuring for K = {', '.join(map(str, k_shots))} and {len(_SEEDS)} draws of prompts")
-    # In the folder of this training: the benchmark does not mix its rows with those of other weights.
-    report = weights["InCTRLv2"].parents[2] / "benchmark"
+        model = InCTRLv2(weights=str(weights["InCTRLv2"]), k_shot=args.k_shot, seed=args.seed)
+        datamodule = InCTRLDemo(root=args.data, category=category)
+        _engine(args, enable_progress_bar=False).test(model, datamodule=datamodule, verbose=False)
+    config = _benchmark(args, weights)
+    console.print(f"4. Measuring for K = {', '.join(map(str, config.k_shots))} and {len(_SEEDS)} draws of prompts")
     with console.status("   measuring"):
-        measured = _measure(args, weights, k_shots, report)
-    by_model = [_by_model(measured, target) for target in measured.target.unique()]
-    console.print(_by_category(measured, args.k_shot), *by_model)
+        measured = Benchmark(config, Console(quiet=True)).run()
+    for target, rows in measured.groupby("target", sort=False):
+        title = f"Unseen categories, {target}: mean in %, ± over draws of prompts"
+        console.print(_table(title, rows, ["model", "k_shot"]))
+    shown = measured[(measured.model == "InCTRLv2") & (measured.k_shot == args.k_shot)]
+    console.print(_table(f"InCTRLv2, K={args.k_shot}, by category", shown, ["category"]))
     figures = args.results / "InCTRLv2" / "InCTRLDemo"
     console.print(f"Explanation figures: {figures}/<category>/latest/explanations", soft_wrap=True)
-    console.print(f"Report:   {report / 'report.html'}", soft_wrap=True)
+    console.print(f"Report:   {config.output / 'report.html'}", soft_wrap=True)
     console.print(f"Weights:  {weights['InCTRLv2']}", soft_wrap=True)
     console.print(f"{time.monotonic() - start:.0f} s in all")
     return 0
@@ -88,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(args: argparse.Namespace, model_class: type[InCTRL | InCTRLv2]) -> Path:
     datamodule = GeneralistDataModule(
         auxiliary=[DataSource("InCTRLDemo", root=str(args.data), categories=list(AUXILIARY_CATEGORIES))],
-        k_shot=_TRAIN_K_SHOT,
+        k_shot=2,
         train_batch_size=16,
         steps_per_epoch=_STEPS_PER_EPOCH,
         num_workers=0,
@@ -100,66 +94,41 @@ def _train(args: argparse.Namespace, model_class: type[InCTRL | InCTRLv2]) -> Pa
     return Path(str(engine.best_model_path))
 
 
-def _explain(args: argparse.Namespace, category: str, weights: Path) -> None:
-    """Test one category with trained heads, which writes the explanation figures."""
-    model = InCTRLv2(weights=str(weights), k_shot=args.k_shot, seed=args.seed)
-    datamodule = InCTRLDemo(root=args.data, category=category)
-    _engine(args, enable_progress_bar=False).test(model, datamodule=datamodule, verbose=False)
-
-
 def _engine(args: argparse.Namespace, **options: Any) -> Engine:
     return Engine(default_root_dir=args.results, accelerator="cpu", logger=False, enable_model_summary=False, **options)
 
 
-def _measure(args: argparse.Namespace, weights: dict[str, Path], k_shots: Sequence[int], output: Path) -> pd.DataFrame:
-    """Measure both models and the training-free baseline on all unseen categories, and write a report."""
+def _benchmark(args: argparse.Namespace, weights: dict[str, Path]) -> BenchmarkConfig:
+    """Both models and the training-free baseline on all unseen categories."""
     models: dict[str, object] = {name: {"class_path": name, "weights": str(path)} for name, path in weights.items()}
-    models["training-free baseline"] = {
-        "class_path": "InCTRLv2",
-        "init_args": {"backbone": DEMO_BACKBONE, "pretrained": DEMO_PRETRAINED},
-    }
-    targets = {
-        "rendered": [name for name in UNSEEN_CATEGORIES if name not in _PHOTOGRAPHS],
-        "photographs": [name for name in UNSEEN_CATEGORIES if name in _PHOTOGRAPHS],
-    }
-    config = BenchmarkConfig.model_validate(
+    baseline = {"backbone": DEMO_BACKBONE, "pretrained": DEMO_PRETRAINED}
+    models["training-free baseline"] = {"class_path": "InCTRLv2", "init_args": baseline}
+    targets: dict[str, list[str]] = {"rendered": [], "photographs": []}
+    for name in UNSEEN_CATEGORIES:
+        targets["photographs" if name in ("brick", "grass", "gravel") else "rendered"].append(name)
+    return BenchmarkConfig.model_validate(
         {
             "title": "Demonstration: heads trained on nine rendered categories, tested on nine unseen ones",
-            "output": output,
+            # In the folder of this training: the benchmark does not mix its rows with those of other weights.
+            "output": weights["InCTRLv2"].parents[2] / "benchmark",
             "models": models,
             "targets": {
                 name: {"datamodule": "InCTRLDemo", "root": str(args.data), "categories": categories}
                 for name, categories in targets.items()
                 if categories
             },
-            "k_shots": k_shots,
+            "k_shots": sorted({*_K_SHOTS, args.k_shot}),
             "seeds": [args.seed + number for number in _SEEDS],
         }
     )
-    return Benchmark(config, Console(quiet=True)).run()
 
 
-def _by_category(measured: pd.DataFrame, k_shot: int) -> Table:
-    chosen = measured[(measured.model == "InCTRLv2") & (measured.k_shot == k_shot)]
-    found = chosen.groupby("category")[list(_METRICS)].mean().mul(100)
-    found.loc["mean"] = found.mean()
-    return _table(f"InCTRLv2 on unseen categories, K={k_shot}, in %", found.round(1).astype(str))
-
-
-def _by_model(measured: pd.DataFrame, target: str) -> Table:
-    """Means over the categories of a target, with standard deviations over draws of prompts."""
-    keys = ["model", "k_shot"]
-    chosen = measured[measured.target == target]
-    by_seed = chosen.groupby([*keys, "seed"], sort=False)[list(_METRICS)].mean().mul(100)
-    by_k = by_seed.groupby(keys, sort=False)
-    mean, deviation = (values.round(1).astype(str) for values in (by_k.mean(), by_k.std()))
-    return _table(f"Unseen categories, {target}: mean in %, ± over draws of prompts", mean + " ± " + deviation)
-
-
-def _table(title: str, cells: pd.DataFrame) -> Table:
-    table = Table(title=title)
-    for name in cells.reset_index().columns:
-        table.add_column(_METRICS.get(name, "K" if name == "k_shot" else name), no_wrap=True)
-    for row in cells.reset_index().astype(str).itertuples(index=False):
+def _table(title: str, measured: pd.DataFrame, keys: list[str]) -> Table:
+    """Means over categories, with standard deviations over draws of prompts."""
+    draws = measured.groupby([*keys, "seed"], sort=False)[list(_METRICS)].mean().mul(100).groupby(keys, sort=False)
+    mean, deviation = (values.round(1).astype(str) for values in (draws.mean(), draws.std()))
+    cells = (mean + " ± " + deviation).reset_index()
+    table = Table(*(_METRICS.get(name, "K" if name == "k_shot" else name) for name in cells), title=title)
+    for row in cells.astype(str).itertuples(index=False):
         table.add_row(*row)
     return table

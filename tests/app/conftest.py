@@ -8,8 +8,6 @@ from PIL import Image
 
 from anomalib_inctrl import Detector, InCTRL, InCTRLDemo, InCTRLv2
 
-DEMO = {"backbone": "mini-clip-16-240", "pretrained": "demo"}
-
 
 @pytest.fixture(scope="session")
 def washers(tmp_path_factory):
@@ -30,15 +28,12 @@ def queries(washers):
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
-    """A folder with a checkpoint of each model, in the folders of anomalib's runs."""
+    """A folder with a checkpoint of each model and a second one of InCTRL, in the folders of anomalib's runs."""
     folder = tmp_path_factory.mktemp("results")
-    for kind in (InCTRL, InCTRLv2):
-        module = kind(**DEMO)
+    for kind, run in ((InCTRL, "InCTRL"), (InCTRL, "InCTRL/again"), (InCTRLv2, "InCTRLv2")):
+        module = kind(backbone="mini-clip-16-240", pretrained="demo")
         module.model.heads_trained = True
-        Detector(module, device="cpu").save(folder / kind.__name__ / "model.ckpt")
-    second = folder / "InCTRL" / "again" / "model.ckpt"
-    second.parent.mkdir()
-    second.write_bytes((folder / "InCTRL" / "model.ckpt").read_bytes())
+        Detector(module, device="cpu").save(folder / run / "model.ckpt")
     return folder
 
 
@@ -52,20 +47,18 @@ def png_of(width, height):
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(x) = showpage\n"
-
-
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory):
     """Files whose content does not match their name, and the message about each."""
     folder = tmp_path_factory.mktemp("hostile")
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(x) = showpage\n"
     files = {
-        "empty.png": (b"", "empty.png: 0 bytes, not readable as an image"),
         "page.png": (b"<html><script>alert(1)</script></html>", "page.png: 38 bytes, not readable"),
-        "postscript.png": (EPS, "postscript.png: .* bytes, not readable"),
+        "postscript.png": (eps, "postscript.png: .* bytes, not readable"),
         "bomb.png": (png_of(30000, 30000), "bomb.png: .* not readable as an image|bomb.png: 30000 x 30000 pixels"),
         "large.png": (png_of(9000, 9000), "large.png: 9000 x 9000 pixels; at most 40 million"),
         "cut.png": (png_of(100, 100), "cut.png: .* bytes, not readable as an image"),
+        "heavy.png": (b"0" * (20 * 2**20 + 1), r"heavy\.png: 20\.0 MB; at most 20 MB"),
         "drawing.svg": (b"<svg/>", "drawing.svg: not one of the formats"),
     }
     for name, (content, _) in files.items():

@@ -10,19 +10,18 @@ import torch
 from anomalib.data import MVTecAD
 from anomalib.data.utils import read_image, read_mask
 
-from anomalib_inctrl.demo import CATEGORIES, DemoSettings, InCTRLDemo, Sample, datamodule, render_batch, render_category
+from anomalib_inctrl.demo import CATEGORIES, InCTRLDemo, Sample, datamodule, render_batch
 from anomalib_inctrl.errors import DatasetError
 
 COUNTS = {"train_count": 4, "test_normal_count": 2, "test_anomalous_count": 11, "seed": 5}
-SMALL = DemoSettings(**COUNTS)
-TINY = DemoSettings(train_count=2, test_normal_count=1, test_anomalous_count=3)
+TINY = {"train_count": 2, "test_normal_count": 1, "test_anomalous_count": 3}
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """A dataset of one category."""
     folder = tmp_path_factory.mktemp("demo")
-    render_category(folder, "washer", SMALL)
+    InCTRLDemo(folder, **COUNTS).prepare_data()
     return folder
 
 
@@ -54,13 +53,14 @@ def test_datamodule_renders_once_and_gives_batches(root):
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == before
     assert next(iter(module.train_dataloader())).image.shape == (3, 3, 240, 240)
     assert len(module.val_data) == len(module.test_data) == 13
+    assert module.num_workers == 0
+    assert InCTRLDemo(root=None).root.name == InCTRLDemo().root.name == "InCTRLDemo"
 
 
-@pytest.mark.parametrize(("name", "value"), [("seed", 6), ("test_anomalous_count", 2)])
-def test_other_settings_are_refused_with_the_difference(root, name, value):
-    module = InCTRLDemo(root=root, category="washer", **{**COUNTS, name: value})
+def test_other_settings_are_refused_with_the_difference(root):
+    module = InCTRLDemo(root=root, category="washer", **{**COUNTS, "seed": 6})
     for step in (module.prepare_data, module.setup):
-        with pytest.raises(DatasetError, match=f"washer was rendered.* {name}={COUNTS[name]} .*{value}.*delete"):
+        with pytest.raises(DatasetError, match=r"washer was rendered.* seed=5 .*6.*delete"):
             step()
 
 
@@ -72,37 +72,30 @@ def test_a_folder_of_other_origin_is_left_alone(tmp_path, settings, words):
     if settings:
         mine.with_name("demo.json").write_text(settings)
     with pytest.raises(DatasetError, match=words):
-        render_category(tmp_path, "washer", SMALL)
+        InCTRLDemo(tmp_path, **COUNTS).prepare_data()
     assert mine.read_bytes() == b"mine"
 
 
 def test_interrupted_rendering_leaves_nothing(tmp_path, monkeypatch):
-    written = []
-
     def interrupt(path, pixels):
-        written.append(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"half")
-        if len(written) == 3:
-            raise KeyboardInterrupt
+        path.parent.mkdir(parents=True)
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(datamodule, "_write_png", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            render_category(tmp_path, "washer", TINY)
+            InCTRLDemo(tmp_path, **TINY).prepare_data()
     assert [path.name for path in tmp_path.iterdir()] == [".washer.lock"]
     left = tmp_path / ".washer.unfinished" / "test" / "left.png"  # by a process that was killed
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half")
-    folder = render_category(tmp_path, "washer", TINY)
-    assert len(list(folder.rglob("*.png"))) == 2 + 1 + 3 * 2
-    assert not (folder / "test" / "left.png").exists()
+    InCTRLDemo(tmp_path, **TINY).prepare_data()
+    assert len(list(tmp_path.rglob("*.png"))) == 2 + 1 + 3 * 2
 
 
 def test_simultaneous_rendering_gives_one_complete_folder(tmp_path):
     with ThreadPoolExecutor(4) as pool:
-        folders = list(pool.map(lambda _: render_category(tmp_path, "brick", TINY), range(4)))
-    assert set(folders) == {tmp_path / "brick"}
+        list(pool.map(lambda _: InCTRLDemo(tmp_path, "brick", **TINY).prepare_data(), range(4)))
     assert {path.name for path in tmp_path.iterdir()} == {"brick", ".brick.lock"}
     assert len(list((tmp_path / "brick").rglob("*.png"))) == 2 + 1 + 3 * 2
 

@@ -9,7 +9,6 @@ from sklearn.datasets import load_digits
 
 from anomalib_inctrl.data import DataSource, GeneralistDataModule
 from anomalib_inctrl.demo import ScikitDigits
-from anomalib_inctrl.errors import DatasetError
 
 DIGITS = load_digits()
 TESTED = np.arange(len(DIGITS.target)) % 6 == 0
@@ -40,21 +39,9 @@ def test_images_are_those_of_scikit_learn(root):
         np.testing.assert_allclose(image[:, :, 0] * 16, DIGITS.images[row], atol=0.04)
 
 
-def test_images_are_written_once(root):
-    before = {path: path.stat().st_mtime_ns for path in root.rglob("*.png")}
-    ScikitDigits(root, "even_digit").prepare_data()
-    assert before == {path: path.stat().st_mtime_ns for path in root.rglob("*.png")}
-    assert len(before) == 1797
-
-
 def test_digits_are_targets_of_a_generalist(root):
     datamodule = GeneralistDataModule(targets=[DataSource("ScikitDigits", str(root), ["digit_1", "even_digit"])])
     datamodule.prepare_data()
     datamodule.setup("test")
     assert set(datamodule.prompt_candidates()) == {"digit_1", "even_digit"}
     assert len(datamodule.test_data) == 600
-
-
-def test_unknown_category_is_refused(root):
-    with pytest.raises(DatasetError, match=r"digit_11.*digit_0"):
-        ScikitDigits(root, "digit_11")

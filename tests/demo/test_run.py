@@ -3,7 +3,6 @@
 """The demonstration, on fewer categories and steps."""
 
 import pandas as pd
-import pytest
 
 from anomalib_inctrl.demo import run
 
@@ -30,9 +29,3 @@ def test_demonstration_trains_tests_and_reports(tmp_path, monkeypatch, capsys):
     assert (rows.parent / "report.html").stat().st_size > 10_000
     figures = results / "InCTRLv2" / "InCTRLDemo" / "washer" / "latest" / "explanations"
     assert len(list(figures.rglob("*.png"))) == 60
-
-
-def test_help_names_the_arguments(capsys):
-    with pytest.raises(SystemExit):
-        run.main(["--help"])
-    assert "--k_shot" in capsys.readouterr().out

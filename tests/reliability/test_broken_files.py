@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from anomalib_inctrl import Detector, InCTRLv2
-from anomalib_inctrl.app.uploads import Limits, check_image
+from anomalib_inctrl.app.service import check_image
 from anomalib_inctrl.benchmark.config import read_config
 from anomalib_inctrl.data.datasets.converted import read_manifest
 from anomalib_inctrl.errors import (
@@ -89,7 +89,7 @@ def test_damaged_images(suffix, tmp_path):
         size = read_or_named(path, lambda: image_size(path), ImageFileError)
         assert pixels is None or size == tuple(pixels.shape[1:])
         is_deep(path)
-        read_or_named(path, lambda: check_image(path, Limits()), ImageFileError)
+        read_or_named(path, lambda: check_image(path), ImageFileError)
         return pixels
 
     found = read_versions(path, damaged(whole, 48), read)

@@ -12,7 +12,7 @@ from PIL import Image
 from anomalib_inctrl.backbones import ImageFeatures
 from anomalib_inctrl.data import DATASETS
 from anomalib_inctrl.data.datasets.converted import write_converted
-from anomalib_inctrl.demo import DemoSettings, render_category
+from anomalib_inctrl.demo import InCTRLDemo
 from anomalib_inctrl.io.files import write_bytes_atomic, write_image_atomic, write_text_atomic
 from anomalib_inctrl.io.weights import write_checkpoint
 from anomalib_inctrl.models.components.feature_store import FolderStore
@@ -33,7 +33,7 @@ WRITES = {
     "conversion": lambda folder, raw: write_converted(
         DATASETS["KolektorSDD"].scan(raw, check_counts=False), folder / "out"
     ),
-    "rendering": lambda folder, _: render_category(folder, "washer", DemoSettings(**COUNTS)),
+    "rendering": lambda folder, _: InCTRLDemo(folder, "washer", **COUNTS).prepare_data(),
 }
 
 

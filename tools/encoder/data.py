@@ -4,13 +4,14 @@
 
 A quarter of the products are renderings of the *auxiliary* demo categories, in random styles (never the products as
 designed, which the demonstration trains its heads on); half are composed of random outlines and elements, and the last
-quarter are textures and parts drawn from noise.
+quarter are textures and parts cut from them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 
 import numpy as np
 import torch
@@ -19,10 +20,8 @@ from torch import Tensor
 
 from anomalib_inctrl.backbones.text_prompts import text_prompts
 from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, REGISTRY, Sample, render_batch
-from anomalib_inctrl.demo.categories import Category
 from anomalib_inctrl.errors import RenderError
-from tools.encoder.products import NAMES, random_product
-from tools.encoder.textures import EFFECTS, FAMILIES, PARTS, random_texture
+from tools.encoder.products import OUTLINES, PATTERNS, random_product
 
 DAMAGED = (False, False, False, False, True, True)
 """Which of the images of a product get a defect."""
@@ -33,30 +32,19 @@ HELD_OUT_DEFECTS = ("cut", "dent", "thread")
 ANY_NAME = "thing"
 """Stands in a caption for a word the text encoder has never met."""
 
-NAMES_OF_CATEGORIES = {
-    "board": "circuit board",
-    "cap": "bottle cap",
-    "gear": "gear wheel",
-    "key": "key",
-    "leather": "leather",
-    "mesh": "wire mesh",
-    "terrazzo": "terrazzo floor",
-    "tile": "ceramic tiles",
-    "weave": "woven cloth",
+NAMES = {
+    "board": ("circuit board", "laminate"),
+    "cap": ("bottle cap", "painted metal"),
+    "gear": ("gear wheel", "brass"),
+    "key": ("key", "nickel brass"),
+    "leather": ("leather", "leather"),
+    "mesh": ("wire mesh", "steel wire"),
+    "terrazzo": ("terrazzo floor", "cement and stone chips"),
+    "tile": ("ceramic tiles", "glazed ceramic"),
+    "weave": ("woven cloth", "linen and cotton"),
 }
-"""Names of the auxiliary categories in words, beside the short ones of their folders."""
+"""Name in words, beside the short one of its folder, and material of each auxiliary category."""
 
-_MATERIALS = {
-    "board": "laminate",
-    "cap": "painted metal",
-    "gear": "brass",
-    "key": "nickel brass",
-    "leather": "leather",
-    "mesh": "steel wire",
-    "terrazzo": "cement and stone chips",
-    "tile": "glazed ceramic",
-    "weave": "linen and cotton",
-}
 _DEFECTS = {
     "bent": "a bent part",
     "chip": "a broken edge",
@@ -78,107 +66,59 @@ _UNKNOWN_WORDS = 3  # that a name which the text encoder does not know has at mo
 _LITTLE = 10.0  # degrees by which images of a product may be turned and yet be cropped alike
 _STATE_SENTENCES = 3  # for each state of each product
 _sentences = cache(text_prompts)
-_FOLDER = {words: category for category, words in NAMES_OF_CATEGORIES.items()}
+_FOLDER = {words: category for category, (words, _) in NAMES.items()}
 
 
 @dataclass
 class Episode:
-    """Images of `G` products, `N` each.
+    """Images of `G` products, `N` each."""
 
-    Attributes:
-        image: `(G, N, 3, S, S)` uint8; after augmentation float in `[0, 1]`.
-        mask: `(G, N, S, S)` bool.
-        name: What each row shows; rows of one category have one name.
-        material: Its material, empty if it has none.
-        defect: Kind of defect for each image; meaningless where the mask is empty.
-        turns: For each row, whether its images are turned against one another by more than a little.
-    """
-
-    image: Tensor
-    mask: Tensor
-    name: list[str]
-    material: list[str]
-    defect: list[list[str]]
-    turns: list[bool]
-
-    def to(self, device: torch.device) -> Episode:
-        """Copy images and masks to a device."""
-        return replace(self, image=self.image.to(device), mask=self.mask.to(device))
+    image: Tensor  # (G, N, 3, S, S) uint8; after augmentation float in [0, 1]
+    mask: Tensor  # (G, N, S, S) bool
+    name: list[str]  # what each row shows; rows of one category have one name
+    material: list[str]  # empty if it has none
+    defect: list[list[str]]  # kind of defect for each image; meaningless where the mask is empty
+    turns: list[bool]  # for each row, whether its images are turned against one another by more than a little
 
 
 def vocabulary_sentences() -> list[str]:
     """Sentences that hold every word of the captions."""
-    names = {*FAMILIES, *PARTS, *NAMES, *_FOLDER, *_FOLDER.values()}
-    words = " ".join(sorted({*names, *_MATERIALS.values(), *_DEFECTS.values(), *EFFECTS, *_PLACES}))
+    names = [*OUTLINES, *PATTERNS, "surface", *NAMES, *chain.from_iterable(NAMES.values())]
+    words = " ".join(sorted({*names, *_DEFECTS.values(), *_PLACES}))
     normal, abnormal = text_prompts("")
     blank = dict.fromkeys(("name", "material", "defect", "place"), "")
     return [*normal, *abnormal, _LONG_NORMAL.format(**blank), _LONG.format(**blank), *words.split()]
 
 
 def draw_episode(rows: int, size: int, seed: tuple[int, ...]) -> Episode:
-    """Draw products.
-
-    Args:
-        rows: Number of products `G`: of four one is auxiliary, two are composed, one is a texture.
-        size: Side `S` of the images.
-        seed: Decides everything.
-
-    Returns:
-        The images, before augmentation.
-    """
+    """Draw `rows` products in images of side `size`: of four one is auxiliary, two are composed, one is a texture."""
     rng = np.random.default_rng(seed)
-    draws = [_auxiliary, _composed, _composed, _texture]
-    drawn = [draws[row % len(draws)](rng, size) for row in range(rows)]
+    drawn = [_product(rng, size, row % 4) for row in range(rows)]
     image, mask, name, material, defect, turns = zip(*drawn, strict=True)
     return Episode(torch.stack(image), torch.stack(mask), list(name), list(material), list(defect), list(turns))
 
 
-_Product = tuple[Tensor, Tensor, str, str, list[str], bool]
-
-
-def _auxiliary(rng: np.random.Generator, size: int) -> _Product:
-    category = str(rng.choice(AUXILIARY_CATEGORIES))
-    style = 1 + int(rng.integers(_STYLES))
-    image, mask, defect = _rendered(rng, size, category, REGISTRY[category], style)
-    turns = REGISTRY[category].turn > _LITTLE
-    return image, mask, NAMES_OF_CATEGORIES[category], _MATERIALS[category], defect, turns
-
-
-def _composed(rng: np.random.Generator, size: int) -> _Product:
-    name, category = random_product(rng)
-    try:
-        image, mask, defect = _rendered(rng, size, "product", category, 0)
-        return image, mask, name, "", defect, category.turn > _LITTLE
-    except RenderError:  # such as an element that is missing where it could not be seen
-        return _composed(rng, size)
-
-
-def _texture(rng: np.random.Generator, size: int) -> _Product:
-    image, mask, name, effect = random_texture(rng, DAMAGED, size)
-    return image, mask, name, "", effect, False
-
-
-def _rendered(
-    rng: np.random.Generator, size: int, name: str, category: Category, style: int
-) -> tuple[Tensor, Tensor, list[str]]:
+def _product(rng: np.random.Generator, size: int, kind: int) -> tuple[Tensor, Tensor, str, str, list[str], bool]:
+    if kind == 0:
+        key = str(rng.choice(AUXILIARY_CATEGORIES))
+        style, category, (name, material) = 1 + int(rng.integers(_STYLES)), REGISTRY[key], NAMES[key]
+    else:
+        key, style, material = "product", 0, ""
+        name, category = random_product(rng, str(rng.choice(PATTERNS)) if kind == 3 else None)
     kinds = [kind for kind in category.defects if kind in _DEFECTS for _ in range(1 + (kind in _HARD))]
     index = int(rng.integers(2**31))
     drawn = [str(rng.choice(kinds)) if damaged else None for damaged in DAMAGED]
-    samples = [Sample(name, index + i, kind, style) for i, kind in enumerate(drawn)]
-    batch = render_batch(samples, int(rng.integers(2**31)), size, {name: category})
-    return batch.image, batch.mask, [_DEFECTS[kind] if kind else "" for kind in drawn]
+    samples = [Sample(key, index + i, defect, style) for i, defect in enumerate(drawn)]
+    try:
+        image, mask = render_batch(samples, int(rng.integers(2**31)), size, {key: category})
+    except RenderError:  # such as an element that is missing where it could not be seen
+        return _product(rng, size, kind)
+    defects = [_DEFECTS[defect] if defect else "" for defect in drawn]
+    return image, mask, name, material, defects, category.turn > _LITTLE
 
 
 def augment(episode: Episode, seed: tuple[int, ...]) -> Episode:
-    """Crop, turn, tint and blur: mostly alike for the images of a product, so that they still show one product.
-
-    Args:
-        episode: The images; they are left as they are.
-        seed: Decides everything, but grain on an accelerator.
-
-    Returns:
-        Another episode with new images and masks. A defect may be cropped away.
-    """
+    """Crop, turn, tint and blur, mostly alike for the images of a product; a defect may be cropped away."""
     rng = np.random.default_rng((*seed, 2))
     rows, count, _, *side = episode.image.shape
     device = episode.image.device
@@ -208,33 +148,20 @@ def augment(episode: Episode, seed: tuple[int, ...]) -> Episode:
     return replace(episode, image=(image + torch.randn_like(image) * grain).clamp(0, 1), mask=mask)
 
 
-@dataclass
-class Captions:
-    """Sentences for some images of an episode.
-
-    Attributes:
-        picture: Which images have a caption, positions in `G * N`; `C` of them.
-        caption: The captions.
-        match: `(C, C)` bool; which caption (column) is true of which image (row).
-        states: For each product some sentences that call it flawless and as many that call it damaged, `G * 2 * M`.
-    """
-
-    picture: list[int]
-    caption: list[str]
-    match: Tensor
-    states: list[str]
-
-
-def draw_captions(episode: Episode, damaged: Tensor, seed: tuple[int, ...]) -> Captions:
-    """Draw captions for one image of each product that is meant to be flawless, and for one that is not.
+def draw_captions(
+    episode: Episode, damaged: Tensor, seed: tuple[int, ...]
+) -> tuple[list[int], list[str], list[str], Tensor]:
+    """Draw captions for an image of each product that is meant to be flawless, and for one that is not.
 
     Args:
-        episode: The images.
+        episode: Images of `G` products, `N` each.
         damaged: `(G, N)` bool, which of them show a defect after augmentation.
         seed: Decides everything.
 
     Returns:
-        The captions.
+        Positions in `G * N` of the `C` images that have a caption; the captions; for each product sentences that call
+        it flawless and as many that call it damaged, `G * 2 * M`; `(C, C)` bool, which caption (column) is true of
+        which image (row).
     """
     rng = np.random.default_rng((*seed, 1))
     masks, is_damaged = episode.mask.cpu(), damaged.tolist()
@@ -263,7 +190,7 @@ def draw_captions(episode: Episode, damaged: Tensor, seed: tuple[int, ...]) -> C
         [all(said is None or said == true for said, true in zip(claim, fact, strict=True)) for claim in claims]
         for fact in facts
     ]
-    return Captions(picture, caption, torch.tensor(match), states)
+    return picture, caption, states, torch.tensor(match)
 
 
 def _called(name: str, rng: np.random.Generator) -> str:

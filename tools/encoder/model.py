@@ -126,64 +126,43 @@ def _waves(grid: int, width: int) -> Tensor:
 
 @dataclass
 class Batch:
-    """What a step of the training takes.
+    """What a step of the training takes."""
 
-    Attributes:
-        image: `(G, N, 3, S, S)` in `[0, 1]`.
-        moved: `(G, F, 3, S, S)`, the flawless ones moved by some pixels, to be prompts a second time.
-        share: `(G, N, P)`, share of each patch that is damaged.
-        sentences: `C` captions, and `G * 2 * M` sentences for the states.
-        picture: `C` positions in `G * N`, the images that have the captions.
-        match: `(C, C)` bool, as in `Captions`.
-    """
-
-    image: Tensor
-    moved: Tensor
-    share: Tensor
-    sentences: list[str]
-    picture: list[int]
-    match: Tensor
+    image: Tensor  # (G, N, 3, S, S) in [0, 1]
+    moved: Tensor  # (G, F, 3, S, S), the flawless ones moved by some pixels, to be prompts a second time
+    share: Tensor  # (G, N, P), share of each patch that is damaged
+    sentences: list[str]  # C captions, and G * 2 * M sentences for the states
+    picture: list[int]  # C positions in G * N, the images that have the captions
+    match: Tensor  # (C, C) bool, which caption (column) is true of which image (row)
 
 
 def prepare(episode: Episode, patch_size: int, seed: tuple[int, ...]) -> Batch:
-    """Augment images and draw their captions."""
+    """Augment images, which may be on an accelerator, and draw their captions."""
     episode = augment(episode, seed)
     share = F.avg_pool2d(episode.mask.float(), patch_size).flatten(2)
-    text = draw_captions(episode, (share > _TOUCHED).any(dim=2), seed)
+    picture, caption, states, match = draw_captions(episode, (share > _TOUCHED).any(dim=2), seed)
     prompts = episode.image[:, :FLAWLESS]
     down, right = np.random.default_rng((*seed, 4)).integers(0, 2 * _REACH + 1, 2).tolist()
     moved = F.pad(prompts.flatten(0, 1), (_REACH,) * 4, mode="reflect")
     moved = moved[..., down : down + prompts.shape[-2], right : right + prompts.shape[-1]].view_as(prompts)
-    return Batch(episode.image, moved, share, text.caption + text.states, text.picture, text.match.to(share.device))
+    return Batch(episode.image, moved, share, caption + states, picture, match.to(share.device))
 
 
-LOSS_WEIGHTS = {
-    "caption": 0.1,
-    "state": 0.5,
-    "apart": 1.0,
-    "change": 1.0,
-    "residual": 1.0,
-    "worst": 1.0,
-    "foreign": 0.1,
-    "dense": 1.0,
-}
+LOSS_WEIGHTS = {"caption": 0.1, "state": 0.5, "foreign": 0.1} | dict.fromkeys(
+    ("apart", "change", "residual", "worst", "dense"), 1.0
+)
 """By what the components of the loss are multiplied."""
 
 
 def losses(encoder: Encoder, batch: Batch) -> dict[str, Tensor]:
     """Compute the components of the loss.
 
-    Args:
-        encoder: The encoder.
-        batch: Images of `G` products, `N` each, and captions.
-
-    Returns:
-        `caption`: images and captions find each other; `state`: the image lies nearer to the sentences that name its
-        state; `apart`: these sentences differ at all; `change`: the difference of the class embeddings of an image and
-        of flawless images of the product shows whether it is damaged; `residual`: patches that are damaged, and no
-        others, have nothing like them among the patches of the flawless images; `worst`: the largest residual of a
-        damaged image is above that of a flawless one of the product; `foreign`: no patch has anything like it among
-        those of another product; `dense`: a linear map separates damaged patches from others.
+    `caption`: images and captions find each other; `state`: the image lies nearer to the sentences that name its
+    state; `apart`: these sentences differ at all; `change`: the difference of the class embeddings of an image and
+    of flawless images of the product shows whether it is damaged; `residual`: patches that are damaged, and no
+    others, have nothing like them among the patches of the flawless images; `worst`: the largest residual of a
+    damaged image is above that of a flawless one of the product; `foreign`: no patch has anything like it among
+    those of another product; `dense`: a linear map separates damaged patches from others.
     """
     rows, count = batch.image.shape[:2]
     patches, image = encoder.encode_image(batch.image.flatten(0, 1))
@@ -196,7 +175,10 @@ def losses(encoder: Encoder, batch: Batch) -> dict[str, Tensor]:
     image = F.normalize(image, dim=-1)
     match = batch.match.float()
     logit = image[batch.picture] @ embedding[: len(match)].T * encoder.clip.logit_scale.exp().clamp(max=100)
-    caption = F.cross_entropy(logit, _distribution(match)) + F.cross_entropy(logit.T, _distribution(match.T))
+    caption = sum(
+        F.cross_entropy(values, target / target.sum(dim=1, keepdim=True))
+        for values, target in ((logit, match), (logit.T, match.T))
+    )
     states = embedding[len(match) :].view(rows, 2, -1, image.shape[1]).mean(dim=2)
     normal, abnormal = F.normalize(states, dim=-1).unbind(dim=1)
     image = image.view(rows, count, -1)
@@ -227,10 +209,6 @@ def losses(encoder: Encoder, batch: Batch) -> dict[str, Tensor]:
         "foreign": F.softplus(_SHARPNESS * (_MIDDLE - others)).mean(),
         "dense": _balanced(dense, label, known),
     }
-
-
-def _distribution(match: Tensor) -> Tensor:
-    return match / match.sum(dim=1, keepdim=True)
 
 
 def prompts_of_images() -> Tensor:

@@ -2,15 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random products in the manner of the demo's, each composed of an outline, a surface and elements that repeat.
 
-A product is a category of its own: it gets the demo's poses, light and defects with their masks. The functions that
-draw the demo's own categories are not used.
+A product is a category of its own: it gets the demo's poses, light and defects. The functions that draw the demo's own
+categories are not used.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 from itertools import pairwise
 
@@ -21,8 +21,11 @@ from torch import Tensor
 from anomalib_inctrl.demo.categories import Category
 from anomalib_inctrl.demo.drawing import (
     CELL_EDGE,
+    CELL_ID,
     FBM,
     FINE,
+    Scene,
+    View,
     angle,
     blend,
     box,
@@ -33,64 +36,57 @@ from anomalib_inctrl.demo.drawing import (
     ramp,
     round_box,
 )
-from anomalib_inctrl.demo.scene import Scene, View
 
-NAMES = ("round part", "boxy part", "turned part", "toothed part", "jointed part", "panel")
-"""Names of the products, in words."""
-
+PATTERNS = ("grained", "striped", "chequered", "bricked", "pebbled", "fibrous")
 _Shape = Callable[[Tensor, Tensor], Tensor]
-_ALWAYS = ("scratch", "crack", "stain", "colour", "contamination", "bent")
-_SOLID = ("chip", "hole")
 
 
-def random_product(rng: np.random.Generator) -> tuple[str, Category]:
-    """Compose a product.
-
-    Args:
-        rng: Decides everything about it.
-
-    Returns:
-        Its name in words, and a category to render.
-    """
-    name = str(rng.choice(NAMES))
-    outline = _OUTLINES[name](rng)
+def random_product(rng: np.random.Generator, pattern: str | None = None) -> tuple[str, Category]:
+    """Compose a product, or with a pattern a texture or a part cut from one; gives its name in words and a category."""
+    name = str(rng.choice(list(OUTLINES)))
+    outline = OUTLINES[name](rng)
+    if pattern is None:
+        counts = int(rng.choice([0, 1, 2, 3], p=[0.1, 0.35, 0.35, 0.2]))
+        arrays, surface = [_array(rng) for _ in range(counts)], _surface(rng)
+    else:
+        name = f"{pattern} surface" if name == "panel" or rng.random() < 0.4 else f"{pattern} part"
+        outline = (lambda x, _: torch.full_like(x, -1.0)) if name.endswith("surface") else outline
+        arrays, surface = [], _texture(rng, pattern)
     # Seen from nearer it turns about the middle of what is seen: what one image shows the others show as well.
     part = rng.random() < 0.4
     zoom = rng.uniform(0.5, 0.8) if part else rng.uniform(0.95, 1.1)
     middle = rng.uniform(-0.5, 0.5, 2) if part else np.zeros(2)
-    arrays = [_array(rng) for _ in range(int(rng.choice([0, 1, 2, 3], p=[0.1, 0.35, 0.35, 0.2])))]
-    surface, finish, backdrop = _surface(rng), _finish(rng), _colour(rng)
+    finish, backdrop = _finish(rng), _colour(rng)
     light = {"bevel": rng.uniform(0.015, 0.08), "gloss": rng.choice([0.03, rng.uniform(0.05, 0.55)])}
     speckle = rng.uniform(0.01, 0.06)
 
     def render(v: View) -> Scene:
-        """A random product."""
         v = replace(v, x=v.x * zoom + float(middle[0]), y=v.y * zoom + float(middle[1]))
         sdf = outline(v.x, v.y)
         albedo, relief = finish(sdf, *surface(v, zoom))
-        lost = v.omitted(sum(a.count for a in arrays))
-        for array in arrays:
-            elements = array.sdf(v, lost)
-            lost = lost - array.count
-            if array.effect == "hole":
+        lost = v.omitted(sum(count for count, *_ in arrays))
+        for count, elements_of, is_hole, colour, strength, height in arrays:
+            elements = elements_of(v, lost)
+            lost = lost - count
+            if is_hole:
                 sdf = torch.maximum(sdf, -elements)
                 continue
-            albedo = blend(albedo, v.draw.colour(*array.colour), coverage(elements / zoom) * array.strength)
-            relief = relief + ramp(elements, 0.0, -0.03) * array.height
+            albedo = blend(albedo, v.draw.colour(*colour), coverage(elements / zoom) * strength)
+            relief = relief + ramp(elements, 0.0, -0.03) * height
         ground = v.matte(*backdrop, speckle)
         return v.scene(albedo, sdf / zoom, ground, relief=relief / zoom, **light)
 
-    kinds = _ALWAYS + (_SOLID if name != "panel" else ("hole",)) + (("missing",) if arrays and not part else ())
+    kinds = ("scratch", "crack", "stain", "colour", "contamination", "bent", "hole")
+    kinds += (("chip",) if name.endswith("part") else ()) + (("missing",) if arrays and not part else ())
     turn = float(rng.choice([180.0, rng.uniform(4, 25), rng.uniform(1, 4)], p=[0.4, 0.2, 0.4]))
-    shift, zoom_range = (float(value) for value in rng.uniform(0.01, 0.05, 2))
-    return name, Category(render, kinds, turn, shift, zoom_range)
+    return name, Category(render, kinds, turn, *rng.uniform(0.01, 0.05, 2).tolist())
 
 
 def _colour(rng: np.random.Generator) -> tuple[float, float, float]:
     """A colour, more often a dull one, as things are."""
     grey, vivid = rng.uniform(0.08, 0.92), rng.choice([0.04, 0.35])
-    red, green, blue = np.clip(grey + rng.uniform(-vivid, vivid, 3), 0.02, 0.95)
-    return float(red), float(green), float(blue)
+    red, green, blue = np.clip(grey + rng.uniform(-vivid, vivid, 3), 0.02, 0.95).tolist()
+    return red, green, blue
 
 
 # Outlines, signed distances in product coordinates.
@@ -174,12 +170,12 @@ def _toothed(rng: np.random.Generator) -> _Shape:
 def _jointed(rng: np.random.Generator) -> _Shape:
     """Some discs and bars in one, mirrored or not, with a hole or two."""
     mirrored = rng.random() < 0.5
-    pieces = []
-    for _ in range(int(rng.integers(2, 5))):
-        at, reach = rng.uniform(-0.45, 0.45, 2), rng.uniform(0.12, 0.42, 2)
-        pieces.append((rng.random() < 0.4, float(at[0]), float(at[1]), float(reach[0]), float(reach[1])))
-    bar = float(rng.uniform(0.4, 0.85)), float(rng.uniform(0.06, 0.25))
-    holes = [(*rng.uniform(-0.5, 0.5, 2), rng.uniform(0.05, 0.14)) for _ in range(int(rng.integers(0, 3)))]
+    pieces = [
+        (rng.random() < 0.4, *rng.uniform(-0.45, 0.45, 2).tolist(), *rng.uniform(0.12, 0.42, 2).tolist())
+        for _ in range(int(rng.integers(2, 5)))
+    ]
+    bar = rng.uniform(0.4, 0.85), rng.uniform(0.06, 0.25)
+    holes = rng.uniform((-0.5, -0.5, 0.05), (0.5, 0.5, 0.14), (int(rng.integers(0, 3)), 3)).tolist()
 
     def outline(x: Tensor, y: Tensor) -> Tensor:
         if mirrored:
@@ -189,7 +185,7 @@ def _jointed(rng: np.random.Generator) -> _Shape:
             piece = radius(x - cx, y - cy) - w if is_disc else round_box(x - cx, y - cy, w, h, 0.05)
             sdf = torch.minimum(sdf, piece)
         for cx, cy, reach in holes:
-            sdf = torch.maximum(sdf, reach - radius(x - float(cx), y - float(cy)))
+            sdf = torch.maximum(sdf, reach - radius(x - cx, y - cy))
         return torch.maximum(sdf, torch.maximum(x.abs(), y.abs()) - 0.9)
 
     return outline
@@ -210,7 +206,15 @@ def _panel(rng: np.random.Generator) -> _Shape:
     return outline
 
 
-_OUTLINES = dict(zip(NAMES, (_round, _boxy, _turned, _toothed, _jointed, _panel), strict=True))
+OUTLINES = {
+    "round part": _round,
+    "boxy part": _boxy,
+    "turned part": _turned,
+    "toothed part": _toothed,
+    "jointed part": _jointed,
+    "panel": _panel,
+}
+"""Functions that choose an outline, by the name of the product in words."""
 
 
 # Surfaces: colour and height before elements are put on.
@@ -253,6 +257,44 @@ def _surface(rng: np.random.Generator) -> Callable[[View, float], tuple[Tensor, 
     return surface
 
 
+def _texture(rng: np.random.Generator, pattern: str) -> Callable[[View, float], tuple[Tensor, Tensor]]:
+    """A pattern in three colours, each pattern in many sizes and contrasts."""
+    colours = [torch.tensor(_colour(rng)).view(3, 1, 1) for _ in range(3)]
+    pitch, squash, steep = float(np.exp(rng.uniform(0.4, 2.5))), rng.uniform(0.4, 1.2), rng.uniform(1, 5)
+    coarse, bent, shift, share = rng.uniform(0.3, 2), rng.uniform(0, 0.04), rng.uniform(0, 0.5), rng.uniform(0, 0.6)
+    level, sharp, third = rng.uniform(-0.8, 0.8), float(np.exp(rng.uniform(-0.4, 2.1))), rng.uniform(0, 0.4)
+    deep = rng.uniform(0, 0.02)
+    turns = [(math.cos(angle), math.sin(angle)) for angle in rng.uniform(0, math.pi, 4)]
+
+    def surface(v: View, _: float) -> tuple[Tensor, Tensor]:
+        rough, fine = v.noise(FBM, coarse), v.noise(FINE, coarse)
+        x, y = (v.x + bent * rough) * pitch, (v.y + bent * fine) * pitch * squash
+        height = tone = rough
+        if pattern in ("striped", "chequered"):
+            wave = torch.sin(2 * math.pi * x) * (torch.sin(2 * math.pi * y) if pattern == "chequered" else 1.0)
+            height = (wave * steep).clamp(-1, 1)
+        elif pattern == "bricked":
+            row = y.floor()
+            x = x + shift * row
+            height = (box(fract(x) - 0.5, fract(y) - 0.5, 0.5, 0.5) * (-4 * steep)).clamp(max=1) * 2 - 1
+            tone = fract(torch.sin(x.floor() * 12.9898 + row * 78.233) * 437.5453) * 3 - 1.5
+        elif pattern == "pebbled":  # the same place of the atlas for both channels
+            edge, number = (noise(v.draw.child(1), c, v.x, v.y / squash, coarse) for c in (CELL_EDGE, CELL_ID))
+            height, tone = (edge * 3).clamp(max=1) * 2 - 1, number * 3 - 1.5
+        elif pattern == "fibrous":  # crests in some directions, each shown where it is the highest
+            crests = [
+                noise(v.draw, FINE, (v.x * cos + v.y * sin) / 6, v.y * cos - v.x * sin, coarse) for cos, sin in turns
+            ]
+            highest, strand = torch.stack(crests).max(dim=0)
+            height, tone = highest - 1, strand - 1.5 + 0.3 * fine
+        height, tone = height * (1 - share) + fine * share, tone * (1 - share) + fine * share
+        albedo = blend(colours[0], colours[1], ((height - level) * sharp).sigmoid())
+        albedo = albedo + (colours[2] - colours[0]) * (tone * third).clamp(-0.5, 0.5)
+        return albedo.clamp(0.02, 0.98), height * deep
+
+    return surface
+
+
 def _finish(rng: np.random.Generator) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
     """What follows the outline: a rim of another shade, a vault, a frame pressed in."""
     rim, shade = rng.choice([0.0, rng.uniform(0.05, 0.2)]), rng.uniform(0.5, 1.3)
@@ -275,34 +317,20 @@ def _finish(rng: np.random.Generator) -> Callable[[Tensor, Tensor, Tensor], tupl
 # Elements that repeat, of which one may be missing.
 
 
-@dataclass(frozen=True)
-class _Array:
-    """Elements of one kind.
-
-    Attributes:
-        count: How many there are.
-        sdf: Signed distance to the nearest, for a view and the number of the one that is missing, negative for none.
-        effect: `print`, `stud`, `well` or `hole`.
-        colour: Their colour.
-        strength: How much of it shows.
-        height: By how much they stand out.
-    """
-
-    count: int
-    sdf: Callable[[View, Tensor], Tensor]
-    effect: str
-    colour: tuple[float, float, float]
-    strength: float
-    height: float
+_Layout = tuple[int, float, Callable[[View, Tensor], Tensor]]
+_Array = tuple[int, Callable[[View, Tensor], Tensor], bool, tuple[float, float, float], float, float]
 
 
 def _array(rng: np.random.Generator) -> _Array:
-    arrangement = str(rng.choice(["ring", "grid", "row", "few"], p=[0.3, 0.25, 0.2, 0.25]))
-    count, size, sdf = {"ring": _ring, "grid": _grid, "row": _row, "few": _few}[arrangement](rng)
+    """Elements of one kind: how many, signed distance to the nearest but the lost one, whether holes, colour, height.
+
+    Between colour and height stands how much of the colour shows.
+    """
+    count, size, sdf = rng.choice([_ring, _lattice, _few], p=[0.3, 0.45, 0.25])(rng)
     effect = str(rng.choice(["print", "stud", "well", "hole"], p=[0.4, 0.25, 0.2, 0.15]))
     height = {"print": 0.0, "stud": 1.0, "well": -1.0, "hole": 0.0}[effect] * rng.uniform(0.3, 0.6) * size
     strength = float(rng.uniform(0.5, 1.0)) if effect == "print" else float(rng.choice([0.0, rng.uniform(0.3, 1.0)]))
-    return _Array(count, sdf, effect, _colour(rng), strength, float(np.clip(height, -0.04, 0.05)))
+    return count, sdf, effect == "hole", _colour(rng), strength, float(np.clip(height, -0.04, 0.05))
 
 
 def _element(rng: np.random.Generator, size: float) -> _Shape:
@@ -326,9 +354,6 @@ def _element(rng: np.random.Generator, size: float) -> _Shape:
     return shapes[kind]
 
 
-_Layout = tuple[int, float, Callable[[View, Tensor], Tensor]]
-
-
 def _ring(rng: np.random.Generator) -> _Layout:
     n, around = int(rng.integers(3, 15)), rng.uniform(0.25, 0.65)
     size = float(min(rng.uniform(0.03, 0.16), 0.8 * math.pi * around / n))
@@ -345,7 +370,8 @@ def _ring(rng: np.random.Generator) -> _Layout:
     return n, size, sdf
 
 
-def _lattice(rng: np.random.Generator, columns: int, rows: int) -> _Layout:
+def _lattice(rng: np.random.Generator) -> _Layout:
+    columns, rows = int(rng.integers(2, 9)), int(rng.choice([1, rng.integers(2, 6)], p=[0.45, 0.55]))
     wide, high = rng.uniform(0.12, 0.3, 2)
     cx, cy = rng.uniform(-0.15, 0.15, 2) * (rng.random() < 0.5)
     size = float(min(rng.uniform(0.02, 0.14), 0.45 * min(wide, high)))
@@ -360,14 +386,6 @@ def _lattice(rng: np.random.Generator, columns: int, rows: int) -> _Layout:
         return torch.where(row * columns + column == lost, found + 1, found)
 
     return columns * rows, size, sdf
-
-
-def _grid(rng: np.random.Generator) -> _Layout:
-    return _lattice(rng, int(rng.integers(2, 8)), int(rng.integers(2, 6)))
-
-
-def _row(rng: np.random.Generator) -> _Layout:
-    return _lattice(rng, int(rng.integers(2, 9)), 1)
 
 
 def _few(rng: np.random.Generator) -> _Layout:

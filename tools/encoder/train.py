@@ -13,13 +13,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
-from itertools import islice, product
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics.functional.classification import binary_auroc
@@ -28,7 +29,7 @@ from anomalib_inctrl.backbones.packaged import DEMO_BACKBONE, DEMO_PRETRAINED
 from anomalib_inctrl.backbones.text_prompts import text_prompts
 from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, REGISTRY, Sample, render_batch
 from anomalib_inctrl.models.components.residuals import patch_residual, text_score
-from tools.encoder.data import DAMAGED, NAMES_OF_CATEGORIES, Episode, draw_episode
+from tools.encoder.data import DAMAGED, NAMES, Episode, draw_episode
 from tools.encoder.model import LOSS_WEIGHTS, SIZE, Encoder, losses, prepare
 
 _SEED = 0
@@ -41,12 +42,7 @@ _REPORT = 500  # steps between reports
 
 
 class Drawings(Dataset[Episode]):
-    """Products of a step, drawn when asked for; drawing takes longer than a step, so that each serves for some.
-
-    Args:
-        count: Number of drawings.
-        rows: Products in each.
-    """
+    """`count` drawings of `rows` products; drawing takes longer than a step, so that each serves for some."""
 
     def __init__(self, count: int, rows: int) -> None:
         self.count, self.rows = count, rows
@@ -56,14 +52,6 @@ class Drawings(Dataset[Episode]):
 
     def __getitem__(self, number: int) -> Episode:
         return draw_episode(self.rows, SIZE, (_SEED, number))
-
-
-def episodes(steps: int, rows: int, views: int, workers: int) -> Iterator[Episode]:
-    """Give the products of each step: some drawings in turn, `views` times, before the next ones come."""
-    drawings = iter(DataLoader(Drawings(-(-steps // views), rows), batch_size=None, num_workers=workers))
-    while held := list(islice(drawings, _ROUND)):
-        for _, episode in product(range(views), held):
-            yield episode
 
 
 def optimisers(encoder: Encoder) -> list[torch.optim.Optimizer]:
@@ -82,25 +70,21 @@ def optimisers(encoder: Encoder) -> list[torch.optim.Optimizer]:
     ]
 
 
-def train(encoder: Encoder, steps: int, rows: int, views: int = 1, workers: int = 0) -> None:
-    """Train an encoder.
-
-    Args:
-        encoder: The encoder; trained in place, on its device.
-        steps: Number of batches.
-        rows: Products in a batch, each in `len(DAMAGED)` images.
-        views: Batches, each augmented differently, that are made of the same drawing.
-        workers: Processes that draw ahead.
-    """
+def train(encoder: Encoder, steps: int, rows: int, views: int, workers: int) -> None:
+    """Train an encoder in place, on its device, in batches of `rows` products; `views` batches for each drawing."""
     device = encoder.mean.device
     patch_size = encoder.clip.visual.conv1.kernel_size[0]
     both = optimisers(encoder)
     schedules = [LambdaLR(o, lambda step: min(1.0, (step + 1) / _WARM_UP) * (1 - step / steps)) for o in both]
-    evaluation = Evaluation()
+    drawings = iter(DataLoader(Drawings(-(-steps // views), rows), batch_size=None, num_workers=workers))
+    # Some drawings in turn, `views` times, before the next ones come.
+    rounds = iter(lambda: list(islice(drawings, _ROUND)), [])
+    episodes = chain.from_iterable(held * views for held in rounds)
     start = time.monotonic()
     encoder.train()
-    for step, episode in enumerate(islice(episodes(steps, rows, views, workers), steps), start=1):
-        components = losses(encoder, prepare(episode.to(device), patch_size, (_SEED, step)))
+    for step, episode in enumerate(islice(episodes, steps), start=1):
+        image, mask = episode.image.to(device), episode.mask.to(device)
+        components = losses(encoder, prepare(replace(episode, image=image, mask=mask), patch_size, (_SEED, step)))
         encoder.zero_grad()
         torch.stack([weight * components[name] for name, weight in LOSS_WEIGHTS.items()]).sum().backward()
         nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
@@ -108,64 +92,42 @@ def train(encoder: Encoder, steps: int, rows: int, views: int = 1, workers: int 
             optimiser.step()
             schedule.step()
         if step % _REPORT == 0 or step == steps:
-            found = {name: float(value) for name, value in components.items()} | evaluation(encoder)
+            encoder.eval()
+            scores = [evaluate(encoder, category) for category in AUXILIARY_CATEGORIES]
+            encoder.train()
+            found = {name: float(value.detach()) for name, value in components.items()}
+            found |= {name: sum(score[name] for score in scores) / len(scores) for name in scores[0]}
             figures = "  ".join(f"{name} {value:.3f}" for name, value in found.items())
             print(f"{step * rows * len(DAMAGED)} images  {time.monotonic() - start:.0f} s  {figures}", flush=True)
 
 
-class Evaluation:
-    """Scores an encoder without trained heads on the auxiliary categories as designed, which it never trains on.
-
-    Args:
-        prompts: Flawless prompt images of each category.
-        each: Flawless, and as many damaged, images to test on.
-    """
-
-    def __init__(self, prompts: int = 4, each: int = 16) -> None:
-        self.prompts, self.each = prompts, each
-
-    @torch.no_grad()
-    def __call__(self, encoder: Encoder) -> dict[str, float]:
-        """AUROCs, means over the categories: of text score, patch score, their mean, and the pixels' residuals."""
-        encoder.eval()
-        found = [self._score(encoder, category) for category in AUXILIARY_CATEGORIES]
-        encoder.train()
-        return {name: sum(scores[name] for scores in found) / len(found) for name in found[0]}
-
-    def _score(self, encoder: Encoder, category: str) -> dict[str, float]:
-        words, kinds = NAMES_OF_CATEGORIES[category], REGISTRY[category].defects
-        good = [Sample(category, index) for index in range(self.prompts + self.each)]
-        bad = [Sample(category, 1000 + index, kinds[index % len(kinds)]) for index in range(self.each)]
-        batch = render_batch([*good, *bad], seed=1234)
-        mask, label = batch.mask[self.prompts :, ::2, ::2], torch.arange(2 * self.each) >= self.each
-        parts = [encoder.encode_image(chunk.to(encoder.mean.device) / 255) for chunk in batch.image.split(10)]
-        patches, embedding = (torch.cat(tensors).cpu() for tensors in zip(*parts, strict=True))
-        prototypes = [F.normalize(encoder.encode_text(s[::5]).mean(dim=0), dim=-1).cpu() for s in text_prompts(words)]
-        residual = patch_residual(patches[self.prompts :], patches[: self.prompts])
-        text, patch = text_score(embedding[self.prompts :], torch.stack(prototypes)), residual.amax(dim=1)
-        grid = encoder.clip.visual.grid_size
-        area = F.interpolate(residual.view(-1, 1, *grid), batch.mask.shape[-2:], mode="bilinear")[:, 0, ::2, ::2]
-
-        def auroc(score: Tensor, target: Tensor) -> float:
-            return float(binary_auroc(score.flatten(), target.flatten().long()))
-
-        return {
-            "text": auroc(text, label),
-            "patch": auroc(patch, label),
-            "baseline": auroc((text + patch) / 2, label),
-            "pixel": auroc(area, mask),
-        }
+@torch.no_grad()
+def evaluate(encoder: Encoder, category: str, prompts: int = 4, each: int = 16) -> dict[str, float]:
+    """AUROCs of scores without trained heads on an auxiliary category as designed, which is in no training batch."""
+    kinds = REGISTRY[category].defects
+    good = [Sample(category, index) for index in range(prompts + each)]
+    bad = [Sample(category, 1000 + index, kinds[index % len(kinds)]) for index in range(each)]
+    batch = render_batch([*good, *bad], seed=1234)
+    parts = [encoder.encode_image(chunk.to(encoder.mean.device) / 255) for chunk in batch.image.split(10)]
+    patches, embedding = (torch.cat(tensors).cpu() for tensors in zip(*parts, strict=True))
+    sentences = text_prompts(NAMES[category][0])
+    prototypes = [F.normalize(encoder.encode_text(s[::5]).mean(dim=0), dim=-1).cpu() for s in sentences]
+    residual = patch_residual(patches[prompts:], patches[:prompts])
+    text, patch = text_score(embedding[prompts:], torch.stack(prototypes)), residual.amax(dim=1)
+    grid = encoder.clip.visual.grid_size
+    area = F.interpolate(residual.view(-1, 1, *grid), batch.mask.shape[-2:], mode="bilinear")[:, 0, ::2, ::2]
+    label = torch.arange(2 * each) >= each
+    pairs = {
+        "text": (text, label),
+        "patch": (patch, label),
+        "baseline": ((text + patch) / 2, label),
+        "pixel": (area, batch.mask[prompts:, ::2, ::2]),
+    }
+    return {name: float(binary_auroc(score.flatten(), at.flatten().long())) for name, (score, at) in pairs.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train and write the weights.
-
-    Args:
-        argv: Arguments without the program's name; those of the process if None.
-
-    Returns:
-        0.
-    """
+    """Train and write the weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights")
     parser.add_argument("--start", type=Path, help="weights to start from; random ones if not given")
