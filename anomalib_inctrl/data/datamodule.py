@@ -3,9 +3,11 @@
 """The generalist protocol: train on auxiliary datasets, test on others."""
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.utils.attrs import get_nested_attr
@@ -23,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 MEMORY = "memory"
 
+# The fusion of the score is fitted on a quarter of the auxiliary classes, at least two of at least six.
+_HELD_OUT_SHARE, _FEWEST_HELD_OUT, _FEWEST_CLASSES = 4, 2, 6
+_FUSION_QUERIES = 512
+
 
 class GeneralistDataModule(AnomalibDataModule):
     """Trains on all images of auxiliary datasets, validates and tests on target datasets.
@@ -35,6 +41,9 @@ class GeneralistDataModule(AnomalibDataModule):
     datamodules validation is the test set (``val_split_mode="same_as_test"``), so that thresholds are set on it, and
     that ``Folder`` takes half of the test images for validation; the source's ``options`` change that. Prompts are
     chosen from the normal images of its train split.
+
+    For a model whose ``needs_held_out_classes`` is true, a quarter of the auxiliary classes is kept from the heads and
+    given by :meth:`fusion_dataloader`; see :class:`.ScoreFusion`.
 
     Files are read only when needed: testing a checkpoint works without the auxiliary datasets.
 
@@ -150,13 +159,46 @@ class GeneralistDataModule(AnomalibDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Balanced batches of prompted queries, followed by those for the model's one-class branch, if it has one."""
         self._require("auxiliary", "train on")
+        held_out = self.held_out_classes()
+        trained = set(self.train_data.samples["class_name"]) - set(held_out)
+        return self._training_loader(self.steps_per_epoch, self.count_one_class(), trained)
+
+    def fusion_dataloader(self) -> DataLoader[Any] | None:
+        """Balanced batches from the classes that the heads are not trained on; None if there are none.
+
+        They are the same whenever they are drawn, and in every process.
+        """
+        if not (held_out := self.held_out_classes()):
+            return None
+        steps = -(-_FUSION_QUERIES // self.train_batch_size)
+        return self._training_loader(steps, 0, held_out, world_size=1, rank=0)
+
+    def held_out_classes(self) -> list[str]:
+        """Auxiliary classes that the heads are not trained on: a quarter, drawn by the seed.
+
+        Returns:
+            Sorted names; empty if the model does not ask for any (``needs_held_out_classes``), or if there are fewer
+            than six classes with normal and abnormal images.
+        """
+        if not get_nested_attr(self, "trainer.lightning_module.needs_held_out_classes", False):
+            return []
+        labels = self.train_data.samples.groupby("class_name")["label_index"].nunique()
+        names = sorted(labels[labels == 2].index)
+        if len(names) < _FEWEST_CLASSES:
+            return []
+        count = max(_FEWEST_HELD_OUT, len(names) // _HELD_OUT_SHARE)
+        return sorted(np.random.default_rng([self.seed, count]).choice(names, count, replace=False).tolist())
+
+    def _training_loader(self, steps: int, one_class: int, classes: Collection[str], **world: int) -> DataLoader[Any]:
         sampler = BalancedSampler(
             self.train_data,
             batch_size=self.train_batch_size,
-            steps_per_epoch=self.steps_per_epoch,
+            steps_per_epoch=steps,
             k_shot=self.k_shot,
-            one_class_batch_size=self.count_one_class(),
+            one_class_batch_size=one_class,
             seed=self.seed,
+            classes=classes,
+            **world,
         )
         return DataLoader(
             self.train_data,

@@ -14,7 +14,7 @@ from anomalib_inctrl.data.batch import TrainingDraw
 from anomalib_inctrl.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from anomalib_inctrl.data.dataset import GeneralistDataset
 
@@ -40,6 +40,7 @@ class BalancedSampler(DistributedSampler[TrainingDraw]):
         k_shot: Prompts a query.
         one_class_batch_size: Normal queries for a one-class branch, a batch and process, beside ``batch_size``.
         seed: Seed of all draws.
+        classes: Class names to draw from; all by default.
         world_size: Number of processes; that of ``torch.distributed`` by default, or one.
         rank: Index of this process, likewise.
 
@@ -58,6 +59,7 @@ class BalancedSampler(DistributedSampler[TrainingDraw]):
         k_shot: int = 2,
         one_class_batch_size: int = 0,
         seed: int = 0,
+        classes: Collection[str] | None = None,
         world_size: int | None = None,
         rank: int | None = None,
     ) -> None:
@@ -83,13 +85,15 @@ class BalancedSampler(DistributedSampler[TrainingDraw]):
 
         abnormal = dataset.samples["label_index"].to_numpy(dtype=int) == 1
         self._class_of = dataset.samples["class_name"].to_numpy()
-        self._pools = {"normal": np.flatnonzero(~abnormal), "abnormal": np.flatnonzero(abnormal)}
+        chosen = np.isin(self._class_of, list(set(self._class_of) if classes is None else classes))
+        self._pools = {"normal": np.flatnonzero(chosen & ~abnormal), "abnormal": np.flatnonzero(chosen & abnormal)}
         for label, pool in self._pools.items():
             if not len(pool):
                 msg = f"auxiliary: no {label} images among {len(dataset)}. Training needs normal and abnormal ones."
                 raise DatasetError(msg)
         # Per class the rows of its normal images, in ascending order.
-        self._normals = {name: np.flatnonzero(~abnormal & (self._class_of == name)) for name in set(self._class_of)}
+        names = set(self._class_of[chosen])
+        self._normals = {name: np.flatnonzero(~abnormal & (self._class_of == name)) for name in names}
         for name, normals in sorted(self._normals.items()):
             if len(normals) < k_shot + 1:
                 msg = (

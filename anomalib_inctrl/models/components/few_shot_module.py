@@ -428,6 +428,12 @@ class FewShotModule(ModelHubMixin, _Base):
             return
         loader = datamodule.fusion_dataloader()
         if loader is None:
+            logger.warning(
+                "fusion=%r is fitted on auxiliary categories that the heads are not trained on, and there are fewer "
+                "than six with normal and abnormal images: the score keeps the paper's weights.",
+                self.hparams["fusion"],
+            )
+            self._fused_at = self.global_step
             return
         if self._training_features is not None:
             self._training_features.fill(loader.sampler, len(loader), "Encoding images for the fusion")

@@ -68,7 +68,7 @@ class InCTRL(FewShotModule, AnomalibModule):
         patch_pooling: ``"max"``, the largest patch residual, or, *ours*, the mean of this many largest ones.
         fusion: How the components give the score: ``"paper"``, fixed weights, or, *ours*, ``"standardized"`` or
             ``"logistic"`` weights, fitted at the end of training on a quarter of the auxiliary categories that the
-            heads are kept from. It needs 4 categories; with fewer, and until it is fitted, the paper's weights count.
+            heads are kept from. It needs six categories; with fewer, and until it is fitted, the paper's weights count.
         learning_rate: Of AdamW.
         weight_decay: Of AdamW.
         seed: Decides the heads' first weights and the choice of prompts.

@@ -79,7 +79,7 @@ class InCTRLv2(FewShotModule, AnomalibModule):
         patch_pooling: ``"max"``, the largest value of the scored map, or, *ours*, the mean of this many largest ones.
         fusion: How the components give the score: ``"paper"``, fixed weights, or, *ours*, ``"standardized"`` or
             ``"logistic"`` weights, fitted at the end of training on a quarter of the auxiliary categories that the
-            heads are kept from. It needs 4 categories; with fewer, and until it is fitted, the paper's weights count.
+            heads are kept from. It needs six categories; with fewer, and until it is fitted, the paper's weights count.
         alpha: Weight of the patch score in the score.
         beta: Weight of the one-class branch in the anomaly map.
         score_map: *Open*: the map whose maximum is the patch score: ``"residual"``, ``"dasl"`` or ``"fused"``.
