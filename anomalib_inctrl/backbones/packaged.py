@@ -27,29 +27,9 @@ _WEIGHTS = Path(__file__).parent / "weights"
 
 
 def packaged_weights(name: str, tag: str) -> Path | None:
-    """Find weights that come with the package.
-
-    Args:
-        name: OpenCLIP model name.
-        tag: Pretrained tag.
-
-    Returns:
-        The file, None if the package has none of that name and tag.
-    """
+    """File of an OpenCLIP model's weights that come with the package under a pretrained tag; None if there are none."""
     # Compared, not composed: a tag may be any path.
     return next((path for path in _WEIGHTS.glob("*.safetensors") if path.stem == f"{name}-{tag}"), None)
-
-
-def packaged_tags(name: str) -> list[str]:
-    """List the pretrained tags of a model whose weights come with the package.
-
-    Args:
-        name: OpenCLIP model name.
-
-    Returns:
-        The tags, sorted.
-    """
-    return sorted(path.stem.removeprefix(f"{name}-") for path in _WEIGHTS.glob(f"{name}-*.safetensors"))
 
 
 def write_weights(path: str | Path, state_dict: dict[str, Tensor], vocabulary: Sequence[int]) -> Path:
