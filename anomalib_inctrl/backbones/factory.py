@@ -82,9 +82,9 @@ def backbone_preprocessing(name: str, pretrained: str | bool | None, image_size:
         BackboneError: If there is no such backbone or its input is not square.
     """
     image_size = image_size or backbone_defaults(name).image_size
-    weights = resolve_pretrained(name, pretrained)
+    tag = resolve_pretrained(name, pretrained)
     (height, width), mean, std = (
-        timm_input(name) if name.startswith(PREFIX) else openclip_input(name, weights if weights is not True else None)
+        timm_input(name) if name.startswith(PREFIX) else openclip_input(name, tag if isinstance(tag, str) else None)
     )
     if height != width and image_size is None:
         msg = f"backbone={name!r} takes images of {height} x {width}; only square inputs are supported."

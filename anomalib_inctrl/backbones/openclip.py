@@ -191,21 +191,7 @@ def weights_file(name: str, pretrained: str) -> Path | None:
 
 
 def create_openclip_model(name: str, pretrained: str | None, image_size: int | None = None) -> Any:
-    """Create an OpenCLIP model with its weights.
-
-    Args:
-        name: OpenCLIP model name.
-        pretrained: Path of a weights file, pretrained tag, or ``None`` for random weights from a fixed seed.
-        image_size: Side of the square input in pixels; by default the model's own.
-
-    Returns:
-        The OpenCLIP module on the CPU in float32.
-
-    Raises:
-        BackboneError: If OpenCLIP has no model of that name.
-        PretrainedWeightsError: If the weights can neither be found nor downloaded.
-        CheckpointError: If a weights file does not fit the model.
-    """
+    """Create an OpenCLIP model with its weights, on the CPU in float32; see :class:`OpenCLIPBackbone`."""
     check_openclip_model(name)
     if pretrained is None:
         logger.warning("Backbone %s has random weights (pretrained=None): its scores mean nothing.", name)
@@ -298,7 +284,10 @@ def _create_from_tag(name: str, tag: str, config: Mapping[str, Any], image_size:
         if url and "openaipublic" not in url:
             # The URL's file name carries a checksum that is verified; for laion400m_e32 of ViT-B-16-plus-240 the hub
             # entry of OpenCLIP 3.3 names other weights (e31), so the hub is not asked where a URL is known.
-            _warn_of_quick_gelu(name, tag, trained_with=config.get("quick_gelu", "quickgelu" in url))
+            if config.get("quick_gelu", "quickgelu" in url) and not _model_config(name).get("quick_gelu"):
+                # Fitting shapes do not show it, and OpenCLIP warns only where it loads itself.
+                text = "The weights %r were trained with QuickGELU, so features of %s are wrong: choose backbone=%r."
+                logger.warning(text, tag, name, f"{name}-quickgelu")
             return _create_from_file(name, open_clip.pretrained.download_pretrained_from_url(url), image_size)
         return open_clip.create_model(name, pretrained=tag, force_image_size=image_size)
     except CheckpointError:
@@ -312,18 +301,6 @@ def _create_from_tag(name: str, tag: str, config: Mapping[str, Any], image_size:
             f"pretrained=/path/to/weights.pt (--model.pretrained on the command line)."
         )
         raise PretrainedWeightsError(msg) from error
-
-
-def _warn_of_quick_gelu(name: str, tag: str, *, trained_with: bool) -> None:
-    """Fitting shapes do not show the activation; OpenCLIP warns from release 3 on, and only where it loads itself."""
-    if trained_with and not _model_config(name).get("quick_gelu"):
-        logger.warning(
-            "The weights %r were trained with QuickGELU, which %s does not compute, so its features are wrong: "
-            "choose backbone=%r.",
-            tag,
-            name,
-            f"{name}-quickgelu",
-        )
 
 
 def _load_strictly(network: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:

@@ -58,9 +58,7 @@ class BranchMonitor(Callback):
     def _reset(self) -> None:
         # Branch, kind of pixel, and (sum of values, number of patches).
         self._sums = torch.zeros(len(_BRANCHES), len(_PIXELS), 2, dtype=torch.float64)
-        self._has_maps = False
-        self._validated = False
-        self._warned = False
+        self._has_maps = self._validated = self._warned = False
         self._warned_in_epoch: int | None = None
         self._rows: list[dict[str, float]] = []
 
@@ -140,8 +138,8 @@ class BranchMonitor(Callback):
         normal, abnormal = means.get("oasl_normal"), means.get("oasl_abnormal")
         if normal is None or abnormal is None or self._warned_in_epoch == epoch or not trainer.is_global_zero:
             return
-        schedules: list[Any] = [entry for entry in trainer.callbacks if isinstance(entry, LossSchedule)]  # type: ignore[attr-defined]
-        if any(schedule.is_frozen("oasl_branch", epoch) for schedule in schedules):
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(one, LossSchedule) and one.is_frozen("oasl_branch", epoch) for one in callbacks):
             return
         # Negated, so that a NaN counts as collapsed.
         if not (abnormal >= self.minimum and abnormal > normal):

@@ -10,7 +10,7 @@ Each may be missing, as with other models.
 from __future__ import annotations
 
 import math
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,24 +26,15 @@ def to_cpu(values: torch.Tensor) -> torch.Tensor:
     return values.float() if values.is_floating_point() else values
 
 
-def tensor_components(components: object) -> dict[str, torch.Tensor]:
-    """The tensors of a dataclass by field name, on the host; empty if it is none."""
-    if not is_dataclass(components):
-        return {}
-    values = {field.name: getattr(components, field.name) for field in fields(components)}
+def tensor_components(components: Any) -> dict[str, torch.Tensor]:
+    """The tensors of a dataclass by field name, on the host; empty for None."""
+    values = {} if components is None else {field.name: getattr(components, field.name) for field in fields(components)}
     return {name: to_cpu(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
 
 
-def score_components(components: object) -> dict[str, torch.Tensor]:
+def score_components(components: Any) -> dict[str, torch.Tensor]:
     """The components with one value per image, `(B,)` each, by field name; without `score`, which is their result."""
     return {name: value for name, value in tensor_components(components).items() if value.ndim == 1 and name != "score"}
-
-
-def map_components(batch: ImageBatch) -> dict[str, torch.Tensor]:
-    """The components whose name ends in `_map`, stored over patches, as maps `(B, h, w)` by field name."""
-    components: Any = getattr(batch, "components", None)
-    maps = {name: value for name, value in tensor_components(components).items() if name.endswith("_map")}
-    return {name: value.reshape(len(value), *components.grid) for name, value in maps.items()}
 
 
 def pred_label(batch: ImageBatch, pl_module: LightningModule | None) -> torch.Tensor | None:

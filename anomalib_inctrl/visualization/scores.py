@@ -78,17 +78,15 @@ class ScoreTable(Callback):
             gathered: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(gathered, rows)
             rows = [row for part in gathered for row in part]
-        if trainer.is_global_zero and rows:
-            _write(rows, Path(trainer.default_root_dir) / "scores.csv")
+        if not trainer.is_global_zero or not rows:
+            return
+        table = pd.DataFrame(rows).dropna(axis="columns", how="all")
+        # A distributed sampler repeats images to give every process the same number.
+        repeated = table.duplicated(["image_path", "class_name"]) & (table.image_path != "")
+        table = table[~repeated].sort_values(["image_path", "class_name"], kind="stable")
+        labels = [name for name in ("pred_label", "gt_label") if name in table]
+        table[labels] = table[labels].astype(float).astype("Int64")
+        text = table.to_csv(index=False, float_format="%.9g", lineterminator="\n")
+        write_text_atomic(Path(trainer.default_root_dir) / "scores.csv", text)
 
     on_predict_epoch_end = on_test_epoch_end
-
-
-def _write(rows: list[dict[str, Any]], path: Path) -> None:
-    table = pd.DataFrame(rows).dropna(axis="columns", how="all")
-    # A distributed sampler repeats images to give every process the same number.
-    repeated = table.duplicated(["image_path", "class_name"]) & (table.image_path != "")
-    table = table[~repeated].sort_values(["image_path", "class_name"], kind="stable")
-    labels = [name for name in ("pred_label", "gt_label") if name in table]
-    table[labels] = table[labels].astype(float).astype("Int64")
-    write_text_atomic(path, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
