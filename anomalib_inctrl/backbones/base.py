@@ -219,13 +219,10 @@ class Backbone(nn.Module, ABC):
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Check that a checkpoint was made with this backbone.
-
-        Args:
-            state: The value of :meth:`get_extra_state` when the checkpoint was written.
+        """Check the :meth:`get_extra_state` of a checkpoint.
 
         Raises:
-            CheckpointError: If blocks or weights differ.
+            CheckpointError: If its blocks or weights differ.
         """
         own = self.get_extra_state()
         for key in ("blocks", "fingerprint"):

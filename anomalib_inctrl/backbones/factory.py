@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from anomalib_inctrl.backbones.base import Backbone, ImagePreprocessing
 from anomalib_inctrl.backbones.openclip import HUB_PREFIX, OpenCLIPBackbone, check_openclip_model, openclip_input
+from anomalib_inctrl.backbones.packaged import DEMO_BACKBONE, DEMO_PRETRAINED
 from anomalib_inctrl.backbones.timm_vit import PREFIX, TimmBackbone, timm_input
 from anomalib_inctrl.errors import BackboneError, PretrainedWeightsError
 
@@ -18,48 +19,26 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class BackboneDefaults(NamedTuple):
-    """Defaults of a backbone; None is the library's.
-
-    Attributes:
-        pretrained: Pretrained tag.
-        image_size: Side of the square input in pixels.
-    """
-
-    pretrained: str | None = None
-    image_size: int | None = None
-
-
-# By name, which may hold wildcards; the first that matches counts.
-_DEFAULTS = {
-    "ViT-B-16-plus-240": BackboneDefaults(pretrained="laion400m_e32"),  # the authors' InCTRL code
-    "mini-clip-16-240": BackboneDefaults(pretrained="demo"),  # comes with this package
-    "timm/vit_*_patch14_*dinov2*": BackboneDefaults(image_size=448),  # AnomalyDINO (Damm et al., WACV 2025)
-    "timm/vit_*_patch16_dinov3*": BackboneDefaults(image_size=448),  # ours, the size of DINOv2; not measured
+# Defaults by name, which may hold wildcards.
+_PRETRAINED = {"ViT-B-16-plus-240": "laion400m_e32", DEMO_BACKBONE: DEMO_PRETRAINED}  # the authors' InCTRL code; ours
+_IMAGE_SIZES = {
+    "timm/vit_*_patch14_*dinov2*": 448,  # AnomalyDINO (Damm et al., WACV 2025)
+    "timm/vit_*_patch16_dinov3*": 448,  # ours, the size of DINOv2; not measured
 }
 
 
-def backbone_defaults(name: str) -> BackboneDefaults:
-    """Look up the defaults of a backbone by its name."""
-    return next((entry for pattern, entry in _DEFAULTS.items() if fnmatch(name, pattern)), BackboneDefaults())
+def _image_size(name: str) -> int | None:
+    return next((size for pattern, size in _IMAGE_SIZES.items() if fnmatch(name, pattern)), None)
 
 
 def resolve_pretrained(name: str, pretrained: str | bool | None) -> str | bool | None:
-    """Replace ``True`` by the default weights of a backbone.
+    """Replace ``True`` by the default weights of a backbone; ``None`` is for random ones, ``True`` for timm's default.
 
-    Args:
-        name: Name of the backbone.
-        pretrained: Tag, path, ``None`` or ``False`` for random weights, or ``True``.
-
-    Returns:
-        Tag or path; ``None`` for random weights; ``True`` for timm's default.
-
-    Raises:
-        PretrainedWeightsError: If an OpenCLIP model has no default weights.
+    A :class:`PretrainedWeightsError` tells if an OpenCLIP model has no default weights.
     """
     if pretrained is not True:
         return pretrained or None
-    default = backbone_defaults(name).pretrained
+    default = _PRETRAINED.get(name)
     if default is None and not name.startswith((PREFIX, HUB_PREFIX)):
         check_openclip_model(name)
         msg = f"backbone={name!r} has no default weights: name a pretrained tag or a weights file with pretrained."
@@ -81,7 +60,7 @@ def backbone_preprocessing(name: str, pretrained: str | bool | None, image_size:
     Raises:
         BackboneError: If there is no such backbone or its input is not square.
     """
-    image_size = image_size or backbone_defaults(name).image_size
+    image_size = image_size or _image_size(name)
     tag = resolve_pretrained(name, pretrained)
     (height, width), mean, std = (
         timm_input(name) if name.startswith(PREFIX) else openclip_input(name, tag if isinstance(tag, str) else None)
@@ -116,7 +95,7 @@ def create_backbone(
     """
     if isinstance(backbone, nn.Module):
         return OpenCLIPBackbone(backbone, None, blocks)
-    image_size = image_size or backbone_defaults(backbone).image_size
+    image_size = image_size or _image_size(backbone)
     weights = resolve_pretrained(backbone, pretrained)
     if backbone.startswith(PREFIX):
         return TimmBackbone(backbone, weights, blocks, image_size)

@@ -178,10 +178,10 @@ class BackbonePreProcessor(PreProcessor):
         std: Sequence[float] = CLIP_STD,
     ) -> None:
         super().__init__()
-        self._set(image_size, resize_mode, tuple(mean), tuple(std))
+        self._set(image_size, resize_mode, mean, std)
 
-    def _set(self, image_size: int, resize_mode: ResizeMode, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        self.image_size, self.resize_mode, self.mean, self.std = image_size, resize_mode, mean, std
+    def _set(self, image_size: int, resize_mode: ResizeMode, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.image_size, self.resize_mode, self.mean, self.std = image_size, resize_mode, tuple(mean), tuple(std)
         normalize = v2.Normalize(mean=list(mean), std=list(std))
         self.transform: Any = v2.Compose([BicubicResize(image_size, resize_mode), normalize])
         self.export_transform = nn.Sequential(ExportableResize(image_size, resize_mode), normalize)
@@ -197,7 +197,7 @@ class BackbonePreProcessor(PreProcessor):
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
         """Restore the settings of :meth:`checkpoint_config`."""
-        self._set(config["image_size"], config["resize_mode"], tuple(config["mean"]), tuple(config["std"]))
+        self._set(**config)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Transform images, masks and, if the batch has them, the prompts drawn for each query."""

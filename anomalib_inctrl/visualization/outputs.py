@@ -37,28 +37,32 @@ def score_components(components: Any) -> dict[str, torch.Tensor]:
     return {name: value for name, value in tensor_components(components).items() if value.ndim == 1 and name != "score"}
 
 
-def pred_label(batch: ImageBatch, pl_module: LightningModule | None) -> torch.Tensor | None:
-    """The labels `(B,)`, or None where the post-processor has no threshold: anomalib then cuts raw scores at 0.5."""
-    threshold = getattr(getattr(pl_module, "post_processor", None), "image_threshold", None)
-    undecided = isinstance(threshold, torch.Tensor) and bool(threshold.isnan())
-    return None if undecided else batch.pred_label
-
-
-def class_names(batch: ImageBatch, trainer: Trainer) -> list[str]:
-    """One class name per image: the batch's own, else the datamodule's category, else empty."""
-    names = getattr(batch, "class_name", None)
-    if names is not None:
-        return [str(name) for name in names]
-    category = getattr(getattr(trainer, "datamodule", None), "category", None)
-    return [str(category or "")] * batch.batch_size
-
-
 def post_processor_value(pl_module: LightningModule, name: str) -> float | None:
     """A number of the post-processor; None where there is none or validation has not set it."""
     value: Any = getattr(getattr(pl_module, "post_processor", None), name, None)
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def per_image(values: torch.Tensor | None, size: int) -> list[Any]:
-    """One Python number per image, None each where there are no values."""
-    return [None] * size if values is None else to_cpu(values).reshape(size).tolist()
+def image_rows(batch: ImageBatch, trainer: Trainer, pl_module: LightningModule | None) -> list[dict[str, Any]]:
+    """Path, class name, raw and final score, labels and score components of every image; None where not known."""
+    size = batch.batch_size
+    names = getattr(batch, "class_name", None)
+    if names is None:
+        names = [getattr(getattr(trainer, "datamodule", None), "category", None) or ""] * size
+    threshold = getattr(getattr(pl_module, "post_processor", None), "image_threshold", None)
+    # Without a threshold anomalib cuts raw scores at 0.5.
+    undecided = isinstance(threshold, torch.Tensor) and bool(threshold.isnan())
+    values = {
+        "score": getattr(batch, "raw_score", None),
+        "pred_score": batch.pred_score,
+        "pred_label": None if undecided else batch.pred_label,
+        "gt_label": batch.gt_label,
+        **score_components(getattr(batch, "components", None)),
+    }
+    columns: dict[str, list[Any]] = {
+        "image_path": [str(path) for path in batch.image_path or [""] * size],
+        "class_name": [str(name) for name in names],
+    }
+    for name, column in values.items():
+        columns[name] = [None] * size if column is None else to_cpu(column).reshape(size).tolist()
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback
 
 from anomalib_inctrl.io.files import write_text_atomic
-from anomalib_inctrl.visualization.outputs import class_names, per_image, pred_label, score_components
+from anomalib_inctrl.visualization.outputs import image_rows
 
 if TYPE_CHECKING:
     from anomalib.data import ImageBatch
@@ -53,20 +53,7 @@ class ScoreTable(Callback):
     ) -> None:
         """Add a batch's rows."""
         del outputs, batch_idx, dataloader_idx
-        size = batch.batch_size
-        values = {
-            "score": getattr(batch, "raw_score", None),
-            "pred_score": batch.pred_score,
-            "pred_label": pred_label(batch, pl_module),
-            "gt_label": batch.gt_label,
-            **score_components(getattr(batch, "components", None)),
-        }
-        columns: dict[str, list[Any]] = {
-            "image_path": [str(path) for path in batch.image_path or [""] * size],
-            "class_name": class_names(batch, trainer),
-        }
-        columns |= {name: per_image(column, size) for name, column in values.items()}
-        self._rows += [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        self._rows += image_rows(batch, trainer, pl_module)
 
     on_predict_batch_end = on_test_batch_end
 

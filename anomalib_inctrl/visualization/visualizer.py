@@ -24,10 +24,8 @@ from anomalib_inctrl.io.video import is_frame
 from anomalib_inctrl.visualization.explanation import MAX_PROMPTS, explanation_figure
 from anomalib_inctrl.visualization.heat_map import RESIDUAL_RANGE, HeatMap
 from anomalib_inctrl.visualization.outputs import (
-    class_names,
-    per_image,
+    image_rows,
     post_processor_value,
-    pred_label,
     score_components,
     tensor_components,
     to_cpu,
@@ -108,7 +106,7 @@ class ExplanationVisualizer(ImageVisualizer):
                     self.output_dir = Path(output_dir or run_dir / "images") / _folders_between(self._root, Path(path))
                     if is_frame(path):
                         # The base class opens the path: what it names has to be a file for that moment.
-                        (image,) = _query_images(torch.as_tensor(batch.image)[index : index + 1], pl_module)
+                        (image,) = _query_images(batch.image[index : index + 1], pl_module)
                         item.image_path = str(write_image_atomic(Path(scratch, *Path(path).parts[-2:]), image))
                     # One item at a time, since the folder may differ; the base class only iterates over the batch.
                     super().on_test_batch_end(trainer, pl_module, outputs, [item], batch_idx, dataloader_idx)  # type: ignore[arg-type]
@@ -123,23 +121,16 @@ class ExplanationVisualizer(ImageVisualizer):
 
     def figures(self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch) -> Iterator[Image.Image]:
         """Draw the explanation figure of every image of a batch that has been through a test or predict step."""
-        size, names = batch.batch_size, class_names(batch, trainer)
-        maps = self._maps(batch, pl_module)
+        maps, rows = self._maps(batch, pl_module), image_rows(batch, trainer, pl_module)
         masks = None if batch.gt_mask is None else to_cpu(batch.gt_mask).numpy()
         # Batches that mix sources name the images with a mask; elsewhere its zeros mean nothing.
         known = getattr(batch, "mask_valid", None)
         components = score_components(getattr(batch, "components", None))
-        columns = {
-            "score": per_image(getattr(batch, "raw_score", None), size),
-            "pred_score": per_image(batch.pred_score if _is_normalised(pl_module, "image") else None, size),
-            "pred_label": per_image(pred_label(batch, pl_module), size),
-            "gt_label": per_image(batch.gt_label, size),
-        }
+        normalised = _is_normalised(pl_module, "image")
         prompt_files: dict[str, list[str]] = getattr(pl_module, "prompt_files", None) or {}
         threshold = post_processor_value(pl_module, "normalized_image_threshold")
-        for index, image in enumerate(_query_images(torch.as_tensor(batch.image), pl_module)):
-            files = prompt_files.get(names[index], [])
-            path = Path(batch.image_path[index]) if batch.image_path is not None else Path()
+        for index, (row, image) in enumerate(zip(rows, _query_images(batch.image, pl_module), strict=True)):
+            files = prompt_files.get(row["class_name"], [])
             yield explanation_figure(
                 image,
                 maps={name: heat_map._replace(values=heat_map.values[index]) for name, heat_map in maps.items()},
@@ -147,12 +138,15 @@ class ExplanationVisualizer(ImageVisualizer):
                 prompts=[_thumbnail(file) for file in files[:MAX_PROMPTS]],
                 # Prompts given as tensors have no files.
                 k_shot=len(files) or int(getattr(pl_module, "hparams", {}).get("k_shot") or 0),
-                threshold=None if columns["pred_label"][index] is None else threshold,
-                components={name.replace("_", " "): float(values[index]) for name, values in components.items()},
-                class_name=names[index],
-                file_name=str(Path(*path.parts[-3:])),
+                score=row["score"],
+                pred_score=row["pred_score"] if normalised else None,
+                pred_label=row["pred_label"],
+                gt_label=row["gt_label"],
+                threshold=None if row["pred_label"] is None else threshold,
+                components={name.replace("_", " "): row[name] for name in components},
+                class_name=row["class_name"],
+                file_name=str(Path(*Path(row["image_path"]).parts[-3:])),
                 dpi=self.dpi,
-                **{name: values[index] for name, values in columns.items()},
             )
 
     def _maps(self, batch: ImageBatch, pl_module: LightningModule) -> dict[str, HeatMap]:
@@ -226,9 +220,9 @@ def _image_paths(source: Any) -> Iterator[str]:
         yield from _image_paths(getattr(source, "dataset", getattr(source, "datasets", None)))
 
 
-def _query_images(images: torch.Tensor, pl_module: LightningModule) -> Iterable[Image.Image]:
+def _query_images(images: Any, pl_module: LightningModule) -> Iterable[Image.Image]:
     """Undo the normalisation of images `(B, 3, H, W)`; without a pre-processor there is none."""
-    images = to_cpu(images)
+    images = to_cpu(torch.as_tensor(images))
     pre_processor = getattr(pl_module, "pre_processor", None)
     if pre_processor is not None:
         mean, std = getattr(pre_processor, "mean", CLIP_MEAN), getattr(pre_processor, "std", CLIP_STD)

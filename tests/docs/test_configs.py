@@ -26,14 +26,6 @@ def test_data_config_is_accepted_by_the_command_line(path):
     assert end.value.code == 0
 
 
-@pytest.mark.parametrize("path", configs("ablations/*.yaml"))
-def test_ablation_config_is_accepted_by_its_script(path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from ablate import read_config
-
-    assert read_config(path).rows
-
-
 @pytest.mark.parametrize("path", configs("benchmarks/demo_*.yaml"))
 def test_config_of_anomalibs_benchmark_names_model_and_data(path):
     found = yaml.safe_load(path.read_text())["benchmark"]

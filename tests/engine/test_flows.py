@@ -138,14 +138,6 @@ def test_weights_adapt_to_a_target_and_its_checkpoint_needs_no_training_data(
     assert found.pred_label.to_list() == expected.pred_label.to_list()
 
 
-def test_a_folder_datamodule_takes_its_class_name_from_the_model(make_model, make_engine, data):
-    options = {"normal_dir": "train/good", "abnormal_dir": "test/scratch", "num_workers": 0}
-    for given, name in (({}, "object"), ({"class_name": "steel washer"}, "steel washer")):
-        model = make_model(visualizer=False, **given)
-        make_engine().test(model, datamodule=Folder(name="my_parts", root=data / "washer", **options))
-        assert model.model.bank.class_names == [name]
-
-
 def test_named_prompts_are_used_and_their_list_can_be_named_again(make_model, make_engine, target, data, tmp_path):
     files = [str(data / "washer/train/good" / name) for name in ("003.png", "001.png", "004.png")]
     model, engine = make_model(visualizer=False, prompts=files), make_engine()
@@ -214,15 +206,11 @@ def test_wrong_arguments_are_refused(make_model, make_engine, target, tmp_path, 
         make_engine().test(make_model(visualizer=False, **options), datamodule=target())
 
 
-def test_runs_without_prompts_or_data_and_sizes_that_are_not_square_are_refused(
-    make_model, make_engine, data, generalist
-):
+def test_runs_without_prompts_or_data_are_refused(make_model, make_engine, data, generalist):
     with pytest.raises(PromptError, match="No prompts are set"):
         make_engine().predict(make_model(visualizer=False), data_path=data / "washer/test/scratch")
     with pytest.raises(DatasetError, match="auxiliary"):
         make_engine().fit(make_model(visualizer=False), datamodule=generalist(auxiliary=False))
-    with pytest.raises(ValueError, match=r"image_size=\(96, 64\)"):
-        make_model().configure_pre_processor((96, 64))
 
 
 def test_a_checkpoint_of_another_model_is_refused_with_its_keys(make_model, make_engine, target, trained, tmp_path):

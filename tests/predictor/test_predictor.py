@@ -9,7 +9,7 @@ from anomalib.engine import Engine
 from PIL import Image
 
 from anomalib_inctrl import Detector, InCTRL, InCTRLv2
-from anomalib_inctrl.errors import BackboneError, CheckpointError, ImageFileError, PretrainedWeightsError, PromptError
+from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError, PromptError
 from anomalib_inctrl.io.images import read_image
 
 
@@ -114,41 +114,18 @@ def test_several_classes_are_kept_apart(make_detector, good, queries):
         detector.predict("not even there.png")
 
 
-def test_text_prompts_alone_give_the_text_score(make_detector, queries):
-    detector = make_detector()
-    detector.set_prompts(None, class_name="washer")
-    (prediction,) = detector.predict(queries[0])
-    assert prediction.score == prediction.components["text_score"]
-    assert prediction.k_shot == 0
-
-
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"model": "WinClip"}, ValueError, "model='WinClip'"),
         ({"device": "gpu"}, ValueError, "device='gpu'"),
         ({"batch_size": 0}, ValueError, "batch_size=0"),
-        ({"prompt_shifts": 0}, ValueError, "prompt_shifts=0"),
-        ({"backbone": "ViT-X"}, BackboneError, "backbone='ViT-X'"),
         ({"weights": "none.ckpt"}, PretrainedWeightsError, r"none\.ckpt: no such weights file"),
     ],
 )
 def test_wrong_arguments_are_named(make_detector, options, error, message):
     with pytest.raises(error, match=message):
         make_detector(**options)
-
-
-def test_wrong_images_and_class_names_are_named(detector, make_detector, queries, tmp_path):
-    with pytest.raises(PromptError, match="class_name=''"):
-        detector.held_out_scores(queries, class_name="")
-    with pytest.raises(PromptError, match="class_name=' '"):
-        make_detector().set_prompts(queries[:1], class_name=" ")
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"not an image")
-    with pytest.raises(ImageFileError, match=r"broken\.png: 12 bytes"):
-        detector.predict([*queries[:3], broken])
-    with pytest.raises(ValueError, match=r"images\[1\]"):
-        detector.predict([queries[0], np.zeros((3, 5, 5))])
 
 
 class Trap:

@@ -67,23 +67,6 @@ def test_every_argument_changes_the_figure(name):
     assert not np.array_equal(full, draw(**{key: value for key, value in FULL.items() if key != name}))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"maps": {"anomaly map": HeatMap(np.eye(9)[::-1])}},
-        {"maps": {"anomaly map": HeatMap(np.eye(9), 0, 2)}},
-        {"maps": {"anomaly map": HeatMap(np.eye(9), threshold=0.3)}},
-        {"mask": np.pad(np.ones((1, 1)), ((501, 498), (499, 500)))},  # a single pixel of a million
-        {"components": {"text score": 0.2}},
-        {"prompts": [QUERY] * 9},
-    ],
-)
-def test_the_figure_follows_its_input(change):
-    base = {"maps": {"anomaly map": HeatMap(np.eye(9))}, "mask": np.zeros((60, 60))}
-    base |= {"components": {"text score": 0.1}, "prompts": [QUERY] * 8}
-    assert not np.array_equal(draw(**base), draw(**base | change))
-
-
 def test_threads_and_the_users_settings_of_matplotlib_change_nothing():
     with ThreadPoolExecutor(4) as pool:
         drawn = {value.tobytes() for value in pool.map(lambda _: draw(**FULL), range(8))}

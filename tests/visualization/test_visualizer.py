@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images of real test and predict runs: which files are written, and what the figures are given."""
 
-from dataclasses import make_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 import torch
 from anomalib.data import PredictDataset
 from anomalib.visualization import ImageVisualizer
-from jsonargparse import ArgumentParser
 from PIL import Image
 
 from anomalib_inctrl.models.components.score_components import ScoreComponents
@@ -164,18 +162,14 @@ def test_every_figure_is_given_its_own_image_and_numbers(tmp_path, make_trainer,
 
 
 def test_without_normalisation_the_anomaly_map_has_the_raw_range(drawn, predict, fakes):
-    unvalidated = fakes.BrightSpots()
-    for name in ("pixel_min", "pixel_max", "image_min", "image_max"):
-        getattr(unvalidated.post_processor, name).fill_(float("nan"))
-    for model, raw_range in ((fakes.BrightSpots(normalises=False), (0.0, 0.5)), (unvalidated, (0.0, 0.3))):
-        predict("0.png", model=model)
-        (shown,) = drawn.values()
-        assert shown["pred_score"] is None
-        assert shown["threshold"] == 0.5
-        assert shown["maps"]["anomaly map"][1:3] == shown["maps"]["residual map"][1:3] == raw_range
+    predict("0.png", model=fakes.BrightSpots(normalises=False))
+    (shown,) = drawn.values()
+    assert shown["pred_score"] is None
+    assert shown["threshold"] == 0.5
+    assert shown["maps"]["anomaly map"][1:3] == shown["maps"]["residual map"][1:3] == (0.0, 0.5)
 
 
-def test_without_a_threshold_nothing_is_labelled(drawn, predict, fakes):
+def test_without_validation_nothing_is_labelled_and_maps_have_the_common_range(drawn, predict, fakes):
     model = fakes.BrightSpots()
     for name in ("_image_threshold", "_pixel_threshold", "pixel_min", "pixel_max", "image_min", "image_max"):
         getattr(model.post_processor, name).fill_(float("nan"))
@@ -183,22 +177,8 @@ def test_without_a_threshold_nothing_is_labelled(drawn, predict, fakes):
     (shown,) = drawn.values()
     assert shown["score"] > 0.1
     assert shown["pred_label"] is shown["pred_score"] is shown["threshold"] is None
+    assert shown["maps"]["anomaly map"][1:3] == (0.0, 0.3)
     assert "pred_label" not in (run / "scores.csv").read_text().splitlines()[0].split(",")
-
-
-def test_components_are_read_by_name_and_shape(make_batch, drawn):
-    batch = make_batch(1, anomaly_map=torch.rand(1, SIDE, SIDE))
-    one, patches = torch.tensor([0.5]), torch.rand(1, 36)
-    values = {"text_score": one, "patch_map": patches, "dasl_map": patches, "anomaly_map": patches}
-    values |= {"oasl_map": patches, "new_map": patches, "new_score": one, "score": one, "grid": (4, 9), "unused": None}
-    batch.components = make_dataclass("Components", values)(**values)
-    figures_of(batch, map_ranges={"DASL map": (0.1, 0.2)})
-    (shown,) = drawn.values()
-    assert list(shown["maps"]) == ["residual map", "DASL map", "OASL map", "new map", "anomaly map"]
-    assert shown["maps"]["residual map"].values.shape == (4, 9)
-    assert shown["maps"]["anomaly map"].values.shape == (SIDE, SIDE)
-    assert shown["maps"]["DASL map"][1:] == (0.1, 0.2, None)
-    assert list(shown["components"]) == ["text score", "new score"]
 
 
 def test_a_mask_that_is_not_known_is_not_drawn(make_batch, drawn):
@@ -236,16 +216,3 @@ def test_prompts_are_read_once_and_missing_ones_are_grey(tmp_path, make_batch, d
     assert shown[0] != shown[1]
     assert drawn["unknown", "."]["prompts"] == []
     assert drawn["unknown", "."]["k_shot"] == 4
-
-
-def test_it_is_configured_from_the_command_line_like_any_component():
-    parser = ArgumentParser()
-    parser.add_subclass_arguments(ImageVisualizer, "visualizer")
-    config = {
-        "class_path": "anomalib_inctrl.visualization.ExplanationVisualizer",
-        "init_args": {"dpi": 64, "map_ranges": {"residual map": [0.0, 0.2]}, "field_size": [64, 64]},
-    }
-    made = parser.instantiate_classes(parser.parse_object({"visualizer": config})).visualizer
-    assert isinstance(made, ExplanationVisualizer)
-    assert made.map_ranges == {"residual map": (0.0, 0.2)}
-    assert made.field_size == (64, 64)
