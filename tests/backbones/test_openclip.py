@@ -86,7 +86,6 @@ class Hostile:
     [
         (b"PK\x03\x04 broken", r"weights\.pt"),
         ({"state_dict": [1]}, r"weights\.pt: holds no tensors"),
-        ({"epoch": 3, 4: "5"}, r"weights\.pt: holds no tensors"),
         ({"state_dict": {"x": Hostile()}}, "refused"),
         ({"visual.proj": torch.zeros(2, 2)}, "missing keys"),
     ],
@@ -122,12 +121,10 @@ def test_fingerprint_depends_on_every_weight_but_not_on_the_logit_scale(name):
     assert same == (name == "logit_scale")
 
 
-@pytest.mark.parametrize(
-    "config", [{"url": "https://a/vit-quickgelu.pt"}, {"url": "https://a/b.pt", "quick_gelu": True}]
-)
-def test_weights_trained_with_another_activation_are_warned_of(config, tmp_path, monkeypatch, caplog):
+def test_weights_trained_with_another_activation_are_warned_of(tmp_path, monkeypatch, caplog):
     path = tmp_path / "weights.pt"
     torch.save(OpenCLIPBackbone(NAME, pretrained=None).network.state_dict(), path)
+    config = {"url": "https://a/vit-quickgelu.pt"}
     monkeypatch.setattr(open_clip.pretrained, "get_pretrained_cfg", lambda name, tag: config)
     monkeypatch.setattr(open_clip.pretrained, "download_pretrained_from_url", lambda url: str(path))
     caplog.clear()

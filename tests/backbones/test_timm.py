@@ -18,10 +18,8 @@ CLOSE = {"atol": 1e-5, "rtol": 0}
 # Number of class, distillation and register tokens.
 TIMM = {
     "timm/test_vit": 1,
-    "timm/test_vit3": 1,
     "timm/test_vit_relpos": 0,
     "timm/deit_tiny_distilled_patch16_224": 2,
-    "timm/vit_small_patch14_reg4_dinov2.lvd142m": 5,
     "timm/vit_small_patch16_dinov3.lvd1689m": 5,
 }
 

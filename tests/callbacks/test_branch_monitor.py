@@ -79,9 +79,7 @@ def test_a_frozen_branch_is_not_reported(fit, generalist, warnings):
 
 
 def test_nothing_to_monitor_is_reported_once(fit, generalist, warnings):
-    _, trainer = fit(BranchMonitor(), kind=InCTRL, datamodule=generalist())
+    _, trainer = fit(BranchMonitor(), kind=InCTRL, epochs=1, datamodule=generalist())
     assert not branches(trainer)
     fit(BranchMonitor(), epochs=1)
-    expected = ("InCTRL gave no maps", "training went without validation")
-    for message, part in zip(warnings(), expected, strict=True):
-        assert part in message
+    assert ["nothing to monitor" in text for text in warnings()] == [True, True]

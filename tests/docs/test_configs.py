@@ -19,10 +19,12 @@ def configs(pattern):
     return [pytest.param(path, id=path.stem) for path in sorted(CONFIGS.glob(pattern))]
 
 
-@pytest.mark.parametrize("path", configs("data/*.yaml"))
-def test_data_config_is_accepted_by_the_command_line(path):
+@pytest.mark.parametrize("path", configs("data/*.yaml") + configs("train/*.yaml"))
+def test_config_is_accepted_by_the_command_line(path):
+    whole = path.parent.name == "train"
+    arguments = ["train", "--config", str(path)] if whole else ["test", "--model", "InCTRL", "--data", str(path)]
     with pytest.raises(SystemExit) as end:
-        AnomalibCLI(args=["test", "--model", "InCTRL", "--data", str(path), "--print_config"])
+        AnomalibCLI(args=[*arguments, "--print_config"])
     assert end.value.code == 0
 
 

@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 from anomalib import LearningType
-from anomalib.data import Folder, MVTecAD
+from anomalib.data import MVTecAD
 from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
 from safetensors.torch import save_file
 
@@ -167,12 +167,6 @@ def test_prompts_follow_the_datamodule_unless_set_in_python(make_model, make_eng
         make_engine().test(model, datamodule=target(category))
     assert model.model.bank.class_names == ["washer", "brick"]
     assert [model.model.bank.select(name).k_shot for name in ("washer", "brick")] == [1, 2]
-    # Another dataset of the same class name gets its own prompts.
-    other = Folder(name="x", root=data / "brick", normal_dir="train/good", abnormal_dir="test/scratch", num_workers=0)
-    model = make_model(visualizer=False, class_name="washer")
-    make_engine().test(model, datamodule=target("washer"))
-    make_engine().test(model, datamodule=other)
-    assert all("brick" in file for file in model.prompt_files["washer"])
 
 
 def test_anomalib_benchmark(kind, data, trained, tmp_path, monkeypatch):
@@ -192,12 +186,9 @@ def test_anomalib_benchmark(kind, data, trained, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"prompt_selection": "best"}, PromptError, r"prompt_selection='best'.*'representative'"),
-        ({"k_shot": -1}, PromptError, "k_shot=-1"),
         ({"weights": "none.ckpt"}, PretrainedWeightsError, r"none\.ckpt: no such weights file"),
         ({"k_shot": 7}, PromptError, r"'washer': k_shot=7: only 6 normal images.*washer"),
         ({"prompts": "nothing"}, PromptError, "no such folder or file"),
-        ({"prompts": "."}, PromptError, "holds no images"),
     ],
 )
 def test_wrong_arguments_are_refused(make_model, make_engine, target, tmp_path, monkeypatch, options, error, message):
