@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from lightning.pytorch import Callback
 
 from anomalib_inctrl.callbacks.common import few_shot_module
@@ -70,14 +70,11 @@ class LossSchedule(Callback):
     def weight(self, name: str, epoch: int, own: float) -> float:
         """Weight of a loss in an epoch, counted from 0, where `own` is the model's."""
         points = sorted(self.weights.get(name, {}).items())
-        index = bisect_right([start for start, _ in points], epoch)
-        if index == 0:
+        if not points or epoch < points[0][0]:
             return own
-        start, value = points[index - 1]
-        if not self.interpolate or index == len(points):
-            return value
-        end, target = points[index]
-        return value + (target - value) * (epoch - start) / (end - start)
+        if self.interpolate:
+            return float(np.interp(epoch, [start for start, _ in points], [value for _, value in points]))
+        return max(point for point in points if point[0] <= epoch)[1]
 
     def is_frozen(self, group: str, epoch: int) -> bool:
         """Whether a group is frozen in an epoch, counted from 0."""

@@ -106,7 +106,7 @@ class ExplanationVisualizer(ImageVisualizer):
                     self.output_dir = Path(output_dir or run_dir / "images") / _folders_between(self._root, Path(path))
                     if is_frame(path):
                         # The base class opens the path: what it names has to be a file for that moment.
-                        (image,) = _query_images(batch.image[index : index + 1], pl_module)
+                        (image,) = _query_images(torch.as_tensor(batch.image)[index : index + 1], pl_module)
                         item.image_path = str(write_image_atomic(Path(scratch, *Path(path).parts[-2:]), image))
                     # One item at a time, since the folder may differ; the base class only iterates over the batch.
                     super().on_test_batch_end(trainer, pl_module, outputs, [item], batch_idx, dataloader_idx)  # type: ignore[arg-type]

@@ -91,17 +91,6 @@ def test_a_folder_serves_later_runs_and_damaged_files_are_recomputed(fit, tmp_pa
     assert_same_heads(first, again)
 
 
-def test_a_memory_store_belongs_to_its_datamodule_and_backbone(fit, generalist, make_model):
-    datamodule = generalist(targets=False, **STEPS)
-    assert fit(datamodule=datamodule)[1] == [IMAGES]
-    assert fit(datamodule=datamodule)[1] == [0]
-    assert fit(datamodule=datamodule, model=make_model(blocks=[2]))[1] == [IMAGES]
-    model = make_model()
-    with torch.no_grad():
-        model.model.backbone.network.visual.proj[3, 3] += 1e-3  # a single number
-    assert fit(datamodule=datamodule, model=model)[1] == [IMAGES]
-
-
 class OwnPreProcessor(BackbonePreProcessor):
     """A pre-processor whose effect the store cannot know."""
 
