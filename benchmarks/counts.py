@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
-from anomalib_inctrl.backbones import openclip_preprocessing
+from anomalib_inctrl.backbones import backbone_preprocessing
 from anomalib_inctrl.backbones.text_prompts import text_prompts
 
 
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 64], help="batch sizes")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8, 64], help="numbers of prompts")
     args = parse(parser, argv)
-    openclip_preprocessing(args.backbone, None)  # registers the package's own backbones, refuses unknown ones
+    backbone_preprocessing(args.backbone, None, None)  # registers the package's own backbones, refuses unknown ones
     rows: list[dict[str, Any]] = []
     with FakeTensorMode(), torch.no_grad():
         clip = open_clip.model.CLIP(**open_clip.get_model_config(args.backbone)).eval()

@@ -3,13 +3,8 @@
 """Frozen vision transformers: images to patch tokens and a class embedding, class names to text prototypes."""
 
 from anomalib_inctrl.backbones.base import Backbone, ImageFeatures, ImagePreprocessing, default_blocks
-from anomalib_inctrl.backbones.factory import (
-    backbone_defaults,
-    backbone_preprocessing,
-    create_backbone,
-    resolve_pretrained,
-)
-from anomalib_inctrl.backbones.openclip import OpenCLIPBackbone, openclip_preprocessing
+from anomalib_inctrl.backbones.factory import backbone_preprocessing, create_backbone, resolve_pretrained
+from anomalib_inctrl.backbones.openclip import OpenCLIPBackbone
 from anomalib_inctrl.backbones.timm_vit import TimmBackbone
 
 __all__ = [
@@ -18,10 +13,8 @@ __all__ = [
     "ImagePreprocessing",
     "OpenCLIPBackbone",
     "TimmBackbone",
-    "backbone_defaults",
     "backbone_preprocessing",
     "create_backbone",
     "default_blocks",
-    "openclip_preprocessing",
     "resolve_pretrained",
 ]

@@ -18,6 +18,8 @@ from anomalib_inctrl.io.weights import check_keys, tensors_sha256
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+RANDOM_WEIGHTS_SEED = 0
+
 
 @dataclass(frozen=True)
 class ImageFeatures:
@@ -122,15 +124,22 @@ class Backbone(nn.Module, ABC):
         self.network.eval()
         return self
 
+    def _set_sizes(
+        self, size: Sequence[int], grid: Sequence[int], patch_size: int, patch_width: int, given: int | None
+    ) -> None:
+        """Set the sizes; refuse a given image size that patches do not fill."""
+        self.image_size, self.grid = (size[0], size[1]), (grid[0], grid[1])
+        self.patch_size, self.patch_width = int(patch_size), int(patch_width)
+        if given is not None and given % self.patch_size:
+            below = max(given // self.patch_size, 1) * self.patch_size
+            msg = (
+                f"image_size={given}: {self.name} has patches of {patch_size} pixels. Give a multiple, such as {below} "
+                f"or {below + patch_size}."
+            )
+            raise BackboneError(msg)
+
     def check_images(self, images: Tensor) -> None:
-        """Refuse images that the network cannot take.
-
-        Args:
-            images: Preprocessed images ``(B, 3, H, W)``.
-
-        Raises:
-            BackboneError: If they do not have three channels and the backbone's size.
-        """
+        """Refuse images that are not ``(B, 3, H, W)`` of the backbone's size, with a :class:`BackboneError`."""
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.image_size):
             msg = (
                 f"images: expected (B, 3, {self.image_size[0]}, {self.image_size[1]}) for {self.name}, "
@@ -210,13 +219,10 @@ class Backbone(nn.Module, ABC):
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Check that a checkpoint was made with this backbone.
-
-        Args:
-            state: The value of :meth:`get_extra_state` when the checkpoint was written.
+        """Check the :meth:`get_extra_state` of a checkpoint.
 
         Raises:
-            CheckpointError: If blocks or weights differ.
+            CheckpointError: If its blocks or weights differ.
         """
         own = self.get_extra_state()
         for key in ("blocks", "fingerprint"):
@@ -239,26 +245,6 @@ class Backbone(nn.Module, ABC):
 def default_blocks(depth: int) -> tuple[int, ...]:
     """Blocks used by default: 7/12, 9/12 and 11/12 of the depth, counted from 1 (7, 9 and 11 of 12)."""
     return tuple(sorted({max(1, round(depth * part / 12)) for part in (7, 9, 11)}))
-
-
-def check_image_size(image_size: int, patch_size: int, name: str) -> None:
-    """Refuse an image size that patches do not fill.
-
-    Args:
-        image_size: Side of the square input in pixels.
-        patch_size: Side of a patch in pixels.
-        name: Name of the backbone, for the message.
-
-    Raises:
-        BackboneError: If it is not a positive multiple of the patch size; names the nearest multiples.
-    """
-    if image_size < patch_size or image_size % patch_size:
-        below = max(image_size // patch_size, 1) * patch_size
-        msg = (
-            f"image_size={image_size}: {name} has patches of {patch_size} pixels. Give a multiple, such as {below} or "
-            f"{below + patch_size}."
-        )
-        raise BackboneError(msg)
 
 
 def _drop_network(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any]) -> None:

@@ -4,84 +4,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
 from torch import nn
 
 from anomalib_inctrl.backbones.base import Backbone, ImagePreprocessing
-from anomalib_inctrl.backbones.openclip import (
-    HUB_PREFIX,
-    OpenCLIPBackbone,
-    check_openclip_model,
-    openclip_preprocessing,
-)
-from anomalib_inctrl.backbones.timm_vit import PREFIX, TimmBackbone, timm_preprocessing
-from anomalib_inctrl.errors import PretrainedWeightsError
+from anomalib_inctrl.backbones.openclip import HUB_PREFIX, OpenCLIPBackbone, check_openclip_model, openclip_input
+from anomalib_inctrl.backbones.packaged import DEMO_BACKBONE, DEMO_PRETRAINED
+from anomalib_inctrl.backbones.timm_vit import PREFIX, TimmBackbone, timm_input
+from anomalib_inctrl.errors import BackboneError, PretrainedWeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_DEFAULTS = Path(__file__).with_name("defaults.yaml")
+
+# Defaults by name, which may hold wildcards.
+_PRETRAINED = {"ViT-B-16-plus-240": "laion400m_e32", DEMO_BACKBONE: DEMO_PRETRAINED}  # the authors' InCTRL code; ours
+_IMAGE_SIZES = {
+    "timm/vit_*_patch14_*dinov2*": 448,  # AnomalyDINO (Damm et al., WACV 2025)
+    "timm/vit_*_patch16_dinov3*": 448,  # ours, the size of DINOv2; not measured
+}
 
 
-@dataclass(frozen=True)
-class BackboneDefaults:
-    """Defaults of a backbone, from ``defaults.yaml``; None is the general default.
-
-    Attributes:
-        name: Name of the backbone, with wildcards.
-        source: Where the values come from.
-        pretrained: Pretrained tag.
-        blocks: Blocks whose patch tokens are used, counted from 1.
-        image_size: Side of the square input in pixels.
-    """
-
-    name: str
-    source: str
-    pretrained: str | None = None
-    blocks: tuple[int, ...] | None = None
-    image_size: int | None = None
-
-
-def backbone_defaults(name: str) -> BackboneDefaults:
-    """Look up the defaults of a backbone.
-
-    Args:
-        name: Its name.
-
-    Returns:
-        The first entry of ``defaults.yaml`` whose name matches; general defaults if none does.
-    """
-    return next((entry for entry in _read_defaults() if fnmatch(name, entry.name)), BackboneDefaults(name, "general"))
-
-
-@cache
-def _read_defaults() -> tuple[BackboneDefaults, ...]:
-    entries = yaml.safe_load(_DEFAULTS.read_text(encoding="utf-8"))
-    return tuple(BackboneDefaults(**entry | {"blocks": tuple(entry.get("blocks") or ()) or None}) for entry in entries)
+def _image_size(name: str) -> int | None:
+    return next((size for pattern, size in _IMAGE_SIZES.items() if fnmatch(name, pattern)), None)
 
 
 def resolve_pretrained(name: str, pretrained: str | bool | None) -> str | bool | None:
-    """Replace ``True`` by the default weights of a backbone.
+    """Replace ``True`` by the default weights of a backbone; ``None`` is for random ones, ``True`` for timm's default.
 
-    Args:
-        name: Name of the backbone.
-        pretrained: Tag, path, ``None`` or ``False`` for random weights, or ``True``.
-
-    Returns:
-        Tag or path; ``None`` for random weights; ``True`` for timm's default.
-
-    Raises:
-        PretrainedWeightsError: If an OpenCLIP model has no default weights.
+    A :class:`PretrainedWeightsError` tells if an OpenCLIP model has no default weights.
     """
     if pretrained is not True:
         return pretrained or None
-    default = backbone_defaults(name).pretrained
+    default = _PRETRAINED.get(name)
     if default is None and not name.startswith((PREFIX, HUB_PREFIX)):
         check_openclip_model(name)
         msg = f"backbone={name!r} has no default weights: name a pretrained tag or a weights file with pretrained."
@@ -103,11 +60,15 @@ def backbone_preprocessing(name: str, pretrained: str | bool | None, image_size:
     Raises:
         BackboneError: If there is no such backbone or its input is not square.
     """
-    image_size = image_size or backbone_defaults(name).image_size
-    if name.startswith(PREFIX):
-        return timm_preprocessing(name, image_size)
+    image_size = image_size or _image_size(name)
     tag = resolve_pretrained(name, pretrained)
-    return openclip_preprocessing(name, tag if isinstance(tag, str) else None, image_size)
+    (height, width), mean, std = (
+        timm_input(name) if name.startswith(PREFIX) else openclip_input(name, tag if isinstance(tag, str) else None)
+    )
+    if height != width and image_size is None:
+        msg = f"backbone={name!r} takes images of {height} x {width}; only square inputs are supported."
+        raise BackboneError(msg)
+    return ImagePreprocessing(image_size or height, mean, std)
 
 
 def create_backbone(
@@ -121,7 +82,7 @@ def create_backbone(
     Args:
         backbone: Name of an OpenCLIP vision transformer, ``timm/`` and the name of a timm one, or an OpenCLIP module.
         pretrained: Tag or path of its weights; ``True`` for the default ones, ``None`` for random ones.
-        blocks: Blocks whose patch tokens are used, counted from 1; None for the backbone's default.
+        blocks: Blocks whose patch tokens are used, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
         image_size: Side of the square input in pixels; None for the backbone's default.
 
     Returns:
@@ -134,9 +95,7 @@ def create_backbone(
     """
     if isinstance(backbone, nn.Module):
         return OpenCLIPBackbone(backbone, None, blocks)
-    defaults = backbone_defaults(backbone)
-    blocks = defaults.blocks if blocks is None else blocks
-    image_size = image_size or defaults.image_size
+    image_size = image_size or _image_size(backbone)
     weights = resolve_pretrained(backbone, pretrained)
     if backbone.startswith(PREFIX):
         return TimmBackbone(backbone, weights, blocks, image_size)

@@ -12,22 +12,27 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import open_clip
 import torch
+from open_clip.model import resize_pos_embed
+from platformdirs import user_cache_path
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomalib_inctrl.backbones.base import Backbone, ImagePreprocessing, check_image_size
-from anomalib_inctrl.backbones.packaged import expand_vocabulary, packaged_tags, packaged_weights
-from anomalib_inctrl.backbones.text_cache import cache_folder, read_prototypes, write_prototypes
+from anomalib_inctrl.backbones.base import RANDOM_WEIGHTS_SEED, Backbone
+from anomalib_inctrl.backbones.packaged import DEMO_BACKBONE, DEMO_PRETRAINED, expand_vocabulary, packaged_weights
 from anomalib_inctrl.backbones.text_prompts import text_prompts
-from anomalib_inctrl.backbones.timm_vit import is_vision_transformer, patch_size_of
+from anomalib_inctrl.backbones.timm_vit import is_vision_transformer
 from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
+from anomalib_inctrl.io.tensor_file import read_tensors, write_tensors
 from anomalib_inctrl.io.weights import check_keys, read_state_dict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 logger = logging.getLogger(__name__)
+open_clip.add_model_config(Path(__file__).parent / "model_configs")
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -36,8 +41,6 @@ HUB_PREFIX = "hf-hub:"
 
 UNUSED = ("logit_scale", "logit_bias")
 """Weights of OpenCLIP that no model here uses; files may lack them."""
-
-_RANDOM_WEIGHTS_SEED = 0
 
 
 class OpenCLIPBackbone(Backbone):
@@ -78,14 +81,10 @@ class OpenCLIPBackbone(Backbone):
         depth = len(_transformer_blocks(network, visual, trunk, name))
         super().__init__(network, depth, name, pretrained, blocks)
         if trunk is None:
-            self.grid = tuple(visual.grid_size)
-            self.patch_size = int(visual.conv1.kernel_size[0])
-            self.patch_width = int(visual.conv1.out_channels)
+            sizes = visual.grid_size, visual.conv1.kernel_size[0], visual.conv1.out_channels
         else:
-            self.grid = tuple(trunk.patch_embed.grid_size)
-            self.patch_size = visual.image_size[0] // self.grid[0]
-            self.patch_width = int(trunk.embed_dim)
-        self.image_size = tuple(visual.image_size)
+            sizes = trunk.patch_embed.grid_size, trunk.patch_embed.patch_size[0], trunk.embed_dim
+        self._set_sizes(visual.image_size, *sizes, image_size)
         if getattr(visual, "proj", None) is not None:
             self.embed_dim = int(visual.proj.shape[1])
         else:
@@ -109,8 +108,9 @@ class OpenCLIPBackbone(Backbone):
         """Encode the text prompts of a class name; each name is encoded once and kept.
 
         Each sentence embedding is normalised, the ensemble averaged, the average normalised (WinCLIP, section 4.1).
-        Prototypes encoded with the same weights before are read from the user's cache folder, see
-        :func:`anomalib_inctrl.backbones.text_cache.cache_folder`.
+        Prototypes encoded with the same weights before are read from the folder that the environment variable
+        ``ANOMALIB_INCTRL_CACHE`` names, by default the user's cache folder (``~/.cache/anomalib-inctrl`` on Linux);
+        ``0``, ``off``, ``no`` or ``false`` switches that off.
 
         Args:
             class_name: Name of the object in the image; underscores read as spaces.
@@ -128,15 +128,22 @@ class OpenCLIPBackbone(Backbone):
     def _find_prototypes(self, class_name: str, device: torch.device) -> Tensor:
         tokenize = _tokenizer(self.name, getattr(self.network, "context_length", 77))
         tokens = [tokenize(sentences) for sentences in text_prompts(class_name)]
-        if cache_folder() is None:
+        folder = os.environ.get("ANOMALIB_INCTRL_CACHE", "").strip()
+        if folder.lower() in {"0", "off", "no", "false"}:
             return self._encode_tokens(tokens, device)
         digest = hashlib.sha256(f"{self.fingerprint} {next(self.network.parameters()).dtype}".encode())
         for part in tokens:
             digest.update(f" {tuple(part.shape)} ".encode())
             digest.update(part.numpy().data)
-        if (found := read_prototypes(digest.hexdigest())) is None:
-            found = self._encode_tokens(tokens, device)
-            write_prototypes(digest.hexdigest(), found)
+        key = digest.hexdigest()
+        root = Path(folder).expanduser() if folder else user_cache_path("anomalib-inctrl")
+        if stored := read_tensors(path := root / "text" / f"{key}.safetensors", key):
+            return stored["prototypes"]
+        found = self._encode_tokens(tokens, device)
+        try:
+            write_tensors(path, key, {"prototypes": found})
+        except OSError as error:
+            logger.info("Text prototypes are not kept: %s", error)
         return found
 
     def _encode_tokens(self, tokens: Sequence[Tensor], device: torch.device) -> Tensor:
@@ -145,15 +152,7 @@ class OpenCLIPBackbone(Backbone):
         return F.normalize(torch.stack(rows), dim=-1).cpu()
 
     def load_weights(self, state_dict: Mapping[str, Tensor], source: str) -> None:
-        """Replace the weights.
-
-        Args:
-            state_dict: Tensors under OpenCLIP's names.
-            source: Where they come from, for messages.
-
-        Raises:
-            CheckpointError: If they do not fit; nothing is loaded then.
-        """
+        """Replace the weights, under OpenCLIP's names; see :meth:`Backbone.load_weights`."""
         _load_strictly(self.network, state_dict, source)
         self._text_prototypes.clear()
         self._fingerprint = None
@@ -178,75 +177,36 @@ def _encode_with_hooks(visual: Any, indices: Sequence[int], images: Tensor) -> t
     return [(output if batch_first else output.transpose(0, 1))[:, 1:] for output in outputs], embedding
 
 
-def openclip_preprocessing(name: str, pretrained: str | None, image_size: int | None = None) -> ImagePreprocessing:
-    """Look up a model's preprocessing without building it.
-
-    Args:
-        name: OpenCLIP model name.
-        pretrained: Pretrained tag or path.
-        image_size: Side of the input, where it is not the model's own.
-
-    Returns:
-        Input size, mean and standard deviation.
-
-    Raises:
-        BackboneError: If OpenCLIP has no model of that name or its input is not square.
-    """
+def openclip_input(name: str, pretrained: str | None) -> tuple[Sequence[int], tuple[float, ...], tuple[float, ...]]:
+    """Size (rows, columns), mean and standard deviation of a model's input."""
     size = _model_config(name)["vision_cfg"].get("image_size", 224)
-    height, width = (size, size) if isinstance(size, int) else size
-    if height != width and image_size is None:
-        msg = f"backbone={name!r} takes images of {height} x {width}; only square inputs are supported."
-        raise BackboneError(msg)
-    tag = _open_clip().pretrained.get_pretrained_cfg(name, pretrained) if pretrained else {}
+    tag = open_clip.pretrained.get_pretrained_cfg(name, pretrained) if pretrained else {}
     mean, std = (tuple(tag.get(key) or default) for key, default in (("mean", CLIP_MEAN), ("std", CLIP_STD)))
-    return ImagePreprocessing(image_size or height, mean, std)
+    return (size, size) if isinstance(size, int) else size, mean, std
 
 
 def weights_file(name: str, pretrained: str) -> Path | None:
-    """Find the file of backbone weights.
-
-    Args:
-        name: OpenCLIP model name.
-        pretrained: Path of a file, or a tag.
-
-    Returns:
-        The file itself or that of a packaged tag; ``None`` for other tags, which are OpenCLIP's.
-    """
+    """The file that a path or a packaged tag names; ``None`` for other tags, which are OpenCLIP's."""
     return Path(pretrained) if Path(pretrained).is_file() else packaged_weights(name, pretrained)
 
 
 def create_openclip_model(name: str, pretrained: str | None, image_size: int | None = None) -> Any:
-    """Create an OpenCLIP model with its weights.
-
-    Args:
-        name: OpenCLIP model name.
-        pretrained: Path of a weights file, pretrained tag, or ``None`` for random weights from a fixed seed.
-        image_size: Side of the square input in pixels; by default the model's own.
-
-    Returns:
-        The OpenCLIP module on the CPU in float32.
-
-    Raises:
-        BackboneError: If OpenCLIP has no model of that name, or its image encoder cannot take the image size.
-        PretrainedWeightsError: If the weights can neither be found nor downloaded.
-        CheckpointError: If a weights file does not fit the model.
-    """
-    config = check_openclip_model(name)
-    if image_size is not None:
-        check_image_size(image_size, _patch_size(config), name)
+    """Create an OpenCLIP model with its weights, on the CPU in float32; see :class:`OpenCLIPBackbone`."""
+    check_openclip_model(name)
     if pretrained is None:
         logger.warning("Backbone %s has random weights (pretrained=None): its scores mean nothing.", name)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_RANDOM_WEIGHTS_SEED)
+            torch.manual_seed(RANDOM_WEIGHTS_SEED)
             return create_without_weights(name, image_size)
     if file := weights_file(name, pretrained):
         return _create_from_file(name, file, image_size)
-    open_clip = _open_clip()
-    if tag_config := open_clip.pretrained.get_pretrained_cfg(name, pretrained):
-        return _create_from_tag(name, pretrained, tag_config, image_size)
-    if name.startswith(HUB_PREFIX):
-        return _create_from_tag(name, pretrained, {"hf_hub": name.removeprefix(HUB_PREFIX)}, image_size)
-    tags = ", ".join([*open_clip.list_pretrained_tags_by_model(name), *packaged_tags(name)]) or "none"
+    config = open_clip.pretrained.get_pretrained_cfg(name, pretrained)
+    if not config and name.startswith(HUB_PREFIX):
+        config = {"hf_hub": name.removeprefix(HUB_PREFIX)}
+    if config:
+        return _create_from_tag(name, pretrained, config, image_size)
+    packaged = [DEMO_PRETRAINED] if name == DEMO_BACKBONE else []
+    tags = ", ".join([*open_clip.list_pretrained_tags_by_model(name), *packaged]) or "none"
     msg = (
         f"pretrained={pretrained!r}: neither a file nor a pretrained tag of {name}. Its tags: {tags}. "
         "Give one of them or the path of a weights file."
@@ -259,24 +219,15 @@ def create_without_weights(name: str, image_size: int | None = None) -> Any:
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        return _open_clip().create_model(name, force_image_size=image_size)
+        return open_clip.create_model(name, force_image_size=image_size)
     finally:
         logging.disable(disabled)
-
-
-@cache
-def _open_clip() -> Any:
-    """Import OpenCLIP when first needed, since it takes seconds, and add the packaged model configs to it."""
-    import open_clip
-
-    open_clip.add_model_config(Path(__file__).parent / "model_configs")
-    return open_clip
 
 
 def _model_config(name: str) -> dict[str, Any]:
     """The model's settings, as in OpenCLIP's JSON files."""
     try:
-        config = _open_clip().get_model_config(name)
+        config = open_clip.get_model_config(name)
     except Exception as error:  # a config on the Hub
         msg = f"The settings of {name} could not be downloaded ({type(error).__name__}: {error})."
         raise PretrainedWeightsError(msg) from error
@@ -285,28 +236,10 @@ def _model_config(name: str) -> dict[str, Any]:
     return dict(config)
 
 
-def check_openclip_model(name: str) -> dict[str, Any]:
-    """Refuse a model that cannot be a backbone.
-
-    Args:
-        name: OpenCLIP model name.
-
-    Returns:
-        Its settings.
-
-    Raises:
-        BackboneError: If OpenCLIP has no model of that name or it is not a vision transformer.
-    """
-    config = _model_config(name)
-    if not _is_vision_transformer(config):
+def check_openclip_model(name: str) -> None:
+    """Refuse a model that OpenCLIP lacks or that is not a vision transformer, with a :class:`BackboneError`."""
+    if not _is_vision_transformer(_model_config(name)):
         raise _unsupported(name, "is not a vision transformer")
-    return config
-
-
-def supported_openclip_models() -> list[str]:
-    """Names of OpenCLIP's models whose image encoder is a vision transformer."""
-    open_clip = _open_clip()
-    return [name for name in open_clip.list_models() if _is_vision_transformer(open_clip.get_model_config(name))]
 
 
 def _is_vision_transformer(config: Mapping[str, Any]) -> bool:
@@ -316,28 +249,19 @@ def _is_vision_transformer(config: Mapping[str, Any]) -> bool:
     return isinstance(vision.get("layers", 12), int)  # ResNets list the blocks of each stage
 
 
-def _patch_size(config: Mapping[str, Any]) -> int:
-    vision = config["vision_cfg"]
-    if timm_name := vision.get("timm_model_name"):
-        return patch_size_of(timm_name)
-    return int(vision["patch_size"])
-
-
 def _unsupported(name: str, reason: str) -> BackboneError:
-    names = supported_openclip_models()
+    names = [known for known in open_clip.list_models() if _is_vision_transformer(open_clip.get_model_config(known))]
     near = difflib.get_close_matches(name.replace("/", "-"), names, n=5, cutoff=0.5)
-    others = ", ".join(known for known in names if known not in near)
     did_you_mean = f" Did you mean {', '.join(near)}?" if near else ""
     return BackboneError(
-        f"backbone={name!r} {reason}.{did_you_mean} Vision transformers of OpenCLIP: {', '.join(near)}"
-        f"{', ' if near else ''}{others}. Those of timm: timm/NAME."
+        f"backbone={name!r} {reason}.{did_you_mean} Vision transformers of OpenCLIP: {', '.join(names)}. "
+        "Those of timm: timm/NAME."
     )
 
 
 @cache
 def _tokenizer(name: str, context_length: int) -> Any:
     """The tokenizer of an OpenCLIP model; the common byte-pair one for a module that has no registered name."""
-    open_clip = _open_clip()
     if not name.startswith(HUB_PREFIX) and open_clip.get_model_config(name) is None:
         return open_clip.SimpleTokenizer(context_length=context_length)
     try:
@@ -355,16 +279,16 @@ def _create_from_file(name: str, path: str | Path, image_size: int | None) -> An
 
 
 def _create_from_tag(name: str, tag: str, config: Mapping[str, Any], image_size: int | None) -> Any:
-    open_clip = _open_clip()
-    from open_clip.pretrained import download_pretrained_from_url
-
     url = config.get("url", "")
     try:
         if url and "openaipublic" not in url:
             # The URL's file name carries a checksum that is verified; for laion400m_e32 of ViT-B-16-plus-240 the hub
             # entry of OpenCLIP 3.3 names other weights (e31), so the hub is not asked where a URL is known.
-            _warn_of_quick_gelu(name, tag, trained_with=config.get("quick_gelu", "quickgelu" in url))
-            return _create_from_file(name, download_pretrained_from_url(url), image_size)
+            if config.get("quick_gelu", "quickgelu" in url) and not _model_config(name).get("quick_gelu"):
+                # Fitting shapes do not show it, and OpenCLIP warns only where it loads itself.
+                text = "The weights %r were trained with QuickGELU, so features of %s are wrong: choose backbone=%r."
+                logger.warning(text, tag, name, f"{name}-quickgelu")
+            return _create_from_file(name, open_clip.pretrained.download_pretrained_from_url(url), image_size)
         return open_clip.create_model(name, pretrained=tag, force_image_size=image_size)
     except CheckpointError:
         raise
@@ -379,28 +303,12 @@ def _create_from_tag(name: str, tag: str, config: Mapping[str, Any], image_size:
         raise PretrainedWeightsError(msg) from error
 
 
-def _warn_of_quick_gelu(name: str, tag: str, *, trained_with: bool) -> None:
-    """Fitting shapes do not show the activation; OpenCLIP warns from release 3 on, and only where it loads itself."""
-    if trained_with and not _model_config(name).get("quick_gelu"):
-        logger.warning(
-            "The weights %r were trained with QuickGELU, which %s does not compute, so its features are wrong: "
-            "choose backbone=%r.",
-            tag,
-            name,
-            f"{name}-quickgelu",
-        )
-
-
 def _load_strictly(network: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
     """Load weights; only the logit scale and bias may be missing. Position embeddings are resampled where necessary."""
-    from open_clip.model import resize_pos_embed
-
     state = {key.removeprefix("module."): value for key, value in state_dict.items()}
     resize_pos_embed(state, network)
     expected = {key: value for key, value in network.state_dict().items() if key in state or key not in UNUSED}
     if (key := "visual.trunk.pos_embed") in state and key in expected and state[key].shape != expected[key].shape:
-        from timm.layers.pos_embed import resample_abs_pos_embed
-
         trunk: Any = network.visual.trunk  # type: ignore[union-attr]
         grid, prefix = trunk.patch_embed.grid_size, trunk.num_prefix_tokens
         state[key] = resample_abs_pos_embed(state[key], new_size=grid, num_prefix_tokens=prefix)

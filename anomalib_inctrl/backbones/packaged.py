@@ -27,42 +27,19 @@ _WEIGHTS = Path(__file__).parent / "weights"
 
 
 def packaged_weights(name: str, tag: str) -> Path | None:
-    """Find weights that come with the package.
-
-    Args:
-        name: OpenCLIP model name.
-        tag: Pretrained tag.
-
-    Returns:
-        The file, None if the package has none of that name and tag.
-    """
+    """File of an OpenCLIP model's weights that come with the package under a pretrained tag; None if there are none."""
     # Compared, not composed: a tag may be any path.
     return next((path for path in _WEIGHTS.glob("*.safetensors") if path.stem == f"{name}-{tag}"), None)
 
 
-def packaged_tags(name: str) -> list[str]:
-    """List the pretrained tags of a model whose weights come with the package.
-
-    Args:
-        name: OpenCLIP model name.
-
-    Returns:
-        The tags, sorted.
-    """
-    return sorted(path.stem.removeprefix(f"{name}-") for path in _WEIGHTS.glob(f"{name}-*.safetensors"))
-
-
 def write_weights(path: str | Path, state_dict: dict[str, Tensor], vocabulary: Sequence[int]) -> Path:
-    """Write a model's weights in half precision, without the embeddings of tokens it was never trained on.
+    """Write a model's weights in half precision, atomically, with the embeddings of the vocabulary only.
 
     Args:
-        path: File to write, atomically.
+        path: File to write.
         state_dict: Tensors under OpenCLIP's names; the embedding has one row for each token of the vocabulary, in its
             order, and a last one for all others.
-        vocabulary: Tokens it was trained on.
-
-    Returns:
-        The path.
+        vocabulary: Tokens the model was trained on.
     """
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in state_dict.items()}
     tensors[_VOCABULARY] = torch.tensor(list(vocabulary), dtype=torch.int32)
@@ -70,30 +47,18 @@ def write_weights(path: str | Path, state_dict: dict[str, Tensor], vocabulary: S
 
 
 def expand_vocabulary(state_dict: dict[str, Tensor], vocabulary_size: int, source: str) -> dict[str, Tensor]:
-    """Restore the embeddings of the whole vocabulary in weights that :func:`write_weights` wrote.
+    """Restore the embeddings of the whole vocabulary, in single precision, in weights of :func:`write_weights`.
 
-    Args:
-        state_dict: Tensors of a weights file; returned as they are if they hold the whole vocabulary.
-        vocabulary_size: Number of tokens of the tokenizer.
-        source: The file, for messages.
-
-    Returns:
-        Tensors under OpenCLIP's names, restored ones in single precision.
-
-    Raises:
-        CheckpointError: If vocabulary and embeddings do not fit each other.
+    Tensors that hold the whole vocabulary are returned as they are. A :class:`CheckpointError` tells if vocabulary and
+    embeddings do not fit each other.
     """
     if _VOCABULARY not in state_dict:
         return state_dict
     tensors = dict(state_dict)
     vocabulary = tensors.pop(_VOCABULARY).long()
     kept = tensors.get(_EMBEDDING)
-    if (
-        kept is None
-        or len(kept) != len(vocabulary) + 1
-        or not len(vocabulary)
-        or not 0 <= int(vocabulary.min()) <= int(vocabulary.max()) < vocabulary_size
-    ):
+    fits = kept is not None and len(kept) == len(vocabulary) + 1 > 1
+    if kept is None or not fits or not 0 <= int(vocabulary.min()) <= int(vocabulary.max()) < vocabulary_size:
         msg = (
             f"{source}: expected {_EMBEDDING!r} with one row more than {_VOCABULARY!r}, whose tokens lie in "
             f"0..{vocabulary_size - 1}. Write it with tools/encoder/train.py."

@@ -58,11 +58,7 @@ class BicubicResize(v2.Resize):
         self.mode = mode
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
-        """Refuse an image whose mask has another size.
-
-        Raises:
-            ValueError: If they differ.
-        """
+        """Refuse an image whose mask has another size, with a :class:`ValueError`."""
         pair = [item for item in flat_inputs if isinstance(item, (tv_tensors.Image, tv_tensors.Mask))]
         sizes = {tuple(item.shape[-2:]) for item in pair}
         if len(sizes) > 1:
@@ -182,10 +178,10 @@ class BackbonePreProcessor(PreProcessor):
         std: Sequence[float] = CLIP_STD,
     ) -> None:
         super().__init__()
-        self._set(image_size, resize_mode, tuple(mean), tuple(std))
+        self._set(image_size, resize_mode, mean, std)
 
-    def _set(self, image_size: int, resize_mode: ResizeMode, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        self.image_size, self.resize_mode, self.mean, self.std = image_size, resize_mode, mean, std
+    def _set(self, image_size: int, resize_mode: ResizeMode, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.image_size, self.resize_mode, self.mean, self.std = image_size, resize_mode, tuple(mean), tuple(std)
         normalize = v2.Normalize(mean=list(mean), std=list(std))
         self.transform: Any = v2.Compose([BicubicResize(image_size, resize_mode), normalize])
         self.export_transform = nn.Sequential(ExportableResize(image_size, resize_mode), normalize)
@@ -201,7 +197,7 @@ class BackbonePreProcessor(PreProcessor):
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
         """Restore the settings of :meth:`checkpoint_config`."""
-        self._set(config["image_size"], config["resize_mode"], tuple(config["mean"]), tuple(config["std"]))
+        self._set(**config)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Transform images, masks and, if the batch has them, the prompts drawn for each query."""
@@ -211,32 +207,17 @@ class BackbonePreProcessor(PreProcessor):
         if (prompts := getattr(batch, "prompt_image", None)) is not None:
             batch.prompt_image = self.transform(prompts.flatten(0, 1)).unflatten(0, prompts.shape[:2])
 
-    def on_validation_batch_start(  # type: ignore[override]  # anomalib's leaves dataloader_idx out
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Transform a validation batch."""
-        self._read_deep_images_again(batch)
-        super().on_validation_batch_start(trainer, pl_module, batch, batch_idx)
-
-    def on_test_batch_start(
+    def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Transform a test batch."""
-        self._read_deep_images_again(batch)
+        """Transform a validation, test or predict batch."""
+        deep = [index for index, path in enumerate(batch.image_path or []) if is_deep(path)]
+        if deep:
+            resize = self.transform.transforms[0]
+            batch.image, batch.gt_mask = resize(batch.image, batch.gt_mask)
+            for index in deep:
+                batch.image[index] = resize(read_image(batch.image_path[index])).to(batch.image)
         super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
 
-    def on_predict_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Transform a predict batch."""
-        self._read_deep_images_again(batch)
-        super().on_predict_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
-
-    def _read_deep_images_again(self, batch: Any) -> None:
-        deep = [index for index, path in enumerate(batch.image_path or []) if is_deep(path)]
-        if not deep:
-            return
-        resize = self.transform.transforms[0]
-        batch.image, batch.gt_mask = resize(batch.image, batch.gt_mask)
-        for index in deep:
-            batch.image[index] = resize(read_image(batch.image_path[index])).to(batch.image)
+    on_test_batch_start = on_validation_batch_start
+    on_predict_batch_start = on_validation_batch_start

@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import timm
 import torch
 from torch import Tensor
 
-from anomalib_inctrl.backbones.base import Backbone, ImagePreprocessing, check_image_size
+from anomalib_inctrl.backbones.base import RANDOM_WEIGHTS_SEED, Backbone
 from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
 from anomalib_inctrl.io.weights import check_keys, read_state_dict
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PREFIX = "timm/"
-
-_RANDOM_WEIGHTS_SEED = 0
 
 
 class TimmBackbone(Backbone):
@@ -59,12 +58,11 @@ class TimmBackbone(Backbone):
         image_size: int | None = None,
     ) -> None:
         network = _create_model(name, pretrained, image_size)
-        super().__init__(network, len(network.blocks), name, _weights_name(pretrained), blocks)
+        super().__init__(
+            network, len(network.blocks), name, pretrained if isinstance(pretrained, str) else None, blocks
+        )
         embed = network.patch_embed
-        self.grid = tuple(embed.grid_size)
-        self.image_size = tuple(embed.img_size)
-        self.patch_size = int(embed.patch_size[0])
-        self.patch_width = int(network.embed_dim)
+        self._set_sizes(embed.img_size, embed.grid_size, embed.patch_size[0], network.embed_dim, image_size)
         self.embed_dim = int(network.num_features)
 
     def _encode(self, images: Tensor) -> tuple[Sequence[Tensor], Tensor]:
@@ -73,57 +71,19 @@ class TimmBackbone(Backbone):
         return patches, self.network.forward_head(final, pre_logits=True)
 
 
-def timm_preprocessing(name: str, image_size: int | None = None) -> ImagePreprocessing:
-    """Look up a model's preprocessing without building it.
-
-    Args:
-        name: See :class:`TimmBackbone`.
-        image_size: Side of the input, where it is not the model's own.
-
-    Returns:
-        Input size, mean and standard deviation.
-
-    Raises:
-        BackboneError: If timm has no such model, or its input is not square.
-    """
-    import timm
-
+def timm_input(name: str) -> tuple[Sequence[int], tuple[float, ...], tuple[float, ...]]:
+    """Size (rows, columns), mean and standard deviation of a model's input."""
     config = timm.get_pretrained_cfg(_checked_name(name)) or timm.models.PretrainedCfg()
-    _, height, width = config.input_size
-    if height != width and image_size is None:
-        msg = f"backbone={name!r} takes images of {height} x {width}; only square inputs are supported."
-        raise BackboneError(msg)
-    return ImagePreprocessing(image_size or height, tuple(config.mean), tuple(config.std))
-
-
-def patch_size_of(timm_name: str) -> int:
-    """Side of a patch of a timm model in pixels.
-
-    Args:
-        timm_name: timm's name of the model.
-
-    Returns:
-        The side.
-    """
-    import timm
-
-    with torch.device("meta"):
-        network: Any = timm.create_model(timm_name, pretrained=False)
-    return int(network.patch_embed.patch_size[0])
+    return config.input_size[1:], tuple(config.mean), tuple(config.std)
 
 
 def _create_model(name: str, pretrained: str | bool | None, image_size: int | None) -> Any:
-    import timm
-
     model_name = _checked_name(name, None if isinstance(pretrained, bool) else pretrained)
-    options: dict[str, Any] = {"num_classes": 0}
-    if image_size is not None:
-        check_image_size(image_size, patch_size_of(model_name), name)
-        options["img_size"] = image_size
-    if pretrained is None or pretrained is False:
+    options: dict[str, Any] = {"num_classes": 0} | ({} if image_size is None else {"img_size": image_size})
+    if not pretrained:
         logger.warning("Backbone %s has random weights (pretrained=None): its scores mean nothing.", name)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_RANDOM_WEIGHTS_SEED)
+            torch.manual_seed(RANDOM_WEIGHTS_SEED)
             return timm.create_model(model_name, pretrained=False, **options)
     if isinstance(pretrained, str) and Path(pretrained).is_file():
         network = timm.create_model(model_name, pretrained=False, **options)
@@ -132,9 +92,11 @@ def _create_model(name: str, pretrained: str | bool | None, image_size: int | No
     try:
         return timm.create_model(model_name, pretrained=True, **options)
     except Exception as error:
+        config = timm.get_pretrained_cfg(model_name)
+        page = f"https://huggingface.co/{config.hf_hub_id}" if config and config.hf_hub_id else "timm's page"
         msg = (
             f"The weights of {name} could not be downloaded ({type(error).__name__}: {error}). Without a connection, "
-            f"fetch them elsewhere ({_source_of(model_name)}) and pass the file: pretrained=/path/to/model.safetensors "
+            f"fetch them elsewhere ({page}) and pass the file: pretrained=/path/to/model.safetensors "
             "(--model.pretrained on the command line)."
         )
         raise PretrainedWeightsError(msg) from error
@@ -148,21 +110,13 @@ def _load_strictly(network: Any, state_dict: dict[str, Tensor], source: str) -> 
     except (RuntimeError, KeyError, IndexError) as error:
         msg = f"{source}: does not fit {type(network).__name__} ({error}). Give the weights of this model."
         raise CheckpointError(msg) from error
-    heads = ("head.", "head_dist.", "fc.")
-    state = {key: value for key, value in state.items() if not key.startswith(heads)}
+    state = {key: value for key, value in state.items() if not key.startswith(("head.", "head_dist.", "fc."))}
     check_keys(state, network.state_dict(), source)
     network.load_state_dict(state)
 
 
 def _checked_name(name: str, pretrained: str | None = None) -> str:
-    """Timm's name of the model, with the tag that ``pretrained`` names.
-
-    Raises:
-        BackboneError: If timm has no vision transformer of that name.
-        PretrainedWeightsError: If it has no such tag.
-    """
-    import timm
-
+    """Timm's name of the model, with the tag that ``pretrained`` names; refuses unknown models and tags."""
     architecture, _, tag = name.removeprefix(PREFIX).partition(".")
     if not timm.is_model(architecture) or not is_vision_transformer(architecture):
         reason = "is not a vision transformer" if timm.is_model(architecture) else "is not a model of timm"
@@ -183,25 +137,7 @@ def _checked_name(name: str, pretrained: str | None = None) -> str:
 
 
 def is_vision_transformer(architecture: str) -> bool:
-    """Whether a timm architecture is a vision transformer without a convolutional network before or inside it.
-
-    Args:
-        architecture: timm's name, without a tag.
-
-    Returns:
-        Whether it is.
-    """
+    """Whether a timm architecture is a vision transformer without a convolutional network before or inside it."""
     plain = ("vit_", "deit_", "deit3_", "eva_", "eva02_", "eva_giant", "beit_", "beitv2_", "flexivit_", "test_vit")
     hybrid = ("vit_small_resnet", "vit_base_resnet", "vit_small_r26", "vit_base_r", "vit_large_r50", "vit_tiny_r")
     return architecture.startswith(plain) and not architecture.startswith(hybrid)
-
-
-def _weights_name(pretrained: str | bool | None) -> str | None:
-    return pretrained if isinstance(pretrained, str) else None
-
-
-def _source_of(model_name: str) -> str:
-    import timm
-
-    config = timm.get_pretrained_cfg(model_name)
-    return f"https://huggingface.co/{config.hf_hub_id}" if config is not None and config.hf_hub_id else "timm's page"

@@ -38,7 +38,7 @@ class BranchMonitor(Callback):
     as collapsed if its mean on abnormal pixels is below ``minimum`` or no higher than on normal ones. A warning reports
     it once per epoch, unless :class:`LossSchedule` keeps the branch frozen.
 
-    A model without branches, or validation images without masks, leave nothing to monitor; one warning reports it.
+    A model without branches, or a training without validation masks, leaves nothing to monitor, and a warning says so.
 
     Args:
         minimum: Smallest mean of S'_a on abnormal pixels that does not count as collapsed, in [0, 1].
@@ -58,9 +58,7 @@ class BranchMonitor(Callback):
     def _reset(self) -> None:
         # Branch, kind of pixel, and (sum of values, number of patches).
         self._sums = torch.zeros(len(_BRANCHES), len(_PIXELS), 2, dtype=torch.float64)
-        self._has_maps = False
-        self._validated = False
-        self._warned = False
+        self._measured = False
         self._warned_in_epoch: int | None = None
         self._rows: list[dict[str, float]] = []
 
@@ -73,7 +71,6 @@ class BranchMonitor(Callback):
         """Begin new means."""
         del trainer, pl_module
         self._sums.zero_()
-        self._has_maps = False
 
     def on_validation_batch_end(
         self,
@@ -87,16 +84,14 @@ class BranchMonitor(Callback):
         """Add a batch's pixels."""
         del trainer, pl_module, outputs, batch_idx, dataloader_idx
         components, mask = getattr(batch, "components", None), batch.gt_mask
-        maps = [getattr(components, f"{branch}_map", None) for branch in _BRANCHES]
-        self._has_maps |= any(values is not None for values in maps)
         if components is None or mask is None:
             return
         abnormal = F.adaptive_avg_pool2d(mask.float().unsqueeze(1), components.grid).flatten(1)
         known = getattr(batch, "mask_valid", None)
         known = torch.ones(len(mask), device=mask.device) if known is None else known.to(mask.device).float()
         areas = torch.stack([1 - abnormal, abnormal]) * known.unsqueeze(-1)
-        for row, values in enumerate(maps):
-            if values is not None:
+        for row, branch in enumerate(_BRANCHES):
+            if (values := getattr(components, f"{branch}_map", None)) is not None:
                 sums = torch.stack([(areas * values.float()).sum(dim=(1, 2)), areas.sum(dim=(1, 2))], dim=1)
                 self._sums[row] += sums.cpu()
 
@@ -104,7 +99,6 @@ class BranchMonitor(Callback):
         """Log the means; warn if the one-class branch has collapsed."""
         if trainer.sanity_checking:
             return
-        self._validated = True
         reduced: Any = trainer.strategy.reduce(self._sums.float().to(pl_module.device), reduce_op="sum")
         means = {
             f"{branch}_{kind}": total / count
@@ -113,10 +107,8 @@ class BranchMonitor(Callback):
             if count > 0
         }
         if not means:
-            no_maps = f"{type(pl_module).__name__} gave no maps of branches. InCTRLv2 does, once they are trained."
-            no_masks = "no validation image has a known mask. Add a target with masks."
-            self._warn_once(trainer, no_masks if self._has_maps else no_maps)
             return
+        self._measured = True
         values = {f"branch/{name}": value for name, value in means.items()}
         pl_module.log_dict(values)
         if trainer.state.fn == TrainerFn.FITTING and not trainer.loggers:
@@ -125,23 +117,20 @@ class BranchMonitor(Callback):
         self._warn_of_collapse(trainer, means)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn if there was no validation."""
+        """Warn if there was nothing to monitor."""
         del pl_module
-        if not self._validated:
-            self._warn_once(trainer, "training went without validation. Give the datamodule targets with masks.")
-
-    def _warn_once(self, trainer: Trainer, reason: str) -> None:
-        if not self._warned and trainer.is_global_zero:
-            logger.warning("BranchMonitor has nothing to monitor: %s", reason)
-        self._warned = True
+        if not self._measured and trainer.is_global_zero:
+            logger.warning(
+                "BranchMonitor had nothing to monitor. Train InCTRLv2, and give the datamodule targets with masks."
+            )
 
     def _warn_of_collapse(self, trainer: Trainer, means: dict[str, float]) -> None:
         epoch = trainer.current_epoch
         normal, abnormal = means.get("oasl_normal"), means.get("oasl_abnormal")
         if normal is None or abnormal is None or self._warned_in_epoch == epoch or not trainer.is_global_zero:
             return
-        schedules: list[Any] = [entry for entry in trainer.callbacks if isinstance(entry, LossSchedule)]  # type: ignore[attr-defined]
-        if any(schedule.is_frozen("oasl_branch", epoch) for schedule in schedules):
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(one, LossSchedule) and one.is_frozen("oasl_branch", epoch) for one in callbacks):
             return
         # Negated, so that a NaN counts as collapsed.
         if not (abnormal >= self.minimum and abnormal > normal):

@@ -18,18 +18,7 @@ if TYPE_CHECKING:
 
 
 def few_shot_module(pl_module: LightningModule, callback: Callback) -> FewShotModule:
-    """Check that a callback was given a model it can work with.
-
-    Args:
-        pl_module: The model being trained.
-        callback: The callback, for the message.
-
-    Returns:
-        The model.
-
-    Raises:
-        ValueError: If it is not a model of this package.
-    """
+    """The model that a callback was given; refuses those of other packages with a :class:`ValueError`."""
     if not isinstance(pl_module, FewShotModule):
         msg = (
             f"{type(callback).__name__} works with InCTRL and InCTRLv2, not with {type(pl_module).__name__}: remove "
@@ -40,14 +29,9 @@ def few_shot_module(pl_module: LightningModule, callback: Callback) -> FewShotMo
 
 
 def write_table(trainer: Trainer, rows: Sequence[dict[str, float]], name: str) -> None:
-    """Write rows to a file in the run's folder, from the first process; nothing in a run that writes no files.
+    """Write rows, values by column, to a file in the run's folder, from the first process; nothing in a dry run.
 
     anomalib's engine has no logger unless it is given one, hence a file.
-
-    Args:
-        trainer: The run.
-        rows: Values by column; a value that a row lacks stays empty. Nothing is written if there are none.
-        name: Name of the file.
     """
     if rows and trainer.is_global_zero and not (trainer.fast_dev_run or trainer.barebones):  # type: ignore[attr-defined]
         text = pd.DataFrame(rows).to_csv(index=False, float_format="%.9g", lineterminator="\n")

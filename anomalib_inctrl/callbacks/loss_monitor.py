@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch import Callback
@@ -70,8 +70,7 @@ class LossMonitor(Callback):
         if step % self.every_n_steps or step == self._last_step or not module.loss_terms:
             return
         self._last_step = step
-        losses = torch.stack([term.detach().float() for term in module.loss_terms.values()])
-        losses = _averaged(trainer, losses)
+        losses = _averaged(trainer, torch.stack([term.detach().float() for term in module.loss_terms.values()]))
         values = dict(zip((f"loss/{name}" for name in module.loss_terms), losses.tolist(), strict=True))
         if self.progress_bar:
             pl_module.log_dict(values, prog_bar=True, logger=False)
@@ -92,9 +91,7 @@ class LossMonitor(Callback):
 
 def _averaged(trainer: Trainer, values: Tensor) -> Tensor:
     """Mean over the processes, which all have the same terms."""
-    reduced: Any = trainer.strategy.reduce(values, reduce_op="mean")
-    mean: Tensor = reduced
-    return mean
+    return trainer.strategy.reduce(values, reduce_op="mean")
 
 
 def _gradient_norms(trainer: Trainer, term: Tensor, groups: dict[str, list[Parameter]]) -> dict[str, float]:

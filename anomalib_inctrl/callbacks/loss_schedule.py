@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from lightning.pytorch import Callback
 
 from anomalib_inctrl.callbacks.common import few_shot_module
@@ -57,7 +57,7 @@ class LossSchedule(Callback):
         self.weights = weights or {}
         self.frozen_until = frozen_until or {}
         self.interpolate = interpolate
-        self._own_weights: dict[str, float] | None = None
+        self._own_weights: dict[str, float] = {}
         for name, points in self.weights.items():
             if not points or min(points) < 0 or not all(weight >= 0 for weight in points.values()):
                 msg = f"weights: {name}: {points}: expected {{epoch: weight, ...}}, neither of them negative."
@@ -68,59 +68,44 @@ class LossSchedule(Callback):
                 raise ValueError(msg)
 
     def weight(self, name: str, epoch: int, own: float) -> float:
-        """Weight of a loss in an epoch.
-
-        Args:
-            name: Name of the loss.
-            epoch: Epoch, counted from 0.
-            own: The model's own weight.
-
-        Returns:
-            The weight.
-        """
+        """Weight of a loss in an epoch, counted from 0, where `own` is the model's."""
         points = sorted(self.weights.get(name, {}).items())
-        index = bisect_right([start for start, _ in points], epoch)
-        if index == 0:
+        if not points or epoch < points[0][0]:
             return own
-        start, value = points[index - 1]
-        if not self.interpolate or index == len(points):
-            return value
-        end, target = points[index]
-        return value + (target - value) * (epoch - start) / (end - start)
+        if self.interpolate:
+            return float(np.interp(epoch, [start for start, _ in points], [value for _, value in points]))
+        return max(point for point in points if point[0] <= epoch)[1]
 
     def is_frozen(self, group: str, epoch: int) -> bool:
-        """Whether a group is frozen in an epoch.
-
-        Args:
-            group: Name of the group.
-            epoch: Epoch, counted from 0.
-
-        Returns:
-            Whether it is.
-        """
+        """Whether a group is frozen in an epoch, counted from 0."""
         return epoch < self.frozen_until.get(group, 0)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the names."""
         del trainer
         module = few_shot_module(pl_module, self)
-        own: dict[str, float] | None = getattr(module, "loss_weights", None)
-        if self.weights and own is None:
+        own: dict[str, float] = getattr(module, "loss_weights", {})
+        if self.weights and not own:
             msg = (
                 f"LossSchedule: {type(module).__name__} has no loss weights to schedule; InCTRLv2 has. Leave out "
                 "weights; frozen_until works."
             )
             raise ValueError(msg)
-        _check_names("weights", self.weights, own or {})
-        _check_names("frozen_until", self.frozen_until, module.trainable_groups())
-        self._own_weights = None if own is None else dict(own)
+        for argument, given, valid in (
+            ("weights", self.weights, own),
+            ("frozen_until", self.frozen_until, module.trainable_groups()),
+        ):
+            if unknown := sorted(given.keys() - valid.keys()):
+                msg = f"LossSchedule: {argument}: unknown {unknown}; this model has {sorted(valid)}."
+                raise ValueError(msg)
+        self._own_weights = dict(own)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Set the weights; at every batch, because a training resumed within an epoch does not start one."""
         del batch, batch_idx
-        if self.weights and self._own_weights is not None:
-            epoch = trainer.current_epoch
-            _set_weights(pl_module, {name: self.weight(name, epoch, own) for name, own in self._own_weights.items()})
+        if self.weights:
+            epoch, own = trainer.current_epoch, self._own_weights
+            pl_module.loss_weights = {name: self.weight(name, epoch, value) for name, value in own.items()}  # type: ignore[assignment]
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Drop the gradients of frozen groups."""
@@ -133,24 +118,11 @@ class LossSchedule(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the model's own weights."""
         del trainer
-        self._restore(pl_module)
+        if self._own_weights:
+            pl_module.loss_weights = self._own_weights  # type: ignore[assignment]
+        self._own_weights = {}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Restore the model's own weights."""
-        del trainer, exception
-        self._restore(pl_module)
-
-    def _restore(self, pl_module: LightningModule) -> None:
-        if self._own_weights is not None:
-            _set_weights(pl_module, self._own_weights)
-            self._own_weights = None
-
-
-def _set_weights(pl_module: Any, weights: dict[str, float]) -> None:  # PyTorch's modules declare tensors only
-    pl_module.loss_weights = weights
-
-
-def _check_names(argument: str, given: dict[str, Any], valid: dict[str, Any]) -> None:
-    if unknown := sorted(given.keys() - valid.keys()):
-        msg = f"LossSchedule: {argument}: unknown {unknown}; this model has {sorted(valid)}."
-        raise ValueError(msg)
+        del exception
+        self.on_fit_end(trainer, pl_module)

@@ -34,7 +34,6 @@ def explanation_figure(
     image: Image.Image,
     *,
     maps: Mapping[str, HeatMap] | None = None,
-    overlay: str | None = None,
     mask: NDArray[Any] | None = None,
     prompts: Sequence[Image.Image] = (),
     k_shot: int | None = None,
@@ -47,7 +46,6 @@ def explanation_figure(
     class_name: str = "",
     file_name: str = "",
     dpi: int = 100,
-    font: str | None = None,
 ) -> Image.Image:
     """Draw the explanation figure of one query.
 
@@ -57,8 +55,7 @@ def explanation_figure(
 
     Args:
         image: The query, of any size and mode.
-        maps: The maps by name, drawn in the order given.
-        overlay: Name of the map laid over the query. Defaults to the last one.
+        maps: The maps by name, drawn in the order given; the last one is laid over the query too.
         mask: Ground truth `(H, W)`, anomalous where non-zero; drawn as a contour on the overlay.
         prompts: The prompt images; the first eight are drawn.
         k_shot: Number of prompts in use. Defaults to the number of images.
@@ -68,179 +65,77 @@ def explanation_figure(
         pred_label: True where the query was labelled anomalous.
         gt_label: True where the query is anomalous.
         components: What the score is computed from, by name, each in [0, 1].
-        class_name: Class name.
+        class_name: Class name; characters that DejaVu Sans lacks appear as question marks.
         file_name: Name of the query's file. Names that are too long are shortened in the middle.
         dpi: Pixels per inch; the figure is about 12 inches wide.
-        font: TrueType font file for names in scripts that matplotlib's DejaVu Sans lacks; characters that the font
-            lacks appear as question marks.
 
     Returns:
         The figure, in mode `RGB`; equal arguments give equal pixels.
 
     Raises:
-        ValueError: If a map or the mask is not two-dimensional, a range is empty, `overlay` names no map, `dpi` is
-            below 20, or the font cannot be read.
+        ValueError: If a map or the mask is not two-dimensional, a range is empty, or `dpi` is below 20.
     """
     maps, components = dict(maps or {}), dict(components or {})
-    _check(maps, overlay, mask, dpi)
-    rows, sides, ratio = _arrange(image.convert("RGB"), maps, overlay, mask is not None, dpi)
-    width = len(rows[0]) * (sides[0] + _GAP) - _GAP
-    k_shot = len(prompts) if k_shot is None else k_shot
+    _check(maps, mask, dpi)
+    ratio = min(max(image.height / image.width, 0.25), 1.6)
+    tile = _TILE / max(ratio, 1)
+    query = ImageOps.contain(image.convert("RGB"), (round(tile * dpi), max(1, round(tile * ratio * dpi))))
+    tiles: list[_Tile] = [("query", query, None)]
+    if maps:
+        last = list(maps)[-1]
+        tiles.append((f"{last} on query", heat_overlay(query, maps[last]), None))
+    elif mask is not None:
+        tiles.append(("ground truth", query, None))
+    drawn_maps: list[_Tile] = [(name, colours(heat_map, query.size), heat_map) for name, heat_map in maps.items()]
+    # A single map would leave its row half empty.
+    rows = [tiles, drawn_maps] if len(maps) > 1 else [tiles + drawn_maps]
+    width = len(rows[0]) * (tile + _GAP)
+    sides = [width / len(row) - _GAP for row in rows]
+
     values = {
-        "normalised score": None if pred_score is None else _number(pred_score),
-        "threshold" if pred_score is None else "its threshold": None if threshold is None else _number(threshold),
+        "normalised score": None if pred_score is None else f"{pred_score:.3f}",
+        "threshold" if pred_score is None else "its threshold": None if threshold is None else f"{threshold:.3f}",
         "ground truth": None if gt_label is None else _label(gt_label),
     }
     notes = [f"{name}: {value}" for name, value in values.items() if value is not None]
     panel = _SCORE + len(notes) * _LINE + len(components) * _BAR + 2 * (_GAP + _CAPTION) + (1.7 if prompts else 0)
     height = _HEADER + max(panel, sum(_CAPTION + side * ratio + _BELOW for side in sides))
-    page = _Page(width + _PANEL + 3 * _GAP, height, dpi, font)
-
+    page = _Page(width + _PANEL + 2 * _GAP, height, dpi)
     half = (page.width - 3 * _GAP) / 2
     page.write(class_name, _GAP, 0.18, half, 17, weight="bold")
     page.write(file_name, page.width - _GAP, 0.24, half, 10, color=_MUTED, ha="right")
-    y = _HEADER
+    y = _HEADER + _CAPTION
     for row, side in zip(rows, sides, strict=True):
+        below = y + side * ratio + 0.06
         for position, (name, drawn, heat_map) in enumerate(row):
-            x, top, below = _GAP + position * (side + _GAP), y + _CAPTION, y + _CAPTION + side * ratio + 0.06
-            page.write(name, x, y, side, 10, weight="bold")
-            page.show(drawn, x, top, side, side * ratio)
+            x = _GAP + position * (side + _GAP)
+            contour = mask if heat_map is None and name != "query" else None
+            page.write(name, x, y - _CAPTION, side, 10, weight="bold")
+            page.show(drawn, x, y, side, side * ratio, contour)
             if heat_map is not None:
                 page.show_colour_bar(heat_map, x, below, side)
-            elif mask is not None and name != "query":
-                page.show_contour(mask, drawn, x, top, side, side * ratio)
-                found = "white line" if np.any(mask) else "no pixel marked" if gt_label else "no defect"
+            elif contour is not None:
+                found = "white line" if contour.any() else "no pixel marked" if gt_label else "no defect"
                 page.write(f"ground truth: {found}", x, below, side, 9, color=_MUTED)
         y += _CAPTION + side * ratio + _BELOW
 
-    x, y = width + 2 * _GAP, _HEADER
+    x, y = width + _GAP, _HEADER
     page.show_score(score, pred_label, x, y)
     y += _SCORE
     for note in notes:
         page.write(note, x, y, _PANEL, 10, color=_MUTED)
         y += _LINE
     y += _GAP / 2
-    if components:
-        page.show_bars(components, x, y)
-        y += _CAPTION + len(components) * _BAR + _GAP
-    shown = prompts[:MAX_PROMPTS]
-    caption = f"prompts (K={k_shot})" + (f", {len(shown)} shown" if len(shown) < k_shot else "")
-    page.write(caption if k_shot else "zero-shot: no prompts", x, y, _PANEL, 10, weight="bold")
-    if shown:
-        page.show_grid(shown, x, y + _CAPTION)
-    return page.to_image()
+    page.show_bars(components, x, y)
+    y += len(components) * _BAR + (_CAPTION + _GAP if components else 0)
+    page.show_prompts(prompts, len(prompts) if k_shot is None else k_shot, x, y)
+    page.canvas.draw()
+    return Image.fromarray(np.asarray(page.canvas.buffer_rgba())).convert("RGB")
 
 
-class _Page:
-    """A figure with one axes that covers it, in inches from the top left."""
-
-    def __init__(self, width: float, height: float, dpi: int, font: str | None) -> None:
-        self.width, self.height, self.dpi = width, height, dpi
-        figure = Figure((width, height), dpi, facecolor="white")
-        self.canvas: Any = FigureCanvasAgg(figure)  # its methods have no types
-        self.axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
-        self.axes.set_axis_off()
-        self.font = FontProperties(family="DejaVu Sans", fname=font)
-        try:
-            self.known = get_font(findfont(self.font)).get_charmap()
-        except (OSError, RuntimeError) as error:
-            msg = f"font='{font}' cannot be read; give the path of a .ttf or .otf file."
-            raise ValueError(msg) from error
-
-    def write(self, text: str, x: float, y: float, width: float, size: float, **style: Any) -> None:
-        """Write one line, shortened in the middle to `width`."""
-        text = "".join(c if ord(c) in self.known else "?" for c in " ".join(text.split()))
-        font = self.font.copy()
-        font.set_size(size)
-        font.set_weight(style.pop("weight", "normal"))
-        defaults: dict[str, Any] = {"va": "top", "color": _INK, "parse_math": False, "usetex": False}
-        line = self.axes.text(x, y, "", fontproperties=font, **(defaults | style))
-        for length in range(min(len(text), 100), 0, -1):
-            cut = f"{text[: (length + 1) // 2]}…{text[len(text) - length // 2 :]}"
-            line.set_text(text if length == len(text) else cut)
-            if line.get_window_extent().width <= width * self.dpi:
-                break
-
-    def show(self, image: Image.Image, x: float, y: float, width: float, height: float) -> None:
-        """Show an image in the middle of a box, as large as it fits."""
-        left, top, scale = _fit(image, x, y, width, height)
-        extent = (left, left + image.width * scale, top + image.height * scale, top)
-        self.axes.imshow(image, extent=extent, interpolation="bilinear")
-
-    def show_contour(
-        self, mask: NDArray[Any], image: Image.Image, x: float, y: float, width: float, height: float
-    ) -> None:
-        """Draw a white line with a black rim around the non-zero part of the mask of an image."""
-        # Box averages keep defects that are smaller than a pixel of the image.
-        area = Image.fromarray((mask != 0).astype(np.float32)).resize(image.size, Image.Resampling.BOX)
-        marked = np.pad(np.asarray(area) > 0, 1).astype(float)  # closes the line along the border
-        left, top, scale = _fit(image, x, y, width, height)
-        columns, rows = (
-            start + (np.arange(length + 2) - 0.5) * scale for start, length in zip((left, top), image.size, strict=True)
-        )
-        for colour, line_width in (("black", 3.5), ("white", 1.6)) if marked.any() else ():
-            self.axes.contour(columns, rows, marked, [0.5], colors=colour, linewidths=line_width)
-
-    def show_grid(self, images: Sequence[Image.Image], x: float, y: float) -> None:
-        """Show images in squares as large as the space below `y` allows."""
-        height, gap, count = self.height - y - _GAP, 0.08, len(images)
-        side, columns = max(
-            (min((_PANEL + gap) / columns, (height + gap) / -(-count // columns)) - gap, columns)
-            for columns in range(math.ceil(count**0.5), count + 1)
-        )
-        for position, image in enumerate(images):
-            row, column = divmod(position, columns)
-            small = ImageOps.contain(image.convert("RGB"), (max(1, round(side * self.dpi)),) * 2)
-            self.show(small, x + column * (side + gap), y + row * (side + gap), side, side)
-
-    def show_colour_bar(self, heat_map: HeatMap, x: float, y: float, width: float) -> None:
-        low, high, threshold = heat_map.low, heat_map.high, heat_map.threshold
-        ramp = colours(HeatMap(np.linspace(low, high, 256)[None], low, high), (256, 1))
-        self.axes.imshow(ramp, extent=(x, x + width, y + 0.11, y), aspect="auto")
-        finite = heat_map.values[np.isfinite(heat_map.values)]
-        note = "no finite value"
-        if finite.size:
-            largest = float(finite.max())
-            note = f"max {largest:.3g}"
-        self.write(f"{low:.3g}", x, y + 0.15, width / 4, 9, color=_MUTED)
-        self.write(f"{high:.3g}", x + width, y + 0.15, width / 4, 9, color=_MUTED, ha="right")
-        self.write(note, x + width / 2, y + 0.15, width / 2, 9, ha="center")
-        marks = ["empty"] if finite.size and largest - low < 0.01 * (high - low) else []
-        marks += ["grey: not finite"] if finite.size < heat_map.values.size else []
-        if threshold is not None and low <= threshold <= high:
-            self.axes.vlines(x + (threshold - low) / (high - low) * width, y - 0.02, y + 0.13, _INK, linewidths=2)
-            marks.append(f"threshold {threshold:.3g}")
-        self.write(", ".join(marks), x + width / 2, y + 0.32, width, 9, color=_MUTED, ha="center")
-
-    def show_score(self, score: float | None, label: bool | None, x: float, y: float) -> None:
-        colour = _INK if label is None else _RED if label else _GREEN
-        self.write("score", x, y, _PANEL, 10, weight="bold")
-        self.write(_number(score), x, y + _CAPTION, _PANEL, 38, weight="bold", color=colour)
-        if label is not None:
-            box = {"boxstyle": "round,pad=0.4", "facecolor": colour, "edgecolor": "none"}
-            style: dict[str, Any] = {"ha": "right", "va": "center", "weight": "bold", "color": "white", "bbox": box}
-            self.write(_label(label), x + _PANEL - 0.1, y + 0.57, 1.2, 11, **style)
-
-    def show_bars(self, components: Mapping[str, float], x: float, y: float) -> None:
-        self.write("components of the score", x, y, _PANEL, 10, weight="bold")
-        for name, value in components.items():
-            self.write(name, x, y + _CAPTION + 0.04, 0.75 * _PANEL, 10)
-            self.write(_number(value), x + _PANEL, y + _CAPTION + 0.04, 0.25 * _PANEL, 10, ha="right")
-            for length, colour in ((1.0, _GROUND), (float(np.clip(np.nan_to_num(value), 0, 1)), _BLUE)):
-                self.axes.barh(y + _CAPTION + 0.28, length * _PANEL, 0.12, left=x, color=colour)
-            y += _BAR
-
-    def to_image(self) -> Image.Image:
-        self.canvas.draw()
-        return Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert("RGB")
-
-
-def _check(maps: Mapping[str, HeatMap], overlay: str | None, mask: NDArray[Any] | None, dpi: int) -> None:
+def _check(maps: Mapping[str, HeatMap], mask: NDArray[Any] | None, dpi: int) -> None:
     for name, heat_map in maps.items():
         check_heat_map(heat_map, name)
-    if overlay is not None and overlay not in maps:
-        msg = f"overlay='{overlay}' is none of the maps {sorted(maps)}."
-        raise ValueError(msg)
     if mask is not None and (mask.ndim != 2 or not mask.size):
         msg = f"The mask has shape {mask.shape}; expected (H, W)."
         raise ValueError(msg)
@@ -249,38 +144,95 @@ def _check(maps: Mapping[str, HeatMap], overlay: str | None, mask: NDArray[Any] 
         raise ValueError(msg)
 
 
-def _arrange(
-    image: Image.Image, maps: Mapping[str, HeatMap], overlay: str | None, with_mask: bool, dpi: int
-) -> tuple[list[list[_Tile]], list[float], float]:
-    """Rows of tiles, the width of the tiles of each row, and their height as a part of it."""
-    ratio = min(max(image.height / image.width, 0.25), 1.6)
-    wide = ratio < 0.5
-    tile = 2 * _TILE + _GAP if wide else _TILE / max(ratio, 1)
-    query = ImageOps.contain(image, (round(tile * dpi), max(1, round(tile * ratio * dpi))))
-    tiles: list[_Tile] = [("query", query, None)]
-    if maps:
-        overlay = list(maps)[-1] if overlay is None else overlay
-        tiles.append((f"{overlay} on query", heat_overlay(query, maps[overlay]), None))
-    elif with_mask:
-        tiles.append(("ground truth", query, None))
-    map_tiles: list[_Tile] = [(name, colours(heat_map, query.size), heat_map) for name, heat_map in maps.items()]
-    if wide:
-        rows = [[entry] for entry in tiles] + [map_tiles]
-    else:  # a single map would leave its row half empty
-        rows = [tiles, map_tiles] if len(maps) > 1 else [tiles + map_tiles]
-    rows = [row for row in rows if row]
-    width = len(rows[0]) * (tile + _GAP)
-    return rows, [width / len(row) - _GAP for row in rows], ratio
+class _Page:
+    """A figure with one axes that covers it, in inches from the top left."""
 
+    def __init__(self, width: float, height: float, dpi: int) -> None:
+        self.width, self.height, self.dpi = width, height, dpi
+        figure = Figure((width, height), dpi, facecolor="white")
+        self.canvas: Any = FigureCanvasAgg(figure)  # its methods have no types
+        self.axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+        self.axes.set_axis_off()
+        self.known = get_font(findfont(FontProperties(family="DejaVu Sans"))).get_charmap()
 
-def _fit(image: Image.Image, x: float, y: float, width: float, height: float) -> tuple[float, float, float]:
-    """Left, top and scale of an image in the middle of a box."""
-    scale = min(width / image.width, height / image.height)
-    return x + (width - image.width * scale) / 2, y + (height - image.height * scale) / 2, scale
+    def write(self, text: str, x: float, y: float, width: float, size: float, **style: Any) -> None:
+        """Write one line, shortened in the middle to `width`."""
+        text = "".join(c if ord(c) in self.known else "?" for c in " ".join(text.split()))
+        font = FontProperties(family="DejaVu Sans", size=size, weight=style.pop("weight", "normal"))
+        defaults: dict[str, Any] = {"va": "top", "color": _INK, "parse_math": False, "usetex": False}
+        line = self.axes.text(x, y, "", fontproperties=font, **(defaults | style))
+        for length in range(min(len(text), 100), 0, -1):
+            cut = f"{text[: (length + 1) // 2]}…{text[len(text) - length // 2 :]}"
+            line.set_text(text if length == len(text) else cut)
+            if line.get_window_extent().width <= width * self.dpi:
+                break
 
+    def show(
+        self, image: Image.Image, x: float, y: float, width: float, height: float, mask: NDArray[Any] | None = None
+    ) -> None:
+        """Show an image in the middle of a box, and a white line with a black rim around what a mask marks."""
+        scale = min(width / image.width, height / image.height)
+        left, top = x + (width - image.width * scale) / 2, y + (height - image.height * scale) / 2
+        extent = (left, left + image.width * scale, top + image.height * scale, top)
+        self.axes.imshow(image, extent=extent, interpolation="bilinear")
+        if mask is None or not mask.any():
+            return
+        # Box averages keep defects that are smaller than a pixel of the image.
+        area = Image.fromarray((mask != 0).astype(np.float32)).resize(image.size, Image.Resampling.BOX)
+        marked = np.pad(np.asarray(area) > 0, 1).astype(float)  # closes the line along the border
+        columns, rows = (
+            start + (np.arange(length + 2) - 0.5) * scale for start, length in zip((left, top), image.size, strict=True)
+        )
+        for colour, line_width in (("black", 3.5), ("white", 1.6)):
+            self.axes.contour(columns, rows, marked, [0.5], colors=colour, linewidths=line_width)
 
-def _number(value: float | None) -> str:
-    return f"{value:.3f}" if value is not None and math.isfinite(value) else "n/a"
+    def show_prompts(self, prompts: Sequence[Image.Image], k_shot: int, x: float, y: float) -> None:
+        """Show the prompts in squares, four in a row, as large as the space below `y` allows."""
+        shown = prompts[:MAX_PROMPTS]
+        caption = f"prompts (K={k_shot})" + (f", {len(shown)} shown" if len(shown) < k_shot else "")
+        self.write(caption if k_shot else "zero-shot: no prompts", x, y, _PANEL, 10, weight="bold")
+        gap, columns = 0.08, max(1, min(len(shown), 4))
+        height = (self.height - y - _CAPTION - _GAP + gap) / max(1, math.ceil(len(shown) / columns))
+        side = min((_PANEL + gap) / columns, height) - gap
+        for position, image in enumerate(shown):
+            row, column = divmod(position, columns)
+            small = ImageOps.contain(image.convert("RGB"), (max(1, round(side * self.dpi)),) * 2)
+            self.show(small, x + column * (side + gap), y + _CAPTION + row * (side + gap), side, side)
+
+    def show_colour_bar(self, heat_map: HeatMap, x: float, y: float, width: float) -> None:
+        low, high, threshold = heat_map.low, heat_map.high, heat_map.threshold
+        ramp = colours(HeatMap(np.linspace(low, high, 256)[None], low, high), (256, 1))
+        self.axes.imshow(ramp, extent=(x, x + width, y + 0.11, y), aspect="auto")
+        finite = heat_map.values[np.isfinite(heat_map.values)]
+        note = f"max {float(finite.max()):.3g}" if finite.size else "no finite value"
+        self.write(f"{low:.3g}", x, y + 0.15, width / 4, 9, color=_MUTED)
+        self.write(f"{high:.3g}", x + width, y + 0.15, width / 4, 9, color=_MUTED, ha="right")
+        self.write(note, x + width / 2, y + 0.15, width / 2, 9, ha="center")
+        marks = ["grey: not finite"] if finite.size < heat_map.values.size else []
+        if threshold is not None and low <= threshold <= high:
+            self.axes.vlines(x + (threshold - low) / (high - low) * width, y - 0.02, y + 0.13, _INK, linewidths=2)
+            marks.append(f"threshold {threshold:.3g}")
+        self.write(", ".join(marks), x + width / 2, y + 0.32, width, 9, color=_MUTED, ha="center")
+
+    def show_score(self, score: float | None, label: bool | None, x: float, y: float) -> None:
+        colour = _INK if label is None else _RED if label else _GREEN
+        self.write("score", x, y, _PANEL, 10, weight="bold")
+        text = "n/a" if score is None else f"{score:.3f}"
+        self.write(text, x, y + _CAPTION, _PANEL, 38, weight="bold", color=colour)
+        if label is not None:
+            box = {"boxstyle": "round,pad=0.4", "facecolor": colour, "edgecolor": "none"}
+            style: dict[str, Any] = {"ha": "right", "va": "center", "weight": "bold", "color": "white", "bbox": box}
+            self.write(_label(label), x + _PANEL - 0.1, y + 0.57, 1.2, 11, **style)
+
+    def show_bars(self, components: Mapping[str, float], x: float, y: float) -> None:
+        if components:
+            self.write("components of the score", x, y, _PANEL, 10, weight="bold")
+        for name, value in components.items():
+            self.write(name, x, y + _CAPTION + 0.04, 0.75 * _PANEL, 10)
+            self.write(f"{value:.3f}", x + _PANEL, y + _CAPTION + 0.04, 0.25 * _PANEL, 10, ha="right")
+            for length, colour in ((1.0, _GROUND), (float(np.clip(np.nan_to_num(value), 0, 1)), _BLUE)):
+                self.axes.barh(y + _CAPTION + 0.28, length * _PANEL, 0.12, left=x, color=colour)
+            y += _BAR
 
 
 def _label(label: bool) -> str:

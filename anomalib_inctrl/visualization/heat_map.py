@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 # Residuals of CLIP patch tokens stay far below their bound of 1; used until validation images have shown the range.
 RESIDUAL_RANGE = (0.0, 0.3)
-_NOT_FINITE = (128, 128, 128)
 
 
 class HeatMap(NamedTuple):
@@ -54,15 +53,7 @@ def heat_overlay(image: Image.Image, heat_map: HeatMap) -> Image.Image:
 
 
 def check_heat_map(heat_map: HeatMap, name: str = "anomaly map") -> None:
-    """Refuse a map that cannot be drawn.
-
-    Args:
-        heat_map: The map and its range.
-        name: Its name, for errors.
-
-    Raises:
-        ValueError: If the map is not two-dimensional or its range is empty.
-    """
+    """Refuse a map that is not two-dimensional or has an empty range, with a :class:`ValueError`."""
     if heat_map.values.ndim != 2 or not heat_map.values.size:
         msg = f"Map '{name}' has shape {heat_map.values.shape}; expected (H, W)."
         raise ValueError(msg)
@@ -80,18 +71,10 @@ def _level(heat_map: HeatMap, size: tuple[int, int]) -> Image.Image:
 
 
 def colours(heat_map: HeatMap, size: tuple[int, int]) -> Image.Image:
-    """Draw a map in its colours.
-
-    Args:
-        heat_map: The map and its range; what is not finite is grey.
-        size: Width and height of the drawing.
-
-    Returns:
-        The drawing in RGB, opaque.
-    """
+    """Draw a map in its colours, in RGB, at a width and height; what is not finite is grey."""
     drawing: Image.Image = apply_colormap(_level(heat_map, size))
     lost = ~np.isfinite(heat_map.values)
     if lost.any():
         area = Image.fromarray(lost.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
-        drawing.paste(_NOT_FINITE, mask=area)
+        drawing.paste("grey", mask=area)
     return drawing

@@ -10,7 +10,7 @@ Each may be missing, as with other models.
 from __future__ import annotations
 
 import math
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,40 +26,15 @@ def to_cpu(values: torch.Tensor) -> torch.Tensor:
     return values.float() if values.is_floating_point() else values
 
 
-def tensor_components(components: object) -> dict[str, torch.Tensor]:
-    """The tensors of a dataclass by field name, on the host; empty if it is none."""
-    if not is_dataclass(components):
-        return {}
-    values = {field.name: getattr(components, field.name) for field in fields(components)}
+def tensor_components(components: Any) -> dict[str, torch.Tensor]:
+    """The tensors of a dataclass by field name, on the host; empty for None."""
+    values = {} if components is None else {field.name: getattr(components, field.name) for field in fields(components)}
     return {name: to_cpu(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
 
 
-def score_components(components: object) -> dict[str, torch.Tensor]:
+def score_components(components: Any) -> dict[str, torch.Tensor]:
     """The components with one value per image, `(B,)` each, by field name; without `score`, which is their result."""
     return {name: value for name, value in tensor_components(components).items() if value.ndim == 1 and name != "score"}
-
-
-def map_components(batch: ImageBatch) -> dict[str, torch.Tensor]:
-    """The components whose name ends in `_map`, stored over patches, as maps `(B, h, w)` by field name."""
-    components: Any = getattr(batch, "components", None)
-    maps = {name: value for name, value in tensor_components(components).items() if name.endswith("_map")}
-    return {name: value.reshape(len(value), *components.grid) for name, value in maps.items()}
-
-
-def pred_label(batch: ImageBatch, pl_module: LightningModule | None) -> torch.Tensor | None:
-    """The labels `(B,)`, or None where the post-processor has no threshold: anomalib then cuts raw scores at 0.5."""
-    threshold = getattr(getattr(pl_module, "post_processor", None), "image_threshold", None)
-    undecided = isinstance(threshold, torch.Tensor) and bool(threshold.isnan())
-    return None if undecided else batch.pred_label
-
-
-def class_names(batch: ImageBatch, trainer: Trainer) -> list[str]:
-    """One class name per image: the batch's own, else the datamodule's category, else empty."""
-    names = getattr(batch, "class_name", None)
-    if names is not None:
-        return [str(name) for name in names]
-    category = getattr(getattr(trainer, "datamodule", None), "category", None)
-    return [str(category or "")] * batch.batch_size
 
 
 def post_processor_value(pl_module: LightningModule, name: str) -> float | None:
@@ -68,6 +43,27 @@ def post_processor_value(pl_module: LightningModule, name: str) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def per_image(values: torch.Tensor | None, size: int) -> list[Any]:
-    """One Python number per image, None each where there are no values."""
-    return [None] * size if values is None else to_cpu(values).reshape(size).tolist()
+def image_rows(batch: ImageBatch, trainer: Trainer, pl_module: LightningModule | None) -> list[dict[str, Any]]:
+    """Path, class name, raw and final score, labels and score components of every image; None where not known."""
+    size = batch.batch_size
+    names = getattr(batch, "class_name", None)
+    if names is None:
+        names = [getattr(getattr(trainer, "datamodule", None), "category", None) or ""] * size
+    threshold = getattr(getattr(pl_module, "post_processor", None), "image_threshold", None)
+    # Without a threshold anomalib cuts raw scores at 0.5.
+    undecided = isinstance(threshold, torch.Tensor) and bool(threshold.isnan())
+    values = {
+        "score": getattr(batch, "raw_score", None),
+        "pred_score": batch.pred_score,
+        "pred_label": None if undecided else batch.pred_label,
+        "gt_label": batch.gt_label,
+        "p_value": getattr(batch, "p_value", None),
+        **score_components(getattr(batch, "components", None)),
+    }
+    columns: dict[str, list[Any]] = {
+        "image_path": [str(path) for path in batch.image_path or [""] * size],
+        "class_name": [str(name) for name in names],
+    }
+    for name, column in values.items():
+        columns[name] = [None] * size if column is None else to_cpu(column).reshape(size).tolist()
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

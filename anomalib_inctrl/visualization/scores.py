@@ -12,7 +12,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback
 
 from anomalib_inctrl.io.files import write_text_atomic
-from anomalib_inctrl.visualization.outputs import class_names, per_image, pred_label, score_components
+from anomalib_inctrl.visualization.outputs import image_rows
 
 if TYPE_CHECKING:
     from anomalib.data import ImageBatch
@@ -53,21 +53,7 @@ class ScoreTable(Callback):
     ) -> None:
         """Add a batch's rows."""
         del outputs, batch_idx, dataloader_idx
-        size = batch.batch_size
-        values = {
-            "score": getattr(batch, "raw_score", None),
-            "pred_score": batch.pred_score,
-            "pred_label": pred_label(batch, pl_module),
-            "gt_label": batch.gt_label,
-            "p_value": getattr(batch, "p_value", None),
-            **score_components(getattr(batch, "components", None)),
-        }
-        columns: dict[str, list[Any]] = {
-            "image_path": [str(path) for path in batch.image_path or [""] * size],
-            "class_name": class_names(batch, trainer),
-        }
-        columns |= {name: per_image(column, size) for name, column in values.items()}
-        self._rows += [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        self._rows += image_rows(batch, trainer, pl_module)
 
     on_predict_batch_end = on_test_batch_end
 
@@ -79,17 +65,15 @@ class ScoreTable(Callback):
             gathered: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(gathered, rows)
             rows = [row for part in gathered for row in part]
-        if trainer.is_global_zero and rows:
-            _write(rows, Path(trainer.default_root_dir) / "scores.csv")
+        if not trainer.is_global_zero or not rows:
+            return
+        table = pd.DataFrame(rows).dropna(axis="columns", how="all")
+        # A distributed sampler repeats images to give every process the same number.
+        repeated = table.duplicated(["image_path", "class_name"]) & (table.image_path != "")
+        table = table[~repeated].sort_values(["image_path", "class_name"], kind="stable")
+        labels = [name for name in ("pred_label", "gt_label") if name in table]
+        table[labels] = table[labels].astype(float).astype("Int64")
+        text = table.to_csv(index=False, float_format="%.9g", lineterminator="\n")
+        write_text_atomic(Path(trainer.default_root_dir) / "scores.csv", text)
 
     on_predict_epoch_end = on_test_epoch_end
-
-
-def _write(rows: list[dict[str, Any]], path: Path) -> None:
-    table = pd.DataFrame(rows).dropna(axis="columns", how="all")
-    # A distributed sampler repeats images to give every process the same number.
-    repeated = table.duplicated(["image_path", "class_name"]) & (table.image_path != "")
-    table = table[~repeated].sort_values(["image_path", "class_name"], kind="stable")
-    labels = [name for name in ("pred_label", "gt_label") if name in table]
-    table[labels] = table[labels].astype(float).astype("Int64")
-    write_text_atomic(path, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import ImageVisualizer
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms.v2.functional import to_pil_image
 
 from anomalib_inctrl.backbones.openclip import CLIP_MEAN, CLIP_STD
@@ -23,12 +24,10 @@ from anomalib_inctrl.io.video import is_frame
 from anomalib_inctrl.visualization.explanation import MAX_PROMPTS, explanation_figure
 from anomalib_inctrl.visualization.heat_map import RESIDUAL_RANGE, HeatMap
 from anomalib_inctrl.visualization.outputs import (
-    class_names,
-    map_components,
-    per_image,
+    image_rows,
     post_processor_value,
-    pred_label,
     score_components,
+    tensor_components,
     to_cpu,
 )
 
@@ -60,7 +59,6 @@ class ExplanationVisualizer(ImageVisualizer):
         explanations: Whether to write figures.
         dpi: Pixels per inch of the figures.
         map_ranges: Lowest and highest value by name of the map, such as `{"residual map": [0.0, 0.2]}`.
-        font: TrueType font file for class names in scripts that DejaVu Sans lacks.
         options: Arguments of anomalib's `ImageVisualizer`, by name; `output_dir` is the folder of its images.
     """
 
@@ -69,23 +67,20 @@ class ExplanationVisualizer(ImageVisualizer):
         explanations: bool = True,
         dpi: int = 100,
         map_ranges: dict[str, tuple[float, float]] | None = None,
-        font: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.explanations = explanations
         self.dpi = dpi
         self.map_ranges = map_ranges or {}
-        self.font = font
         self._root: Path | None = None
-        self._thumbnails: dict[tuple[str, ...], list[Image.Image]] = {}
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out whether the names of this run's images need folders."""
         del pl_module
         dataloaders = trainer.predict_dataloaders if trainer.predicting else trainer.test_dataloaders
         self._root = _folder_to_keep(dataloaders, trainer)
-        self._thumbnails.clear()
+        _thumbnail.cache_clear()
 
     on_predict_start = on_test_start
 
@@ -125,50 +120,33 @@ class ExplanationVisualizer(ImageVisualizer):
             write_image_atomic(name if name.suffix.lower() == ".png" else name.with_name(f"{name.name}.png"), figure)
 
     def figures(self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch) -> Iterator[Image.Image]:
-        """Draw the explanation figure of every image of a batch.
-
-        Args:
-            trainer: The trainer, asked for the datamodule's category only.
-            pl_module: The model; its `prompt_files`, pre-processor and post-processor are read where it has them.
-            batch: A batch that has been through a test or predict step, normalised images `(B, 3, H, W)`.
-
-        Yields:
-            One figure per image, in the batch's order.
-        """
-        size, names = batch.batch_size, class_names(batch, trainer)
-        maps = self._maps(batch, pl_module)
+        """Draw the explanation figure of every image of a batch that has been through a test or predict step."""
+        maps, rows = self._maps(batch, pl_module), image_rows(batch, trainer, pl_module)
         masks = None if batch.gt_mask is None else to_cpu(batch.gt_mask).numpy()
         # Batches that mix sources name the images with a mask; elsewhere its zeros mean nothing.
-        mask_known = getattr(batch, "mask_valid", None)
+        known = getattr(batch, "mask_valid", None)
         components = score_components(getattr(batch, "components", None))
-        columns = {
-            "score": per_image(getattr(batch, "raw_score", None), size),
-            "pred_score": per_image(batch.pred_score if _is_normalised(pl_module, "image") else None, size),
-            "pred_label": per_image(pred_label(batch, pl_module), size),
-            "gt_label": per_image(batch.gt_label, size),
-        }
+        normalised = _is_normalised(pl_module, "image")
         prompt_files: dict[str, list[str]] = getattr(pl_module, "prompt_files", None) or {}
         threshold = post_processor_value(pl_module, "normalized_image_threshold")
-        for index, image in enumerate(_query_images(torch.as_tensor(batch.image), pl_module)):
-            files = tuple(str(file) for file in prompt_files.get(names[index], ()))
-            if files not in self._thumbnails:
-                self._thumbnails[files] = [_thumbnail(file) for file in files[:MAX_PROMPTS]]
-            path = Path(batch.image_path[index]) if batch.image_path is not None else Path()
+        for index, (row, image) in enumerate(zip(rows, _query_images(batch.image, pl_module), strict=True)):
+            files = prompt_files.get(row["class_name"], [])
             yield explanation_figure(
                 image,
                 maps={name: heat_map._replace(values=heat_map.values[index]) for name, heat_map in maps.items()},
-                overlay="anomaly map" if "anomaly map" in maps else None,
-                mask=None if masks is None or not (mask_known is None or mask_known[index]) else masks[index],
-                prompts=self._thumbnails[files],
+                mask=masks[index] if masks is not None and (known is None or known[index]) else None,
+                prompts=[_thumbnail(file) for file in files[:MAX_PROMPTS]],
                 # Prompts given as tensors have no files.
                 k_shot=len(files) or int(getattr(pl_module, "hparams", {}).get("k_shot") or 0),
-                threshold=None if columns["pred_label"][index] is None else threshold,
-                components={name.replace("_", " "): float(values[index]) for name, values in components.items()},
-                class_name=names[index],
-                file_name=str(Path(*path.parts[-3:])),
+                score=row["score"],
+                pred_score=row["pred_score"] if normalised else None,
+                pred_label=row["pred_label"],
+                gt_label=row["gt_label"],
+                threshold=None if row["pred_label"] is None else threshold,
+                components={name.replace("_", " "): row[name] for name in components},
+                class_name=row["class_name"],
+                file_name=str(Path(*Path(row["image_path"]).parts[-3:])),
                 dpi=self.dpi,
-                font=self.font,
-                **{name: values[index] for name, values in columns.items()},
             )
 
     def _maps(self, batch: ImageBatch, pl_module: LightningModule) -> dict[str, HeatMap]:
@@ -176,33 +154,34 @@ class ExplanationVisualizer(ImageVisualizer):
         highest = post_processor_value(pl_module, "pixel_max")
         raw_range = RESIDUAL_RANGE if highest is None or highest <= 0 else (0.0, highest)
         maps = {}
-        for field, values in map_components(batch).items():
-            name = MAP_NAMES.get(field, field.replace("_", " "))
-            maps[name] = HeatMap(values.numpy(), *(raw_range if field == "patch_map" else (0.0, 1.0)))
+        components: Any = getattr(batch, "components", None)
+        for field, values in tensor_components(components).items():
+            if field.endswith("_map"):
+                name = MAP_NAMES.get(field, field.replace("_", " "))
+                grids = values.reshape(len(values), *components.grid).numpy()
+                maps[name] = HeatMap(grids, *(raw_range if field == "patch_map" else (0.0, 1.0)))
         if batch.anomaly_map is not None:
             maps.pop("anomaly map", None)  # of the components, that is before post-processing
             scale: tuple[Any, ...] = raw_range
             if _is_normalised(pl_module, "pixel"):
                 scale = (0.0, 1.0, post_processor_value(pl_module, "normalized_pixel_threshold"))
             maps["anomaly map"] = HeatMap(to_cpu(batch.anomaly_map).numpy(), *scale)
-        for name in maps.keys() & self.map_ranges.keys():
-            low, high = self.map_ranges[name]
-            maps[name] = maps[name]._replace(low=low, high=high)
+        for name, (low, high) in self.map_ranges.items():
+            if name in maps:
+                maps[name] = maps[name]._replace(low=low, high=high)
         return maps
 
 
+@lru_cache(maxsize=64)
 def _thumbnail(file: str) -> Image.Image:
     """A small image of a prompt; grey where the file cannot be read."""
-    side = 320
     try:
-        image: Image.Image = to_pil_image(read_image(file))
+        return ImageOps.contain(to_pil_image(read_image(file)), (320, 320))
     except ImageFileError:
-        return Image.new("RGB", (side, side), "grey")
-    image.thumbnail((side, side))
-    return image
+        return Image.new("RGB", (320, 320), "grey")
 
 
-def _image_name(path: str, folder: Path, trainer: Trainer) -> Path:
+def _image_name(path: str | Path, folder: Path, trainer: Trainer) -> Path:
     """Where anomalib's visualizer would put an image, were `folder` its output folder."""
     datamodule = getattr(trainer, "datamodule", None)
     name, category = getattr(datamodule, "name", None), getattr(datamodule, "category", None)
@@ -217,7 +196,7 @@ def _folder_to_keep(dataloaders: Any, trainer: Trainer) -> Path | None:
     common = Path(os.path.commonpath([path.parent for path in paths]))
     # The parent is for an image that lies in the common folder, next to a folder of the same name.
     for root in (None, common, common.parent):
-        names = {_image_name(str(path), _folders_between(root, path), trainer) for path in paths}
+        names = {_image_name(path, _folders_between(root, path), trainer) for path in paths}
         if len(names) == len(paths):
             break
     return root
@@ -233,19 +212,17 @@ def _image_paths(source: Any) -> Iterator[str]:
     if isinstance(source, (list, tuple)):
         for part in source:
             yield from _image_paths(part)
-    elif hasattr(source, "samples") and hasattr(source.samples, "image_path"):
+    elif hasattr(getattr(source, "samples", None), "image_path"):
         yield from source.samples.image_path
     elif hasattr(source, "image_filenames"):
         yield from map(str, source.image_filenames)
-    else:
-        for name in ("dataset", "datasets"):
-            if hasattr(source, name):
-                yield from _image_paths(getattr(source, name))
+    elif source is not None:
+        yield from _image_paths(getattr(source, "dataset", getattr(source, "datasets", None)))
 
 
-def _query_images(images: torch.Tensor, pl_module: LightningModule) -> Iterable[Image.Image]:
+def _query_images(images: Any, pl_module: LightningModule) -> Iterable[Image.Image]:
     """Undo the normalisation of images `(B, 3, H, W)`; without a pre-processor there is none."""
-    images = to_cpu(images)
+    images = to_cpu(torch.as_tensor(images))
     pre_processor = getattr(pl_module, "pre_processor", None)
     if pre_processor is not None:
         mean, std = getattr(pre_processor, "mean", CLIP_MEAN), getattr(pre_processor, "std", CLIP_STD)

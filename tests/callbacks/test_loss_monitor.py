@@ -62,16 +62,6 @@ def test_terms_sum_to_the_loss_and_their_gradients_bound_the_used_one(fit):
             assert alone.max() > 0
 
 
-def test_terms_include_their_weights(fit):
-    _, trainer = fit(LossMonitor(every_n_steps=1), epochs=1, options={"one_class_weight": 0.0, "pixel_weight": 3.0})
-    _, reference = fit(LossMonitor(every_n_steps=1), epochs=1)
-    found, expected = table(trainer).iloc[0], table(reference).iloc[0]
-    assert (found.filter(like="one_class") == 0).all()
-    assert found.filter(like="pixel").to_list() == pytest.approx(
-        (3 * expected.filter(like="pixel")).to_list(), rel=1e-4
-    )
-
-
 def test_a_logger_replaces_the_file(fit, tmp_path):
     logger = CSVLogger(tmp_path, name="log")
     probe = Probe(at_batch=lambda model: dict(model.loss_terms))
@@ -94,12 +84,6 @@ def test_inctrl_in_half_precision_with_accumulated_batches(fit, generalist):
     assert set(found) == {"epoch", "step"} | losses | {f"grad_norm/{pair}" for pair in reach}
     assert found.step.to_list() == [0, 2]
     assert found.notna().all(axis=None)
-
-
-def test_nothing_is_written_where_nothing_is_trained(fit, target, tmp_path):
-    fit(LossMonitor(), datamodule=target())
-    fit(LossMonitor(), fast_dev_run=True)
-    assert not list(tmp_path.rglob("losses.csv"))
 
 
 def test_wrong_arguments_and_models_are_refused(make_engine, target):

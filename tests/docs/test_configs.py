@@ -19,19 +19,13 @@ def configs(pattern):
     return [pytest.param(path, id=path.stem) for path in sorted(CONFIGS.glob(pattern))]
 
 
-@pytest.mark.parametrize("path", configs("data/*.yaml"))
-def test_data_config_is_accepted_by_the_command_line(path):
+@pytest.mark.parametrize("path", configs("data/*.yaml") + configs("train/*.yaml"))
+def test_config_is_accepted_by_the_command_line(path):
+    whole = path.parent.name == "train"
+    arguments = ["train", "--config", str(path)] if whole else ["test", "--model", "InCTRL", "--data", str(path)]
     with pytest.raises(SystemExit) as end:
-        AnomalibCLI(args=["test", "--model", "InCTRL", "--data", str(path), "--print_config"])
+        AnomalibCLI(args=[*arguments, "--print_config"])
     assert end.value.code == 0
-
-
-@pytest.mark.parametrize("path", configs("ablations/*.yaml"))
-def test_ablation_config_is_accepted_by_its_script(path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from ablate import read_config
-
-    assert read_config(path).rows
 
 
 @pytest.mark.parametrize("path", configs("benchmarks/demo_*.yaml"))

@@ -39,15 +39,3 @@ def test_python_examples_and_their_tests_run():
     # Each kind of extension has an example.
     assert {"TypicalSelector", "backbone", "Brackets", "data", "BrierLoss", "PatchModel"} <= space.keys()
     assert len(tests) == 2
-
-
-def test_ablation_example_is_read_by_its_script(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from ablate import read_config
-
-    (example,) = (block for block in blocks(PAGE, "yaml") if "rows:" in block.text)
-    path = tmp_path / "my_ablation.yaml"
-    path.write_text(example.text)
-    ablation = read_config(path, ["setup.steps=100"])
-    assert [row.name for row in ablation.rows] == ["InCTRLv2", "softer branches"]
-    assert ablation.options(ablation.rows[1])["temperature_patch"] == 0.5

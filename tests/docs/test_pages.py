@@ -138,8 +138,3 @@ def test_links_outside_the_site_lead_to_files(path):
     # Sphinx checks the links of the site's pages.
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", prose(path)):
         assert target.startswith(("http:", "https:")) or (path.parent / target).exists(), target
-
-
-def test_every_page_is_listed_on_the_start_page():
-    listed = "".join(block.text for block in blocks(ROOT / "docs/index.md", "{toctree}")).split()
-    assert {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"} <= set(listed)

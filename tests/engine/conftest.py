@@ -1,7 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from anomalib_inctrl.data import DataSource
 COUNTS = {"train_count": 6, "test_normal_count": 3, "test_anomalous_count": 6}
 AUXILIARY, TARGETS = ["gear", "tile"], ["washer", "brick"]
 BACKBONE = "test-vit-16-64"
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,8 +54,7 @@ def make_model(kind):
 @pytest.fixture
 def make_engine(tmp_path):
     def make(**options):
-        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
-        return Engine(**quiet | {"default_root_dir": tmp_path / "results"} | options)
+        return Engine(**QUIET | {"default_root_dir": tmp_path / "results"} | options)
 
     return make
 
@@ -70,7 +69,7 @@ def target(data):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def generalist(data):
     def make(auxiliary=True, targets=True, **options):
         def source(categories):
@@ -86,17 +85,10 @@ def generalist(data):
 
 
 @pytest.fixture(scope="session")
-def trained(kind, data, tmp_path_factory):
+def trained(kind, generalist, tmp_path_factory):
     """Checkpoint of a short training on the auxiliary categories."""
-    datamodule = GeneralistDataModule(
-        auxiliary=[DataSource("InCTRLDemo", root=str(data), categories=AUXILIARY, options=COUNTS)],
-        k_shot=2,
-        train_batch_size=4,
-        steps_per_epoch=3,
-        num_workers=0,
-    )
-    engine = Engine(max_epochs=1, default_root_dir=tmp_path_factory.mktemp("trained"), accelerator="cpu", logger=False)
-    engine.fit(kind(backbone=BACKBONE, pretrained=None, k_shot=2), datamodule=datamodule)
+    engine = Engine(max_epochs=1, default_root_dir=tmp_path_factory.mktemp("trained"), **QUIET)
+    engine.fit(kind(backbone=BACKBONE, pretrained=None, k_shot=2), datamodule=generalist(targets=False))
     return engine.best_model_path
 
 
@@ -106,16 +98,6 @@ class Exports:
     torch: Path
     onnx: Path
     openvino: Path
-    messages: list[str]
-
-
-class _Messages(logging.Handler):
-    def __init__(self):
-        super().__init__(logging.WARNING)
-        self.lines = []
-
-    def emit(self, record):
-        self.lines.append(record.getMessage())
 
 
 @pytest.fixture(scope="session")
@@ -125,8 +107,7 @@ def exports(kind, target, tmp_path_factory):
     The last block is not among those compared, and the graph is small, since tracing takes time by the operation.
     """
     folder = tmp_path_factory.mktemp("exports")
-    options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    engine = Engine(default_root_dir=folder / "results", **options)
+    engine = Engine(default_root_dir=folder / "results", **QUIET)
     model = kind(backbone=BACKBONE, pretrained=None, blocks=[1, 2], k_shot=2, visualizer=False)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.model.parameters():
@@ -134,13 +115,7 @@ def exports(kind, target, tmp_path_factory):
             parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
     model.model.heads_trained = True
     engine.train(model, datamodule=target())
-    messages = _Messages()
-    logging.getLogger().addHandler(messages)
-    try:
-        for export_type in ("torch", "onnx", "openvino"):
-            engine.export(kind(), export_type, export_root=folder, ckpt_path=engine.best_model_path)
-    finally:
-        logging.getLogger().removeHandler(messages)
-    weights = folder / "weights"
-    files = [weights / part for part in ("torch/model.pt", "onnx/model.onnx", "openvino/model.xml")]
-    return Exports(Path(engine.best_model_path), *files, messages=messages.lines)
+    for export_type in ("torch", "onnx", "openvino"):
+        engine.export(kind(), export_type, export_root=folder, ckpt_path=engine.best_model_path)
+    files = [folder / "weights" / part for part in ("torch/model.pt", "onnx/model.onnx", "openvino/model.xml")]
+    return Exports(Path(engine.best_model_path), *files)

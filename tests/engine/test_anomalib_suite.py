@@ -11,12 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from anomalib.cli.cli import AnomalibCLI
 from anomalib.data import Folder, MVTecAD, PredictDataset
-from anomalib.models import get_model, list_models
+from anomalib.models import get_model
 from PIL import Image
-from torch.testing import assert_close
 
 from tests.engine.conftest import BACKBONE
 
@@ -53,8 +51,10 @@ def datamodule(request, images):
     return Folder(name="dummy", root=images, normal_dir="train/good", abnormal_dir="test/bad", **options)
 
 
-def test_both_models_are_listed():
-    assert {"in_c_t_r_l", "in_c_t_r_lv2"} <= set(list_models())
+def scores_of(batch):
+    assert batch.anomaly_map.isfinite().all()
+    assert batch.pred_label is not None
+    return [(Path(path), float(score)) for path, score in zip(batch.image_path, batch.pred_score, strict=True)]
 
 
 def test_fit_test_train_validate_predict(kind, make_model, make_engine, datamodule, images):
@@ -74,37 +74,16 @@ def test_fit_test_train_validate_predict(kind, make_model, make_engine, datamodu
     def predict(**source):
         return make_engine(devices=1).predict(make_model(visualizer=False), ckpt_path=checkpoint, **source)
 
-    scores = {
-        Path(path).relative_to(images): float(score)
-        for batch in predict(datamodule=datamodule)
-        for path, score in zip(batch.image_path, batch.pred_score, strict=True)
-    }
-    compared = 0
-    for batch in [
+    scores = {path: score for batch in predict(datamodule=datamodule) for path, score in scores_of(batch)}
+    found = [
         *predict(dataset=PredictDataset(images / "test/bad")),
         *predict(data_path=images / "test/bad/003.png"),
-    ]:
-        assert batch.anomaly_map.isfinite().all()
-        assert batch.pred_label is not None
-        for path, score in zip(batch.image_path, batch.pred_score, strict=True):
-            # Of a Folder anomalib keeps half of the test images for validation.
-            if (name := Path(path).relative_to(images)) in scores:
-                # Batches of other lengths round otherwise, and normalisation makes more of it.
-                assert float(score) == pytest.approx(scores[name], abs=2e-4)
-                compared += 1
-    assert compared >= 2
-
-
-def test_engine_and_exported_file_agree_on_images_of_another_size(kind, make_engine, exports, images):
-    """The inference similarity of anomalib's suite: the engine's transform and the exported one."""
-    path = images / "test/bad/000.png"
-    (batch,) = make_engine().predict(kind(visualizer=False), data_path=path, ckpt_path=exports.checkpoint)
-    exported = torch.load(exports.torch, weights_only=False)["model"].eval()
-    image = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1).float() / 255
-    with torch.no_grad():
-        found = exported(image.unsqueeze(0))
-    assert_close(found.pred_score, batch.pred_score.cpu(), atol=2e-3, rtol=0)
-    assert_close(found.anomaly_map.flatten(), batch.anomaly_map.cpu().flatten(), atol=2e-3, rtol=0)
+    ]
+    # Of a Folder anomalib keeps half of the test images for validation.
+    common = [(score, scores[path]) for batch in found for path, score in scores_of(batch) if path in scores]
+    assert len(common) >= 2
+    # Batches of other lengths round otherwise, and normalisation makes more of it.
+    assert all(one == pytest.approx(other, abs=2e-4) for one, other in common)
 
 
 @pytest.mark.parametrize("subcommand", ["fit", "train"])
@@ -119,5 +98,4 @@ def test_command_line(kind, images, subcommand, tmp_path, monkeypatch):
     AnomalibCLI(args=[subcommand, *common, "--default_root_dir", str(tmp_path)])
     (checkpoint,) = tmp_path.glob(f"{kind.__name__}/MVTecAD/dummy/v0/weights/lightning/model.ckpt")
     if subcommand == "fit":
-        for again in ("validate", "test"):
-            AnomalibCLI(args=[again, *common, "--default_root_dir", str(tmp_path), "--ckpt_path", str(checkpoint)])
+        AnomalibCLI(args=["validate", *common, "--default_root_dir", str(tmp_path), "--ckpt_path", str(checkpoint)])

@@ -101,10 +101,3 @@ def test_two_processes_train_and_test_together(kind, make_model, make_engine, ge
     scores = pd.read_csv(path)
     assert len(scores) == 18
     assert scores.image_path.is_unique
-
-
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("train/*.yaml")), ids=lambda path: path.stem)
-def test_every_training_config_parses(path, capsys):
-    with pytest.raises(SystemExit) as end:
-        AnomalibCLI(args=["train", "--config", str(path), "--print_config"])
-    assert end.value.code == 0

@@ -12,7 +12,6 @@ from torchvision.transforms.v2 import RandomHorizontalFlip
 
 from anomalib_inctrl import InCTRL, InCTRLv2
 from anomalib_inctrl.backbones.preprocessing import BackbonePreProcessor
-from anomalib_inctrl.io.images import read_image
 from anomalib_inctrl.models.components import feature_store, training_features
 
 IMAGES = 2 * 15  # of two categories
@@ -75,33 +74,6 @@ def test_without_rounding_the_weights_are_the_same(fit, monkeypatch, kind):
     assert_close(stored.model.head_tensors(), plain.model.head_tensors(), atol=1e-5, rtol=1e-4)
 
 
-def test_features_are_the_backbones_rounded_to_half_precision(make_model, make_engine, generalist, monkeypatch):
-    seen = []
-
-    def record(model, batch):
-        query, context = original(model, batch)
-        paths = model.trainer.datamodule.train_data.samples.image_path
-        images = [model.pre_processor.transform(read_image(paths[row])) for row in batch.rows.tolist()]
-        seen.append((query, model.model.backbone.encode_image(torch.stack(images)), context))
-        return query, context
-
-    original = InCTRLv2.encode_batch
-    monkeypatch.setattr(InCTRLv2, "encode_batch", record)
-    make_engine(max_epochs=1).fit(make_model(), datamodule=generalist(targets=False))
-    assert len(seen) == 2
-    for query, expected, context in seen:
-        assert_close(query.patches, expected.patches, rtol=2**-10, atol=1e-5)
-        assert_close(query.embedding, expected.embedding, rtol=2**-10, atol=1e-5)
-        assert context.patches.shape[:2] == (6, 2)
-        assert_close(context.patches.norm(dim=-1), torch.ones(context.patches.shape[:-1]), rtol=0, atol=1e-5)
-
-
-def test_only_images_that_are_drawn_are_encoded(fit):
-    _, encoded = fit(2, steps_per_epoch=1)
-    assert 0 < encoded[0] < IMAGES
-    assert 0 < sum(encoded) <= IMAGES
-
-
 def test_a_folder_serves_later_runs_and_damaged_files_are_recomputed(fit, tmp_path, caplog):
     folder = tmp_path / "store"
     first, encoded = fit(store=str(folder))
@@ -117,24 +89,6 @@ def test_a_folder_serves_later_runs_and_damaged_files_are_recomputed(fit, tmp_pa
     assert encoded == [3]
     assert caplog.text.count("recomputed") == 3
     assert_same_heads(first, again)
-
-
-def test_a_memory_store_belongs_to_its_datamodule_and_backbone(fit, generalist, make_model):
-    datamodule = generalist(targets=False, **STEPS)
-    assert fit(datamodule=datamodule)[1] == [IMAGES]
-    assert fit(datamodule=datamodule)[1] == [0]
-    assert fit(datamodule=datamodule, model=make_model(blocks=[2]))[1] == [IMAGES]
-    model = make_model()
-    with torch.no_grad():
-        model.model.backbone.network.visual.proj[3, 3] += 1e-3  # a single number
-    assert fit(datamodule=datamodule, model=model)[1] == [IMAGES]
-
-
-def test_workers_change_nothing(fit):
-    model, encoded = fit(2, num_workers=1)
-    assert encoded == [IMAGES, 0]
-    alone, _ = fit(2, num_workers=0)
-    assert_same_heads(model, alone)
 
 
 class OwnPreProcessor(BackbonePreProcessor):
@@ -156,13 +110,3 @@ def test_the_store_is_off_where_features_would_be_wrong_or_too_large(fit, monkey
     assert encoded == [queries * (1 + 2)] * 2
     assert "The feature store is off" in caplog.text
     assert obstacle in caplog.text
-
-
-def test_the_size_is_logged_before_the_store_is_filled(fit, make_model, monkeypatch):
-    events = []
-    monkeypatch.setattr(training_features, "rank_zero_info", events.append)
-    monkeypatch.setattr(feature_store.MemoryStore, "_keep", lambda *_: events.append("filled"))
-    fit(model=make_model(blocks=[1, 2, 3]))
-    # Three blocks of 16 patches of width 32, and an embedding of 24, two bytes each.
-    assert events[0].endswith("kept in memory: up to 30 images, 0.00312 MB each, 0.0936 MB in all.")
-    assert "filled" in events[1:]

@@ -55,12 +55,3 @@ def test_metrics_equal_scikit_learns(sizes):
         },
         abs=1e-6,
     )
-
-
-def test_images_without_masks_have_image_metrics_only():
-    evaluator = generalist_evaluator()
-    batch = make_batch(torch.rand(4), torch.rand(4, 8, 8), torch.tensor([0, 1, 0, 1]).bool(), None)
-    for metric in evaluator.test_metrics:
-        metric.update(batch)
-    values = {metric.name: metric.compute() for metric in evaluator.test_metrics}
-    assert [name for name, value in values.items() if value is None] == ["pixel_AUROC", "pixel_AUPR", "pixel_AUPRO"]

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The distributions, built once, and environments that hold one of them."""
+"""The wheel, built once, and environments that hold it."""
 
 import os
 import subprocess
@@ -74,14 +74,14 @@ class Environment:
 
 
 @pytest.fixture(scope="session")
-def distributions(tmp_path_factory) -> dict[str, Path]:
-    """The source distribution, and the wheel built from it."""
+def wheel(tmp_path_factory) -> Path:
+    """The wheel, built from the source distribution."""
     folder = tmp_path_factory.mktemp("dist")
     subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT], check=True, capture_output=True
     )
-    (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
-    return {"sdist": sdist, "wheel": wheel}
+    (path,) = folder.glob("*.whl")
+    return path
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def bare_environment(tmp_path) -> Environment:
 
 
 @pytest.fixture(scope="session")
-def wheel_environment(tmp_path_factory, distributions) -> Environment:
+def wheel_environment(tmp_path_factory, wheel) -> Environment:
     environment = Environment.create(tmp_path_factory.mktemp("wheel") / "env")
-    environment.install(distributions["wheel"])
+    environment.install(wheel)
     return environment

