@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from torch.optim import AdamW
 
 from anomalib_inctrl.backbones import ImageFeatures, backbone_preprocessing, resolve_pretrained
 from anomalib_inctrl.backbones.preprocessing import CHECKPOINT_KEY, BackbonePreProcessor
+from anomalib_inctrl.console import quiet
 from anomalib_inctrl.data import GeneralistDataModule
 from anomalib_inctrl.data.batch import CachedBatch
 from anomalib_inctrl.data.video import as_images
@@ -75,9 +75,6 @@ else:
 
 logger = logging.getLogger(__name__)
 
-# Lightning warns at every run that this hook of the model is used, as it is meant to be.
-warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer`")
-
 DEFAULT_MAX_EPOCHS = 10
 _LIGHTNING_MAX_EPOCHS = 1000
 
@@ -104,6 +101,7 @@ class FewShotModule(ModelHubMixin, _Base):
 
     def setup_few_shot(self) -> None:
         """Finish ``__init__`` of a subclass, once its arguments are in ``self.hparams``."""
+        quiet()
         self.loss_terms = {}
         self._training_features: TrainingFeatures | None = None
         self._exported_class: str | None = None
