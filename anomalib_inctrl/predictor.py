@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
 
-from anomalib_inctrl.errors import CheckpointError, PromptError
+from anomalib_inctrl.errors import CheckpointError, ImageDataError, ImageFileError, PromptError
 from anomalib_inctrl.io.files import write_image_atomic
 from anomalib_inctrl.io.inputs import ImageInput, NamedImage, list_inputs
 from anomalib_inctrl.io.weights import read_checkpoint, write_checkpoint
@@ -175,7 +175,15 @@ class Prediction:
 
 
 class Predictions(list[Prediction]):
-    """The predictions of one call, a list in the order of the images."""
+    """The predictions of one call, a list in the order of the images.
+
+    Attributes:
+        failed: Name and error message of each image that was left out; see ``on_error`` of :meth:`Detector.predict`.
+    """
+
+    def __init__(self, predictions: Iterable[Prediction] = (), failed: Iterable[tuple[str, str]] = ()) -> None:
+        super().__init__(predictions)
+        self.failed: list[tuple[str, str]] = list(failed)
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per image, with the columns of :meth:`Prediction.to_dict`."""
@@ -353,12 +361,19 @@ class Detector:
         self._validated = set()
         self._normal_scores = {}
 
-    def predict(self, images: ImageInput | Iterable[ImageInput], class_name: str | None = None) -> Predictions:
+    def predict(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        class_name: str | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> Predictions:
         """Predict images.
 
         Args:
             images: As in :meth:`set_prompts`.
             class_name: Class whose prompts to compare with; by default the one set last.
+            on_error: What an image that cannot be read or used does: ``"raise"`` its error, or ``"skip"`` it, so that
+                it is listed in ``failed`` of the result.
 
         Returns:
             One prediction for each image, in order; also for a single one.
@@ -368,7 +383,11 @@ class Detector:
             ImageFileError: If a file cannot be read; names it.
             ImageDataError: If an image in memory cannot be used; names it.
             CheckpointError: If a score is not finite, because the model's weights are not.
+            ValueError: If ``on_error`` is neither of the two.
         """
+        if on_error not in {"raise", "skip"}:
+            msg = f"on_error={on_error!r}: choose 'raise' or 'skip'."
+            raise ValueError(msg)
         bank = self.module.model.bank
         if not len(bank):
             msg = 'No prompts are set. First set some normal images: detector.set_prompts(images, class_name="...").'
@@ -378,13 +397,34 @@ class Detector:
             msg = f"The detector has prompts for several classes, {bank.class_names}: choose one with class_name."
             raise PromptError(msg)
         bank.select(name)  # a wrong name is reported before any image is read
-        return self._predict(list_inputs(images), name)
+        skip = on_error == "skip"
+        inputs = list_inputs(images, missing_ok=skip)
+        predictions = self._predict(inputs, name, skip)
+        if predictions.failed:
+            logger.warning(
+                "%d of %d images are left out (see .failed), first: %s",
+                len(predictions.failed),
+                len(inputs),
+                predictions.failed[0][1],
+            )
+        return predictions
 
-    def _predict(self, inputs: Sequence[NamedImage], class_name: str) -> Predictions:
+    def _predict(self, inputs: Sequence[NamedImage], class_name: str, skip: bool = False) -> Predictions:
         starts = range(0, len(inputs), self.batch_size)
         predictions = Predictions()
         for start in tqdm(starts, desc="Predicting", unit="batch", leave=False, disable=len(starts) < 2):
-            predictions += self._predict_batch(inputs[start : start + self.batch_size], class_name)
+            usable, prepared = [], []
+            for item in inputs[start : start + self.batch_size]:
+                try:
+                    prepared.append(self._prepare(item))
+                except (ImageFileError, ImageDataError) as error:  # noqa: PERF203  # each image on its own
+                    if not skip:
+                        raise
+                    predictions.failed.append((item.name, str(error)))
+                else:
+                    usable.append(item)
+            if usable:
+                predictions += self._predict_batch(usable, prepared, class_name)
         return predictions
 
     def held_out_scores(
@@ -414,9 +454,10 @@ class Detector:
         return to_cpu(self.module.model.held_out(images, class_name, self.batch_size).score).tolist()  # type: ignore[no-any-return]
 
     @torch.inference_mode()
-    def _predict_batch(self, inputs: Sequence[NamedImage], class_name: str) -> list[Prediction]:
+    def _predict_batch(
+        self, inputs: Sequence[NamedImage], prepared: Sequence[tuple[Tensor, tuple[int, int]]], class_name: str
+    ) -> list[Prediction]:
         model = self.module.model
-        prepared = [self._prepare(item) for item in inputs]
         result = model.score_components(torch.cat([image for image, _ in prepared]).to(self._device), class_name)
         maps = to_cpu(model.to_inference_batch(result).anomaly_map.squeeze(1))  # type: ignore[union-attr]
         scores = to_cpu(result.score).tolist()

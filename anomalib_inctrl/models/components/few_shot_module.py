@@ -30,6 +30,7 @@ from anomalib_inctrl.backbones.preprocessing import CHECKPOINT_KEY, BackbonePreP
 from anomalib_inctrl.console import quiet
 from anomalib_inctrl.data import GeneralistDataModule
 from anomalib_inctrl.data.batch import CachedBatch
+from anomalib_inctrl.data.reading import name_unreadable_files
 from anomalib_inctrl.data.video import as_images
 from anomalib_inctrl.errors import BackboneError, CheckpointError, ImageDataError, PromptError
 from anomalib_inctrl.io.inputs import list_inputs
@@ -99,9 +100,13 @@ class FewShotModule(ModelHubMixin, _Base):
         _self, *arguments = inspect.signature(cls.__init__).parameters.values()
         cls.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Quieten the console before the first message, which anomalib's ``__init__`` logs."""
+        quiet()
+        return super().__new__(cls, *args, **kwargs)
+
     def setup_few_shot(self) -> None:
         """Finish ``__init__`` of a subclass, once its arguments are in ``self.hparams``."""
-        quiet()
         self.loss_terms = {}
         self._training_features: TrainingFeatures | None = None
         self._exported_class: str | None = None
@@ -321,10 +326,12 @@ class FewShotModule(ModelHubMixin, _Base):
         return isinstance(datamodule, GeneralistDataModule) or not isinstance(datamodule, AnomalibDataModule)
 
     def setup(self, stage: str) -> None:
-        """Let errors of damaged checkpoints name the file; give training a finite length."""
+        """Let errors of damaged checkpoints and images name the file; give training a finite length."""
         strategy: Any = self.trainer.strategy
         if not isinstance(strategy.checkpoint_io, SafeCheckpointIO):
             strategy.checkpoint_io = SafeCheckpointIO(strategy.checkpoint_io)
+        loop = getattr(self.trainer, f"{TrainerFn(stage).value}_loop")
+        name_unreadable_files([loop._data_source.instance, *vars(self._datamodule or object).values()])
         if stage != TrainerFn.FITTING:
             return
         if not self._trains_heads:
