@@ -7,6 +7,10 @@ class InCTRLError(Exception):
     """Any error of this package; its message says what was found and what to do."""
 
 
+class ArgumentError(InCTRLError, ValueError):
+    """An argument has a value that it cannot have, or that would have no effect; the message names it."""
+
+
 class PromptError(InCTRLError, ValueError):
     """Prompts are missing, too few, or do not fit the model."""
 

@@ -13,6 +13,7 @@ Example:
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 from collections.abc import Iterable, Sequence
@@ -30,7 +31,8 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
 
-from anomalib_inctrl.errors import CheckpointError, ImageDataError, ImageFileError, PromptError
+from anomalib_inctrl.arguments import check_arguments, check_choice
+from anomalib_inctrl.errors import ArgumentError, CheckpointError, ImageDataError, ImageFileError, PromptError
 from anomalib_inctrl.io.files import write_image_atomic
 from anomalib_inctrl.io.inputs import ImageInput, NamedImage, list_inputs
 from anomalib_inctrl.io.weights import read_checkpoint, write_checkpoint
@@ -114,6 +116,7 @@ class Prediction:
         Returns:
             The drawing in RGB. It shows the plain image outside the part that the model sees.
         """
+        check_arguments(Prediction.heat_map, {"side": side, "map_range": map_range}, {"side": 1})
         image = self.image
         if side is not None:
             scale = side / max(image.size)
@@ -130,6 +133,7 @@ class Prediction:
         Returns:
             The figure in RGB.
         """
+        check_arguments(Prediction.explain, {"dpi": dpi}, {"dpi": 20})
         shown = [] if isinstance(prompts, Sequence) and not len(prompts) else list_inputs(prompts, "prompts")
         return explanation_figure(
             self.image,
@@ -240,12 +244,7 @@ class Detector:
         threshold: float | Literal["auto"] | None = None,
         false_alarm_rate: float | None = None,
     ) -> None:
-        if model is not None and model not in MODELS:
-            msg = f"model={model!r}: there is no such model. Choose one of {list(MODELS)}."
-            raise ValueError(msg)
-        if batch_size < 1:
-            msg = f"batch_size={batch_size}: must be at least 1."
-            raise ValueError(msg)
+        check_arguments(Detector.__init__, locals(), {"batch_size": 1, "image_size": 1})
         if prompt_shifts is not None:
             check_prompt_shifts(prompt_shifts)
         check_threshold(threshold, false_alarm_rate)
@@ -255,6 +254,9 @@ class Detector:
         self._normal_scores: dict[str, list[float]] = {}
         self._device = _device(device)
         if isinstance(weights, (InCTRL, InCTRLv2)):
+            if model not in {None, type(weights).__name__}:
+                msg = f"model={model!r}: weights is a model, and of {type(weights).__name__}. Leave model out."
+                raise ArgumentError(msg)
             self.module = weights
         elif weights is not None:
             self.module = _from_checkpoint(Path(weights), model)
@@ -265,6 +267,10 @@ class Detector:
                 blocks=None if blocks is None else list(blocks),
                 image_size=image_size,
                 resize_mode=resize_mode,
+            )
+        if weights is not None:
+            self._warn_of_ignored(
+                backbone=backbone, pretrained=pretrained, blocks=blocks, image_size=image_size, resize_mode=resize_mode
             )
         if prompt_shifts is not None:
             self.module.hparams["prompt_shifts"] = self.module.model.prompt_shifts = prompt_shifts
@@ -278,6 +284,15 @@ class Detector:
                 "The heads are untrained: scores are those of the training-free baseline. Give trained heads with "
                 "Detector(weights=...)."
             )
+
+    def _warn_of_ignored(self, **given: Any) -> None:
+        """Name the arguments in place of which those of the weights hold."""
+        defaults = inspect.signature(Detector.__init__).parameters
+        for name, value in given.items():
+            kept = self.module.hparams[name]
+            value = list(value) if name == "blocks" and value is not None else value  # noqa: PLW2901
+            if value not in (defaults[name].default, kept):
+                logger.warning("%s=%r is ignored: the weights given have %r.", name, value, kept)
 
     @property
     def heads_trained(self) -> bool:
@@ -385,9 +400,7 @@ class Detector:
             CheckpointError: If a score is not finite, because the model's weights are not.
             ValueError: If ``on_error`` is neither of the two.
         """
-        if on_error not in {"raise", "skip"}:
-            msg = f"on_error={on_error!r}: choose 'raise' or 'skip'."
-            raise ValueError(msg)
+        check_choice("on_error", on_error, ("raise", "skip"))
         bank = self.module.model.bank
         if not len(bank):
             msg = 'No prompts are set. First set some normal images: detector.set_prompts(images, class_name="...").'
@@ -581,11 +594,12 @@ def _device(device: str | torch.device | None) -> torch.device:
         found = next((name for name in ("cuda", "mps") if getattr(torch, name).is_available()), "cpu")
         return torch.device(found)
     try:
-        torch.empty(0, device=device)  # a driver that is missing shows only now
+        torch.empty(1, device=device).tolist()  # a driver that is missing shows only now, as a device without memory
         return torch.device(device)
     except (RuntimeError, AssertionError) as error:
-        msg = f"device={device!r} cannot be used here ({error}). Leave device out, or give 'cpu'."
-        raise ValueError(msg) from error
+        found = str(error).strip().splitlines()[0]
+        msg = f"device={str(device)!r} cannot be used here ({found}). Leave device out, or give 'cpu'."
+        raise ArgumentError(msg) from error
 
 
 def _seen_part(size: tuple[int, int], resize_mode: str, side: int) -> tuple[int, int, int, int]:

@@ -99,11 +99,11 @@ class PredictionService:
             raise CheckpointError(msg)
         if self._detector is None or self._detector[0] != (model, weights):
             self._detector = None  # frees its memory before the next one is loaded
+            path = self._weights[model][weights]
             detector = Detector(
-                self._weights[model][weights],
+                path,
                 model=model,  # type: ignore[arg-type]  # one of the keys of MODELS
-                backbone=self.backbone,
-                pretrained=self.pretrained,
+                **({"backbone": self.backbone, "pretrained": self.pretrained} if path is None else {}),
                 device=self.device,
                 prompt_shifts=self.prompt_shifts,
             )

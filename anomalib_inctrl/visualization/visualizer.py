@@ -16,8 +16,9 @@ from anomalib.visualization import ImageVisualizer
 from PIL import Image, ImageOps
 from torchvision.transforms.v2.functional import to_pil_image
 
+from anomalib_inctrl.arguments import check_arguments
 from anomalib_inctrl.backbones.openclip import CLIP_MEAN, CLIP_STD
-from anomalib_inctrl.errors import ImageFileError
+from anomalib_inctrl.errors import ArgumentError, ImageFileError
 from anomalib_inctrl.io.files import write_image_atomic
 from anomalib_inctrl.io.images import read_image
 from anomalib_inctrl.io.video import is_frame
@@ -60,6 +61,9 @@ class ExplanationVisualizer(ImageVisualizer):
         dpi: Pixels per inch of the figures.
         map_ranges: Lowest and highest value by name of the map, such as `{"residual map": [0.0, 0.2]}`.
         options: Arguments of anomalib's `ImageVisualizer`, by name; `output_dir` is the folder of its images.
+
+    Raises:
+        ArgumentError: If an argument has an invalid value.
     """
 
     def __init__(
@@ -69,6 +73,12 @@ class ExplanationVisualizer(ImageVisualizer):
         map_ranges: dict[str, tuple[float, float]] | None = None,
         **options: Any,
     ) -> None:
+        given = {"explanations": explanations, "dpi": dpi, "map_ranges": map_ranges}
+        check_arguments(ExplanationVisualizer.__init__, given, {"dpi": 20})
+        for name, (low, high) in (map_ranges or {}).items():
+            if not low < high:
+                msg = f"map_ranges[{name!r}]={(low, high)}: give the lower value first."
+                raise ArgumentError(msg)
         super().__init__(**options)
         self.explanations = explanations
         self.dpi = dpi

@@ -25,6 +25,7 @@ from lightning_utilities.core.imports import module_available
 from torch import Tensor
 from torch.optim import AdamW
 
+from anomalib_inctrl.arguments import check_arguments, check_positive, check_text
 from anomalib_inctrl.backbones import ImageFeatures, backbone_preprocessing, resolve_pretrained
 from anomalib_inctrl.backbones.preprocessing import CHECKPOINT_KEY, BackbonePreProcessor
 from anomalib_inctrl.console import quiet
@@ -32,7 +33,7 @@ from anomalib_inctrl.data import GeneralistDataModule
 from anomalib_inctrl.data.batch import CachedBatch
 from anomalib_inctrl.data.reading import name_unreadable_files
 from anomalib_inctrl.data.video import as_images
-from anomalib_inctrl.errors import BackboneError, CheckpointError, ImageDataError, PromptError
+from anomalib_inctrl.errors import ArgumentError, BackboneError, CheckpointError, ImageDataError, PromptError
 from anomalib_inctrl.io.inputs import list_inputs
 from anomalib_inctrl.io.weights import check_keys, find_weights_file, read_checkpoint
 from anomalib_inctrl.models.components.checkpoint import (
@@ -77,6 +78,9 @@ else:
 logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_EPOCHS = 10
+_LEAST = dict.fromkeys(("image_size", "patch_pooling"), 1) | dict.fromkeys(
+    ("weight_decay", "seed", "alpha", "beta", "image_weight", "pixel_weight", "one_class_weight"), 0
+)
 _LIGHTNING_MAX_EPOCHS = 1000
 
 
@@ -101,8 +105,21 @@ class FewShotModule(ModelHubMixin, _Base):
         cls.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Quieten the console before the first message, which anomalib's ``__init__`` logs."""
+        """Check the arguments; quieten the console before the first message, which anomalib's ``__init__`` logs."""
         quiet()
+        given = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs).arguments
+        check_arguments(cls.__init__, given, _LEAST)
+        for name in ("learning_rate", "temperature_image", "temperature_patch"):
+            if name in given:
+                check_positive(name, given[name])
+        check_text(**{name: given.get(name) for name in ("backbone", "pretrained", "class_name", "weights")})
+        if given.get("blocks") and min(given["blocks"]) < 1:
+            msg = f"blocks={given['blocks']}: blocks are counted from 1."
+            raise ArgumentError(msg)
+        for name in ("alpha", "beta"):
+            if given.get(name, 0) > 1:
+                msg = f"{name}={given[name]}: must lie in [0, 1]."
+                raise ArgumentError(msg)
         return super().__new__(cls, *args, **kwargs)
 
     def setup_few_shot(self) -> None:
@@ -115,7 +132,9 @@ class FewShotModule(ModelHubMixin, _Base):
         check_threshold(self.hparams["threshold"], self.hparams["false_alarm_rate"])
         if self.hparams["calibration"] is not None and self.hparams["threshold"] != "auto":
             msg = f"calibration has no effect with threshold={self.hparams['threshold']!r}: give threshold='auto'."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
+        if self.hparams["calibration"] is not None:
+            list_inputs(self.hparams["calibration"], "calibration")
         self._prompts = PromptCollector(self.hparams)
         self._heads: dict[str, Any] | None = None
         self._settings_source: str | None = None
