@@ -34,7 +34,12 @@ def check_arguments(
         if adapter is None:
             continue
         try:
-            adapter.validate_python(value)
+            try:
+                adapter.validate_python(value)
+            except ValidationError:
+                if not isinstance(value, list):
+                    raise
+                adapter.validate_python(tuple(value))
         except ValidationError as error:
             wanted = " or ".join(dict.fromkeys(_wanted(fault) for fault in error.errors()))
             msg = f"{name}={given!r}: expected {wanted}."

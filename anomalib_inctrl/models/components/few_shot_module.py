@@ -79,7 +79,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_EPOCHS = 10
 _LEAST = dict.fromkeys(("image_size", "patch_pooling"), 1) | dict.fromkeys(
-    ("weight_decay", "seed", "alpha", "beta", "image_weight", "pixel_weight", "one_class_weight"), 0
+    ("learning_rate", "weight_decay", "seed", "alpha", "beta", "image_weight", "pixel_weight", "one_class_weight"), 0
 )
 _LIGHTNING_MAX_EPOCHS = 1000
 
@@ -109,7 +109,7 @@ class FewShotModule(ModelHubMixin, _Base):
         quiet()
         given = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs).arguments
         check_arguments(cls.__init__, given, _LEAST)
-        for name in ("learning_rate", "temperature_image", "temperature_patch"):
+        for name in ("temperature_image", "temperature_patch"):
             if name in given:
                 check_positive(name, given[name])
         check_text(**{name: given.get(name) for name in ("backbone", "pretrained", "class_name", "weights")})
