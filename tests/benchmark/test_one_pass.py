@@ -68,7 +68,7 @@ def test_each_image_is_encoded_once(make_config, monkeypatch):
     monkeypatch.setattr(
         OpenCLIPBackbone, "encode_image", lambda self, images: seen.append(len(images)) or encode(self, images)
     )
-    config = make_config(k_shots=[1, 2, 4], seeds=[0, 1, 2], examples=0)
+    config = make_config(k_shots=[1, 2, 4], seeds=[0, 1, 2])
     table = run_benchmark(config)
     assert len(table) == 2 * 2 * 9
     lists = {
@@ -84,7 +84,7 @@ def test_each_image_is_encoded_once(make_config, monkeypatch):
 
 def test_batch_size_does_not_change_results(make_config, tmp_path):
     tables = [
-        run_benchmark(make_config(batch_size=size, seeds=[0], output=str(tmp_path / str(size)), examples=0)).set_index(
+        run_benchmark(make_config(batch_size=size, seeds=[0], output=str(tmp_path / str(size)))).set_index(
             KEY
         )[list(METRICS)]
         for size in (1, 5, 64)
