@@ -68,7 +68,7 @@ def test_config_errors_name_the_key(make_config, path, value, word):
 
 
 def test_missing_files_are_named(make_config, tmp_path):
-    with pytest.raises(BenchmarkError, match="no such config file"):
+    with pytest.raises(BenchmarkError, match="No such file"):
         read_config(tmp_path / "x.yaml")
     (tmp_path / "broken.yaml").write_text("models: [")
     with pytest.raises(BenchmarkError, match=r"broken\.yaml"):
@@ -92,9 +92,7 @@ def identity(config):
 def test_identity_changes_only_with_what_decides_results(make_config, tmp_path):
     config = make_config()
     old = identity(config)
-    free = make_config(
-        workers=4, batch_size=1, seeds=[0, 7], k_shots=[8], device="auto", output="elsewhere"
-    )
+    free = make_config(workers=4, batch_size=1, seeds=[0, 7], k_shots=[8], device="auto", output="elsewhere")
     free["targets"] = {"Demo": config["targets"]["Demo"] | {"categories": ["brick"]}}
     free["targets"]["Other"] = config["targets"]["Demo"]
     free["models"] = {"another": config["models"]["InCTRL"], **config["models"]}

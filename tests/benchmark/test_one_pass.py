@@ -84,9 +84,9 @@ def test_each_image_is_encoded_once(make_config, monkeypatch):
 
 def test_batch_size_does_not_change_results(make_config, tmp_path):
     tables = [
-        run_benchmark(make_config(batch_size=size, seeds=[0], output=str(tmp_path / str(size)))).set_index(
-            KEY
-        )[list(METRICS)]
+        run_benchmark(make_config(batch_size=size, seeds=[0], output=str(tmp_path / str(size)))).set_index(KEY)[
+            list(METRICS)
+        ]
         for size in (1, 5, 64)
     ]
     for table in tables[1:]:

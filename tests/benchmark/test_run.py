@@ -3,26 +3,22 @@
 """Runs: repeated, killed, resumed, changed, in several processes, and refused."""
 
 import csv
-import json
 import multiprocessing
 import os
 import re
 import signal
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import open_clip
 import pandas as pd
 import pytest
-import torch
 import yaml
 from PIL import Image
 
 from anomalib_inctrl.benchmark import run_benchmark
-from anomalib_inctrl.benchmark.config import ModelConfig, read_config
+from anomalib_inctrl.benchmark.config import read_config
 from anomalib_inctrl.benchmark.generalist import Benchmark
-from anomalib_inctrl.benchmark.jobs import load_modules
 from anomalib_inctrl.benchmark.measurement import CategoryResult
 from anomalib_inctrl.benchmark.pipeline import main
 from anomalib_inctrl.benchmark.results_folder import KEY, TIMING, ResultsFolder, read_table
