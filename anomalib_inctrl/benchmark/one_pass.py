@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from anomalib_inctrl.backbones import ImageFeatures, OpenCLIPBackbone
+from anomalib_inctrl.backbones import Backbone, ImageFeatures
 from anomalib_inctrl.backbones.preprocessing import BackbonePreProcessor
 from anomalib_inctrl.benchmark.measurement import CategoryResult, GroundTruth, Setting
 from anomalib_inctrl.data.batch import PromptedBatch
@@ -38,7 +38,7 @@ PromptChooser = Callable[[int | None, int, Callable[[Sequence[Path]], Tensor]], 
 
 
 def encode_files(
-    backbone: OpenCLIPBackbone,
+    backbone: Backbone,
     pre_processor: BackbonePreProcessor,
     paths: Sequence[Path],
     shifts: int = 1,
