@@ -98,7 +98,7 @@ class Report:
         )
         found = 100 * groups[metric].mean()[complete]
         measured = found.groupby(_LINE, sort=False).agg(["mean", "std"])
-        entries = {}
+        entries: dict[tuple[str, str, bool, int], float] = {}
         for target, source in self.config.targets.items():
             for entry in self.published if source.categories is None else ():  # those are of whole datasets
                 values = entry.get(metric, {}).get(source.datamodule.rpartition(".")[2], {})

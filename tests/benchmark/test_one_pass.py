@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 from anomalib.engine import Engine
 
 from anomalib_inctrl import InCTRL, InCTRLDemo, InCTRLv2
 from anomalib_inctrl.benchmark import run_benchmark
 from anomalib_inctrl.benchmark.metrics import METRICS
-from anomalib_inctrl.benchmark.one_pass import _branches_computed_once
 from tests.benchmark.conftest import BACKBONE, COUNTS
 
 KEY = ["model", "category", "k_shot", "seed"]
@@ -91,20 +89,3 @@ def test_batch_size_does_not_change_results(make_config, tmp_path):
     ]
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0], atol=1.1e-6, rtol=0)
-
-
-def test_branches_are_computed_once_within_the_context():
-    model = InCTRLv2(backbone=BACKBONE, pretrained=None).model
-    calls = []
-    model.dasl_branch.adapters[0].register_forward_hook(lambda *_: calls.append(1))
-    first, other = torch.randn(2, 2, len(model.backbone.blocks), 16, 32)
-    prototypes = model.backbone.text_prototypes("washer")
-    with torch.inference_mode():
-        expected = [model.dasl_branch(patches, prototypes) for patches in (first, other)]
-        uncached = len(calls)
-        with _branches_computed_once(model):
-            found = [model.dasl_branch(patches, prototypes) for patches in (first, first, other, other)]
-        assert len(calls) == 2 * uncached
-        torch.testing.assert_close(found, [expected[0], expected[0], expected[1], expected[1]])
-        model.dasl_branch(other, prototypes)
-    assert len(calls) > 2 * uncached

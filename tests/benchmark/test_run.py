@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs: repeated, killed, resumed, changed, in several processes, and refused."""
 
-import csv
 import multiprocessing
 import os
 import re
@@ -19,7 +18,6 @@ from PIL import Image
 from anomalib_inctrl.benchmark import run_benchmark
 from anomalib_inctrl.benchmark.config import read_config
 from anomalib_inctrl.benchmark.generalist import Benchmark
-from anomalib_inctrl.benchmark.measurement import CategoryResult
 from anomalib_inctrl.benchmark.pipeline import main
 from anomalib_inctrl.benchmark.results_folder import KEY, TIMING, ResultsFolder, read_table
 from anomalib_inctrl.errors import BenchmarkError, PretrainedWeightsError
@@ -232,20 +230,6 @@ def test_comparison_models_train_on_the_same_prompts(make_config, monkeypatch, t
     config |= {"output": str(tmp_path / "other"), "prompts": str(tmp_path / "lists"), "k_shots": [3]}
     with pytest.raises(BenchmarkError, match=f"{abnormal[0]}: this prompt is not in the train split"):
         run_benchmark(config)
-
-
-def test_file_names_that_are_not_utf8_are_kept(make_config):
-    config = read_config(small(make_config))
-    folder = ResultsFolder(config)
-    name = os.fsdecode(b'/data/gr\xfcn \xe2\x9c\x93, "x".png')  # Latin-1, as old disks have them, beside UTF-8
-    for seed in (0, 1):  # the second time goes on with what the first wrote
-        score = {"k_shot": 1, "seed": seed, "image_path": name, "abnormal": 0, "score": 0.5}
-        row = {"model": "InCTRL", "target": "Demo", "category": "washer", "k_shot": 1, "seed": seed}
-        folder.add(CategoryResult([row], {"InCTRL": [score]}, {(1, seed): [name]}), "Demo", "washer")
-    listed = (folder.path / "prompts/Demo/washer/k1_seed1.txt").read_bytes()
-    assert os.fsdecode(listed) == f"{name}\n"
-    with (folder.path / "scores/InCTRL/Demo/washer.csv").open(errors="surrogateescape", encoding="utf-8") as file:
-        assert [line["image_path"] for line in csv.DictReader(file)] == [name, name]
 
 
 @pytest.mark.slow
