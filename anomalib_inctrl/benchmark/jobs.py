@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -158,13 +158,8 @@ def target_categories(config: BenchmarkConfig) -> dict[tuple[str, str], DataSour
         for class_name, datamodule in build_datamodules([source], f"targets.{target}").items():
             prepare(datamodule)
             has_categories = "category" in inspect.signature(type(datamodule)).parameters
-            found[target, class_name] = DataSource(
-                datamodule=source.datamodule,
-                root=source.root,
-                categories=[datamodule.category] if has_categories else None,
-                options=source.options,
-                class_name=class_name,
-            )
+            categories = [datamodule.category] if has_categories else None
+            found[target, class_name] = replace(source, categories=categories, class_name=class_name)
     return found
 
 
