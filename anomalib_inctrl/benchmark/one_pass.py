@@ -142,7 +142,7 @@ def measure_category(
                     for name, module in modules.items():
                         if setting in settings[name]:
                             begin = time.perf_counter()
-                            parts[name, setting].append(_on_cpu(module.model.score_features(features, context)))
+                            parts[name, setting].append(_on_cpu(module.model.score_query(features, context)))
                             seconds[name, setting] += time.perf_counter() - begin
         truth = GroundTruth(
             dataset.samples["image_path"].tolist(),
