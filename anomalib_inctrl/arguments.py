@@ -33,17 +33,10 @@ def check_arguments(
         adapter, value = _adapter(function, name), _plain(given)
         if adapter is None:
             continue
-        try:
-            try:
-                adapter.validate_python(value)
-            except ValidationError:
-                if not isinstance(value, list):
-                    raise
-                adapter.validate_python(tuple(value))
-        except ValidationError as error:
+        if (error := _fault(adapter, value)) is not None:
             wanted = " or ".join(dict.fromkeys(_wanted(fault) for fault in error.errors()))
             msg = f"{name}={given!r}: expected {wanted}."
-            raise ArgumentError(msg) from None
+            raise ArgumentError(msg)
         if least and name in least and isinstance(value, (int, float)) and value < least[name]:
             msg = f"{name}={given!r}: must be {least[name]} or more."
             raise ArgumentError(msg)
@@ -80,6 +73,15 @@ def _adapter(function: Callable[..., Any], name: str) -> TypeAdapter[Any] | None
         return None
     config = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
     return None if hint is Any else TypeAdapter(hint, config=config)
+
+
+def _fault(adapter: TypeAdapter[Any], value: Any) -> ValidationError | None:
+    try:
+        adapter.validate_python(value)
+    except ValidationError as error:
+        # Lists are as good as tuples.
+        return error if not isinstance(value, list) or _fault(adapter, tuple(value)) else None
+    return None
 
 
 def _plain(value: Any) -> Any:

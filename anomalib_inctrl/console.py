@@ -23,7 +23,7 @@ _WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     "'pin_memory' argument is set as true but no accelerator is found",
     r"Found \d+ module\(s\) in eval mode at the start of training",
-    "You have overridden `on_before_batch_transfer`",
+    "You have overridden `on_(before|after)_batch_transfer`",
 )
 
 

@@ -517,9 +517,11 @@ class Detector:
     def _prepare(self, item: NamedImage) -> tuple[Tensor, tuple[int, int]]:
         """An image preprocessed for the backbone ``(1, 3, S, S)``, and its own height and width."""
         image = item.read()
-        transform: Any = self.module.pre_processor.transform  # type: ignore[union-attr]
         height, width = image.shape[-2:]
-        return transform(image.unsqueeze(0)), (height, width)
+        transform, image = self.module.image_transform, image.unsqueeze(0)
+        prepared = image if transform is None else transform(image)
+        self.module.model.backbone.check_images(prepared)
+        return prepared, (height, width)
 
     def save(self, path: str | Path) -> Path:
         """Write heads, prompts and threshold to one file, for ``Detector(path)`` and for anomalib's ``--ckpt_path``.

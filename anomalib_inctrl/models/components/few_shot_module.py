@@ -15,8 +15,10 @@ import lightning
 import torch
 from anomalib import LearningType
 from anomalib.data import AnomalibDataModule, InferenceBatch
+from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.metrics import Evaluator
 from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
 from anomalib.utils.path import create_versioned_dir
 from huggingface_hub import ModelCard, ModelHubMixin
 from lightning.pytorch.trainer.states import TrainerFn
@@ -24,6 +26,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_utilities.core.imports import module_available
 from torch import Tensor
 from torch.optim import AdamW
+from torchvision.transforms.v2 import Resize
 
 from anomalib_inctrl.arguments import check_arguments, check_positive, check_text
 from anomalib_inctrl.backbones import ImageFeatures, backbone_preprocessing, resolve_pretrained
@@ -260,11 +263,14 @@ class FewShotModule(ModelHubMixin, _Base):
         return self.model.bank.files
 
     @property
-    def _transform(self) -> Any:
-        return self.pre_processor.transform if self.pre_processor is not None else None
+    def image_transform(self) -> Any:
+        """What images ``(B, 3, H, W)`` go through before the backbone; None leaves them as they are."""
+        # anomalib also takes a plain module, which it calls in exports alone.
+        plain = None if isinstance(self.pre_processor, PreProcessor) else self.pre_processor
+        return getattr(self.pre_processor, "transform", plain)
 
     def _collect_prompts(self) -> None:
-        self._prompts.collect(self.model, self._datamodule, self._transform)
+        self._prompts.collect(self.model, self._datamodule, self.image_transform)
         writes = self.trainer.is_global_zero and not (self.trainer.fast_dev_run or self.trainer.barebones)  # type: ignore[attr-defined]
         if writes and any(self.prompt_files.values()):
             write_prompt_list(self.prompt_files, Path(self.trainer.default_root_dir))
@@ -312,7 +318,7 @@ class FewShotModule(ModelHubMixin, _Base):
                 "files. Give two or more prompts, or normal images to calibrate with: --model.calibration FOLDER."
             )
             raise PromptError(msg)
-        images = read_images(files, self._transform).to(self.model.backbone.device)
+        images = read_images(files, self.image_transform).to(self.model.backbone.device)
         with torch.no_grad():
             if calibration is None:
                 return self.model.held_out(images, class_name)
@@ -389,10 +395,22 @@ class FewShotModule(ModelHubMixin, _Base):
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Take videos frame by frame and depth data by its images; add cached features to a batch without pixels."""
-        resize = self._transform.transforms[0] if hasattr(self._transform, "transforms") else None
-        batch = as_images(super().on_before_batch_transfer(batch, dataloader_idx), resize)
+        resizes = extract_transforms_by_type(self.image_transform, Resize)
+        batch = as_images(super().on_before_batch_transfer(batch, dataloader_idx), resizes[0] if resizes else None)
         if self._training_features is not None and isinstance(batch, CachedBatch):
             return self._training_features.attach(batch)
+        return batch
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Preprocess what a user's own pre-processor leaves: a batch's prompts, by a plain module its images too."""
+        batch = super().on_after_batch_transfer(batch, dataloader_idx)
+        transform = self.image_transform
+        if transform is None or isinstance(self.pre_processor, BackbonePreProcessor) or not hasattr(batch, "image"):
+            return batch
+        if transform is self.pre_processor:
+            batch.image = transform(batch.image)
+        if (prompts := getattr(batch, "prompt_image", None)) is not None:
+            batch.prompt_image = transform(prompts.flatten(0, 1)).unflatten(0, prompts.shape[:2])
         return batch
 
     def encode_batch(self, batch: Any) -> tuple[ImageFeatures, PromptContext]:
@@ -468,7 +486,7 @@ class FewShotModule(ModelHubMixin, _Base):
         with torch.inference_mode(mode=False), torch.no_grad(), self.trainer.precision_plugin.forward_context():
             for index, batch in enumerate(loader):
                 batch = self.trainer.strategy.batch_to_device(self.on_before_batch_transfer(batch, 0))  # noqa: PLW2901
-                if self.pre_processor is not None:
+                if isinstance(self.pre_processor, PreProcessor):
                     self.pre_processor.on_train_batch_start(self.trainer, self, batch, index)
                 components.append(self.model.score_features(*self.encode_batch(batch)).stack(fusion.names).cpu())
                 labels.append(batch.gt_label.cpu())
@@ -576,8 +594,17 @@ class FewShotModule(ModelHubMixin, _Base):
                 self.hparams[key] = saved[key]
         config = checkpoint.get(CHECKPOINT_KEY)
         if config is not None and isinstance(self.pre_processor, BackbonePreProcessor):
-            check_preprocessing(config, source)
+            if isinstance(config, Mapping) and "transform" in config:  # written with a user's own
+                self._replace_pre_processor(PreProcessor())
+            else:
+                check_preprocessing(config, source)
             self.pre_processor.load_checkpoint_config(config)
+
+    def _replace_pre_processor(self, pre_processor: PreProcessor) -> None:
+        old, self.pre_processor = self.pre_processor, pre_processor
+        trainer = getattr(self, "_trainer", None)
+        if trainer is not None and old in trainer.callbacks:
+            trainer.callbacks[trainer.callbacks.index(old)] = pre_processor
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # the settings lie in the checkpoint; loading is strict and safe
@@ -660,7 +687,16 @@ class FewShotModule(ModelHubMixin, _Base):
         if "model" not in self._modules:
             self._heads = None  # the checkpoint has its own
             self._adopt_settings(checkpoint, source, path)
-        super().on_load_checkpoint(checkpoint)
+        config = checkpoint.get(CHECKPOINT_KEY)
+        if (
+            isinstance(config, Mapping)
+            and "resize_mode" in config
+            and not (self.pre_processor is None or isinstance(self.pre_processor, BackbonePreProcessor))
+        ):
+            logger.warning("The pre_processor given is used, not that of %s, which was trained with another.", source)
+            super().on_load_checkpoint({key: value for key, value in checkpoint.items() if key != CHECKPOINT_KEY})
+        else:
+            super().on_load_checkpoint(checkpoint)
         state = checkpoint.get("state_dict")
         if not isinstance(state, Mapping):
             msg = f"{source}: holds no state_dict. Give a checkpoint written by {type(self).__name__}."
@@ -846,6 +882,10 @@ class FewShotModule(ModelHubMixin, _Base):
         exported = class_name or self._default_class()
         self.model.bank.select(exported)
         kwargs = onnx_options(self.model.backbone) | kwargs
+        resizes = extract_transforms_by_type(self.image_transform, Resize)
+        plain = self.pre_processor is not None and self.image_transform is self.pre_processor
+        if input_size is None and not (resizes or plain):
+            input_size = self.model.backbone.image_size  # nothing in the graph resizes
         with atomic_export(export_root) as folder:
             if prompts_as_input:
                 path = folder / "weights" / "onnx" / f"{model_file_name}.onnx"
@@ -916,7 +956,7 @@ class FewShotModule(ModelHubMixin, _Base):
     def _prepare_export(self) -> None:
         """Encode the prompts that the user named; refuse to export without any, warn of what the file will lack."""
         class_name = self.hparams["class_name"]
-        self._prompts.put_named_prompts(self.model, [name for name in [class_name] if name], self._transform)
+        self._prompts.put_named_prompts(self.model, [name for name in [class_name] if name], self.image_transform)
         self._prompts.put_text_prompts(self.model, class_name)
         if len(self.model.bank):
             self._set_threshold()
