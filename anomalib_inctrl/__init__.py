@@ -67,7 +67,7 @@ def _register() -> None:
         try:
             from _anomalib_inctrl_autoload import attach
         except ImportError:  # a copy without the start-up file
-            pass
+            import_module(f"{__name__}.console").quiet()
         else:
             attach()
             return

@@ -20,6 +20,8 @@ DEBUG = "ANOMALIB_INCTRL_DEBUG"
 
 # What other packages warn of at every start; none of it depends on what the user does.
 _WARNINGS = (
+    "Importing from timm.models.layers is deprecated",
+    "The anomalib.models.components.dinov2 package is deprecated",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     "'pin_memory' argument is set as true but no accelerator is found",
     r"Found \d+ module\(s\) in eval mode at the start of training",
