@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from anomalib_inctrl.io.files import write_text_atomic
 from anomalib_inctrl.visualization.outputs import image_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from anomalib.data import ImageBatch
     from lightning.pytorch import LightningModule, Trainer
 
@@ -126,9 +129,11 @@ def _show(table: pd.DataFrame, folder: Path) -> None:
     columns |= {name: title for name, title in _SHOWN_COLUMNS.items() if name in table}
     if table.class_name.nunique() == 1:
         del columns["class_name"]
-    shown = Table(*columns.values(), title="Most abnormal images", title_justify="left")
+    common = _common_folder(table.image_path)
+    shown = Table(*columns.values())
     shown.columns[-1].overflow = "fold"
     for _, row in table.sort_values(score, ascending=False, kind="stable").head(_SHOWN).iterrows():
+        row["image_path"] = row["image_path"].removeprefix(common)
         shown.add_row(*(_cell(name, row[name]) for name in columns))
     count = f"{len(table)} image{'s' if len(table) > 1 else ''} scored"
     labels = table.get("pred_label")
@@ -137,9 +142,18 @@ def _show(table: pd.DataFrame, folder: Path) -> None:
     else:
         count += f", {int(labels.sum())} labelled anomalous"
         count += f", {int(labels.isna().sum())} not labelled" if labels.isna().any() else ""
-    console = Console()
+    console, plain = Console(), {"markup": False, "highlight": False}
+    console.print(f"Most abnormal images{f' in {common}' if common else ''}:", soft_wrap=True, **plain)
     console.print(shown)
-    console.print(f"{count}. Results: {folder}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"{count}. Results: {folder}", soft_wrap=True, **plain)
+
+
+def _common_folder(paths: Iterable[str]) -> str:
+    """The folder that all images lie in, with a separator at its end; empty if there is none."""
+    try:
+        return os.path.join(os.path.commonpath([os.path.dirname(path) for path in paths]), "")  # noqa: PTH118, PTH120
+    except ValueError:  # on several drives
+        return ""
 
 
 def _cell(name: str, value: Any) -> Text:

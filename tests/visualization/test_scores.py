@@ -128,7 +128,7 @@ def test_nothing_is_shown_without_a_progress_bar_or_in_a_dry_run(tmp_path, datas
 
 def test_labels_that_are_not_known_are_said_to_be(tmp_path, dataset, fakes, make_trainer, capsys):
     model = fakes.BrightSpots(callbacks=[ScoreTable()])
-    model.post_processor._image_threshold.fill_(torch.nan)
+    model.post_processor.enable_thresholding = False
     trainer = make_trainer(default_root_dir=tmp_path, enable_progress_bar=True)
     trainer.predict(model, fakes.loader(dataset, 2), return_predictions=False)
     shown = capsys.readouterr().out
