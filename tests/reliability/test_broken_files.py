@@ -24,7 +24,7 @@ from anomalib_inctrl.errors import (
     ImageFileError,
     PromptError,
 )
-from anomalib_inctrl.io.images import image_size, is_deep, read_image
+from anomalib_inctrl.io.images import image_size, read_image
 from anomalib_inctrl.prompts.selection import read_prompt_list
 from tests.reliability.damage import damaged
 
@@ -88,7 +88,6 @@ def test_damaged_images(suffix, tmp_path):
         pixels = read_or_named(path, lambda: read_image(path), ImageFileError)
         size = read_or_named(path, lambda: image_size(path), ImageFileError)
         assert pixels is None or size == tuple(pixels.shape[1:])
-        is_deep(path)
         read_or_named(path, lambda: check_image(path), ImageFileError)
         return pixels
 
@@ -118,7 +117,6 @@ def test_paths_without_an_image_are_refused(name, tmp_path, detector):
     for read in (read_image, image_size, detector.predict):
         with pytest.raises(ImageFileError):
             read(str(path))
-    assert not is_deep(path)
 
 
 def load_and_predict(path, pixels):
