@@ -63,6 +63,7 @@ UNREADABLE = (
     Image.DecompressionBombError,
 )
 _DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
+_DEEP_PPM = ("RGB", 65535)  # how Pillow notes it, colour and largest value
 _DEPTHS = (8, 10, 12, 14, 16)
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _DESCRIPTION, _PLANES = 256, 257, 258, 262, 270, 284
 _MAX_SAMPLE_VALUES = (281, 341)
@@ -89,7 +90,8 @@ class ImageHeader(NamedTuple):
 def _opened(path: str | Path) -> Iterator[Image.Image]:
     """Open an image; whatever is wrong with the file becomes an ``ImageFileError`` that names it."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        # Not by its path: then Pillow maps the pixels of some TIFF files into memory, and scrambles those it turns.
+        with Path(path).open("rb") as file, Image.open(file, formats=FORMATS) as image:
             yield image
     except UNREADABLE as error:
         size = os.path.getsize(path) if os.path.isfile(path) else None  # noqa: PTH113, PTH202  # names of no file as well
@@ -105,7 +107,7 @@ def read_header(path: str | Path) -> ImageHeader:
         # Releases of Pillow differ in whether the size of a TIFF file is that before or after turning.
         width, height = (tags[_WIDTH], tags[_HEIGHT]) if tags else image.size
         stored, turned = (height, width), (width, height) if orientation >= 5 else (height, width)
-        plain = not (_is_deep(image) or image.has_transparency_data or (orientation > 1 and not tags))
+        plain = not (_is_deep(image) or image.has_transparency_data or orientation > 1)
         return ImageHeader(turned, orientation, turned if tags else stored, plain)
 
 
@@ -325,7 +327,7 @@ def _is_deep(image: Image.Image) -> bool:
         return False
     bits = max(np.atleast_1d(getattr(image, "tag_v2", {}).get(_BITS, 1)))
     layouts = [tile[3] for tile in getattr(image, "tile", ())]
-    return bits > 8 or any(";16" in str(layout) or layout == ("RGB", 65535) for layout in layouts)
+    return bits > 8 or any(";16" in str(layout) or layout == _DEEP_PPM for layout in layouts)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -349,7 +351,7 @@ def _stated_bits(image: Image.Image, path: str | Path | None) -> int:
         stated += [int(match[1])] if match else []
         stated += [container] if container in _DEPTHS[1:-1] else []
         return max(stated, default=0)
-    if image.format == "PPM" and any(tile[0] == "ppm" for tile in getattr(image, "tile", ())):
+    if image.format == "PPM" and any(tile[0] == "ppm" and tile[3] != _DEEP_PPM for tile in getattr(image, "tile", ())):
         return 16  # Pillow scales to all of them
     return _png_bits(path) if image.format == "PNG" and path is not None else 0
 
