@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from anomalib_inctrl.backbones.openclip import CLIP_MEAN, CLIP_STD
 from anomalib_inctrl.errors import ImageDataError, ImageFileError
-from anomalib_inctrl.io.images import IMAGE_SUFFIXES, read_header, read_image, upright, warn_of_skipped
+from anomalib_inctrl.io.images import IMAGE_SUFFIXES, read_header, read_image, read_mask, upright, warn_of_skipped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -266,7 +266,11 @@ class BackbonePreProcessor(PreProcessor):
             batch.image[index] = resize(read_image(batch.image_path[index])).to(batch.image)
             # Masks have the size of the image as it was read, which tells those that have to be turned with it.
             if batch.gt_mask is not None and header.plain_size != header.size:
-                batch.gt_mask[index] = upright(batch.gt_mask[index].clone(), header.orientation)
+                mask = upright(batch.gt_mask[index].clone(), header.orientation)
+                # anomalib's collate loses the paths where a batch begins with a normal image; then it is off by a pixel.
+                if file := (batch.mask_path or {index: None})[index]:
+                    mask = resize(tv_tensors.Mask(read_mask(file, batch.image_path[index])))
+                batch.gt_mask[index] = mask.to(batch.gt_mask)
 
 
 def _header(path: str) -> ImageHeader | None:
