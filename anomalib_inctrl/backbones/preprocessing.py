@@ -265,11 +265,10 @@ class BackbonePreProcessor(PreProcessor):
         for index, header in again.items():
             batch.image[index] = resize(read_image(batch.image_path[index])).to(batch.image)
             # Masks have the size of the image as it was read, which tells those that have to be turned with it.
-            if batch.gt_mask is not None and header.plain_size != header.size:
+            if batch.gt_mask is not None and header.plain_size != header.size and batch.gt_mask[index].any():
                 mask = upright(batch.gt_mask[index].clone(), header.orientation)
-                # anomalib's collate loses the paths where a batch begins with a normal image; then it is off by a pixel.
-                if file := (batch.mask_path or {index: None})[index]:
-                    mask = resize(tv_tensors.Mask(read_mask(file, batch.image_path[index])))
+                if batch.mask_path:  # without, where a batch begins with a normal image, it is off by up to a pixel
+                    mask = resize(tv_tensors.Mask(read_mask(batch.mask_path[index], batch.image_path[index])))
                 batch.gt_mask[index] = mask.to(batch.gt_mask)
 
 
