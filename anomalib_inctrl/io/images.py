@@ -23,7 +23,7 @@ from anomalib_inctrl.errors import ImageFileError
 from anomalib_inctrl.io.video import is_frame, read_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -187,7 +187,7 @@ def read_mask(path: str | Path, image_path: str | Path) -> Tensor:
 def upright(array: Any, orientation: int) -> Any:
     """Turn an array or tensor ``(H, W, ...)`` by an EXIF orientation; returns ``(H, W, ...)`` or ``(W, H, ...)``."""
     array = array.swapaxes(0, 1) if orientation >= 5 else array
-    flipped = [axis for axis, cases in ((0, (3, 4, 7, 8)), (1, (2, 3, 6, 7))) if orientation in cases]
+    flipped = tuple(axis for axis, cases in ((0, (3, 4, 7, 8)), (1, (2, 3, 6, 7))) if orientation in cases)
     return array.flip(flipped) if isinstance(array, torch.Tensor) else np.flip(array, flipped)
 
 
@@ -218,7 +218,7 @@ def eight_bits(values: NDArray[Any], name: str, bits: int = 0) -> NDArray[np.uin
     if floating:
         values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
     # One copy at a time, as images may be large; doubles only where values need them.
-    scaled = values.astype(np.float64 if values.dtype.itemsize > 2 else np.float32)
+    scaled: NDArray[Any] = values.astype(np.float64 if values.dtype.itemsize > 2 else np.float32)
     scaled -= low
     scaled *= 255 / top
     return scaled.round(out=scaled).clip(0, 255, out=scaled).astype(np.uint8)
@@ -280,7 +280,7 @@ def _rgb(image: Image.Image, path: str | Path | None = None) -> NDArray[np.uint8
     """The pixels of an image, upright: ``(H, W, 3)``."""
     # Before the pixels are loaded, which drops some of this.
     orientation, deep, bits = _orientation(image), _is_deep(image), _stated_bits(image, path)
-    tags = getattr(image, "tag_v2", {})
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
     image.load()
     name = str(path or getattr(image, "filename", "") or "an image")
     # Of JPEG files it is the preview for a screen that follows, as every phone writes it.
@@ -290,18 +290,21 @@ def _rgb(image: Image.Image, path: str | Path | None = None) -> NDArray[np.uint8
         if tags.get(_PLANES) == 2:
             msg = "16 bits in a plane for each colour; save them pixel by pixel, with PlanarConfiguration 1"
             raise ValueError(msg)
-        return upright(_deep_colours(path, bits, image.has_transparency_data), orientation)
-    turned = 1 if tags else orientation  # Pillow turns TIFF files
+        pixels: NDArray[np.uint8] = upright(_deep_colours(path, bits, image.has_transparency_data), orientation)
+        return pixels
     if image.mode in _DEEP_MODES:
         values = np.array(image)
         if tags.get(_PHOTOMETRIC) == 0 and values.dtype.kind != "f":  # white is 0; Pillow inverts 8 bits only
             grey = 255 - eight_bits(values, name, bits)
         else:
             grey = eight_bits(values, name, bits)
-        return upright(np.repeat(grey[..., None], 3, axis=-1), turned)
-    if image.has_transparency_data:
-        return upright(on_black(np.array(image.convert("RGBA"))), turned)
-    return upright(np.array(image.convert("RGB")), turned)
+        pixels = np.repeat(grey[..., None], 3, axis=-1)
+    elif image.has_transparency_data:
+        pixels = on_black(np.array(image.convert("RGBA")))
+    else:
+        pixels = np.array(image.convert("RGB"))
+    pixels = upright(pixels, 1 if tags else orientation)  # Pillow turns TIFF files
+    return pixels
 
 
 def _deep_colours(path: str | Path, bits: int, has_alpha: bool) -> NDArray[np.uint8]:

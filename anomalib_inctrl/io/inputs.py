@@ -142,8 +142,8 @@ def _rgb_from_values(source: NDArray[Any] | Tensor, name: str) -> Tensor:
         )
         raise ImageDataError(msg)
     if sixteen_bits and len(array) == 4:
-        alpha = eight_bits(array[3:], name, int(array[3].max()).bit_length())
-        array = np.concatenate([eight_bits(array[:3], name), alpha])
+        opacity = eight_bits(array[3:], name, int(array[3].max()).bit_length())
+        array = np.concatenate([eight_bits(array[:3], name), opacity])
     elif sixteen_bits:
         array = eight_bits(array, name)
     if floating:
