@@ -10,7 +10,6 @@ import re
 import struct
 from collections import Counter
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -246,15 +245,18 @@ def warn_of_skipped(folder: str | Path, files: Iterable[Path]) -> None:
     """Log, once for a folder, how many files of which endings are not read; nothing if there are none."""
     if counts := Counter(path.suffix.lower() or "without ending" for path in files):
         endings = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
-        _warn_once(f"{folder}: {counts.total()} files are not read, by their endings ({endings}).")
+        message = f"{folder}: {counts.total()} files are not read, by their endings ({endings})."
+        _warn_once(message, message)
 
 
-@lru_cache(maxsize=1024)
-def _warn_once(message: str) -> None:
-    logger.warning(message)
-
-
+_WARNED: set[str] = set()
 _DEPTHS_SEEN: dict[int, str] = {}
+
+
+def _warn_once(key: str, message: str) -> None:
+    if key not in _WARNED:
+        _WARNED.add(key)
+        logger.warning(message)
 
 
 def _note_depth(depth: int, name: str) -> None:
@@ -276,8 +278,8 @@ def _to_tensor(array: NDArray[np.uint8]) -> Tensor:
     return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
-def _rgb(image: Image.Image, path: str | Path | None = None) -> NDArray[np.uint8]:
-    """The pixels of an image, upright: ``(H, W, 3)``."""
+def _rgb(image: Image.Image, path: str | Path | None = None) -> Any:
+    """The pixels of an image, upright: ``(H, W, 3)`` uint8."""
     # Before the pixels are loaded, which drops some of this.
     orientation, deep, bits = _orientation(image), _is_deep(image), _stated_bits(image, path)
     tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
@@ -285,13 +287,13 @@ def _rgb(image: Image.Image, path: str | Path | None = None) -> NDArray[np.uint8
     name = str(path or getattr(image, "filename", "") or "an image")
     # Of JPEG files it is the preview for a screen that follows, as every phone writes it.
     if getattr(image, "is_animated", False) and image.format != "MPO":
-        _warn_once(f"{name} holds several pages or frames: the first is read, here and of other such files.")
+        message = f"{name} holds several pages or frames: the first is read, as of every such file."
+        _warn_once(f"pages of {image.format}", message)
     if deep and image.mode not in _DEEP_MODES and path is not None:
         if tags.get(_PLANES) == 2:
             msg = "16 bits in a plane for each colour; save them pixel by pixel, with PlanarConfiguration 1"
             raise ValueError(msg)
-        pixels: NDArray[np.uint8] = upright(_deep_colours(path, bits, image.has_transparency_data), orientation)
-        return pixels
+        return upright(_deep_colours(path, bits, image.has_transparency_data), orientation)
     if image.mode in _DEEP_MODES:
         values = np.array(image)
         if tags.get(_PHOTOMETRIC) == 0 and values.dtype.kind != "f":  # white is 0; Pillow inverts 8 bits only
@@ -303,8 +305,7 @@ def _rgb(image: Image.Image, path: str | Path | None = None) -> NDArray[np.uint8
         pixels = on_black(np.array(image.convert("RGBA")))
     else:
         pixels = np.array(image.convert("RGB"))
-    pixels = upright(pixels, 1 if tags else orientation)  # Pillow turns TIFF files
-    return pixels
+    return upright(pixels, 1 if tags else orientation)  # Pillow turns TIFF files
 
 
 def _deep_colours(path: str | Path, bits: int, has_alpha: bool) -> NDArray[np.uint8]:

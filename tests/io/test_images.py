@@ -74,7 +74,8 @@ def test_black_and_white_and_losslessly_compressed_colours(tmp_path):
         assert (levels(tmp_path / name) == COLOURS.transpose(2, 0, 1)).all()
 
 
-def test_of_several_pages_or_frames_the_first_is_read_and_that_is_told(tmp_path, caplog):
+def test_of_several_pages_or_frames_the_first_is_read_and_that_is_told_once(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(images, "_WARNED", set())
     pages = [Image.fromarray(RAMP), Image.fromarray(255 - RAMP), Image.fromarray(RAMP.T.copy())]
     for name in ("pages.tif", "frames.gif", "frames.apng", "frames.webp"):
         options = {"format": "PNG"} if name.endswith("apng") else {"lossless": True} if name.endswith("webp") else {}
@@ -82,6 +83,8 @@ def test_of_several_pages_or_frames_the_first_is_read_and_that_is_told(tmp_path,
         assert np.abs(levels(tmp_path / name) - RAMP).max() <= 1
         assert f"{name} holds several pages or frames: the first is read" in caplog.text
     caplog.clear()
+    pages[1].save(tmp_path / "more.tif", save_all=True, append_images=pages)
+    read_image(tmp_path / "more.tif")
     pages[0].convert("RGB").save(tmp_path / "phone.mpo", save_all=True, append_images=[pages[1].convert("RGB")])
     assert np.abs(levels(tmp_path / "phone.mpo") - RAMP).max() <= 12
     assert not caplog.text  # phones add a preview to every photo
