@@ -7,6 +7,7 @@ import math
 import warnings
 from io import BytesIO
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -32,12 +33,16 @@ FORMATS = {
     "png": {"mode": "RGB"},
     "interlaced.png": {"mode": "P"},
     "deep.png": {"mode": "I;16"},
+    "deep-colours.png": {"mode": "16 bits"},
+    "deep-colours.tif": {"mode": "16 bits"},
     "jpg": {"mode": "RGB", "quality": 90},
     "bmp": {"mode": "RGB"},
     "tif": {"mode": "RGBA"},
     "float.tif": {"mode": "F"},
     "webp": {"mode": "RGB"},
     "ppm": {"mode": "RGB"},
+    "jp2": {"mode": "RGB"},
+    "gif": {"mode": "P"},
 }
 
 
@@ -45,9 +50,11 @@ def image_content(suffix):
     options = dict(FORMATS[suffix])
     mode, ending, file = options.pop("mode"), suffix.rpartition(".")[2], BytesIO()
     values = np.random.default_rng(0).integers(0, 256, (9, 12), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+    if mode == "16 bits":
+        return cv2.imencode(f".{ending}", np.dstack([values.astype(np.uint16) * 257] * 3))[1].tobytes()
     image = Image.fromarray(values.astype(np.uint16) * 257 if mode == "I;16" else values)
     image = image if mode == "I;16" else image.convert("RGB").convert(mode)
-    image.save(file, format={"jpg": "JPEG", "tif": "TIFF", "ppm": "PPM"}.get(ending, ending.upper()), **options)
+    image.save(file, format={"jpg": "JPEG", "jp2": "JPEG2000", "tif": "TIFF"}.get(ending, ending.upper()), **options)
     return file.getvalue()
 
 
