@@ -99,7 +99,7 @@ def _plain(value: Any) -> Any:
 
 
 def _wanted(fault: Any) -> str:
-    text = fault["msg"]
+    text: str = fault["msg"]
     for start in ("Input should be a valid ", "Input should be an instance of ", "Input should be "):
         if text.startswith(start):
             text = text.removeprefix(start)

@@ -464,7 +464,7 @@ class Detector:
 
     def _held_out(self, prepared: Sequence[Tensor], class_name: str) -> list[float]:
         images = torch.cat(list(prepared))
-        return to_cpu(self.module.model.held_out(images, class_name, self.batch_size).score).tolist()  # type: ignore[no-any-return]
+        return to_cpu(self.module.model.held_out(images, class_name, self.batch_size).score).tolist()
 
     @torch.inference_mode()
     def _predict_batch(

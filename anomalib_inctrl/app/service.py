@@ -8,7 +8,7 @@ import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -100,10 +100,12 @@ class PredictionService:
         if self._detector is None or self._detector[0] != (model, weights):
             self._detector = None  # frees its memory before the next one is loaded
             path = self._weights[model][weights]
+            # A checkpoint names its own.
+            named: dict[str, Any] = {} if path else {"backbone": self.backbone, "pretrained": self.pretrained}
             detector = Detector(
                 path,
                 model=model,  # type: ignore[arg-type]  # one of the keys of MODELS
-                **({"backbone": self.backbone, "pretrained": self.pretrained} if path is None else {}),
+                **named,
                 device=self.device,
                 prompt_shifts=self.prompt_shifts,
             )

@@ -142,10 +142,10 @@ def _show(table: pd.DataFrame, folder: Path) -> None:
     else:
         count += f", {int(labels.sum())} labelled anomalous"
         count += f", {int(labels.isna().sum())} not labelled" if labels.isna().any() else ""
-    console, plain = Console(), {"markup": False, "highlight": False}
-    console.print(f"Most abnormal images{f' in {common}' if common else ''}:", soft_wrap=True, **plain)
+    console = Console(markup=False, highlight=False)
+    console.print(f"Most abnormal images{f' in {common}' if common else ''}:", soft_wrap=True)
     console.print(shown)
-    console.print(f"{count}. Results: {folder}", soft_wrap=True, **plain)
+    console.print(f"{count}. Results: {folder}", soft_wrap=True)
 
 
 def _common_folder(paths: Iterable[str]) -> str:

@@ -404,10 +404,10 @@ class FewShotModule(ModelHubMixin, _Base):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Preprocess what a user's own pre-processor leaves: a batch's prompts, by a plain module its images too."""
         batch = super().on_after_batch_transfer(batch, dataloader_idx)
-        transform = self.image_transform
+        transform: Any = self.image_transform
         if transform is None or isinstance(self.pre_processor, BackbonePreProcessor) or not hasattr(batch, "image"):
             return batch
-        if transform is self.pre_processor:
+        if self.pre_processor is transform:
             batch.image = transform(batch.image)
         if (prompts := getattr(batch, "prompt_image", None)) is not None:
             batch.prompt_image = transform(prompts.flatten(0, 1)).unflatten(0, prompts.shape[:2])
