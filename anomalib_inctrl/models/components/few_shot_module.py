@@ -407,7 +407,7 @@ class FewShotModule(ModelHubMixin, _Base):
         transform: Any = self.image_transform
         if transform is None or isinstance(self.pre_processor, BackbonePreProcessor) or not hasattr(batch, "image"):
             return batch
-        if self.pre_processor is transform:
+        if not isinstance(self.pre_processor, PreProcessor):
             batch.image = transform(batch.image)
         if (prompts := getattr(batch, "prompt_image", None)) is not None:
             batch.prompt_image = transform(prompts.flatten(0, 1)).unflatten(0, prompts.shape[:2])
