@@ -457,7 +457,7 @@ class FewShotModule(ModelHubMixin, _Base):
     @property
     def needs_held_out_classes(self) -> bool:
         """Whether the datamodule is to keep auxiliary categories from the heads, to fit the fusion on."""
-        return self.hparams["fusion"] != "paper"
+        return bool(self.hparams["fusion"] != "paper")
 
     def on_train_epoch_end(self) -> None:
         """Fit the fusion, unless validation in this epoch did."""
