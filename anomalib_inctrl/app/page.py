@@ -49,15 +49,17 @@ _THRESHOLD = (
     "A score above it is labelled anomalous. It starts at the highest score of your normal references, each compared "
     "with the others."
 )
+_WIDTHS = ["30%", "20%", "50%"]
 # Components that show results and cannot be edited.
 _PLAIN: dict[str, Any] = {"interactive": False, "buttons": []}
-_THUMBNAILS = {"object_fit": "contain", **_PLAIN}
+_THUMBNAILS = {"object_fit": "contain", "allow_preview": False, **_PLAIN}
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 
 # Fonts of the browser's machine: the page makes no request to other servers.
 THEME = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 CSS = """.gradio-container {max-width: 1400px !important; margin: auto}
 #pred-label h2, #counts h3 {margin: 0}
+#heat-maps .caption-label {max-width: 100%; left: 0; right: auto; font-size: 11px}
 #prompt-gallery .grid-container {grid-template-columns: repeat(4, minmax(0, 1fr)) !important}"""
 _HEADING = """# Few-shot anomaly detection
 Drop normal references of an object, name it, and drop the images to inspect. Nothing leaves the machine that runs
@@ -175,14 +177,16 @@ def build_page(service: PredictionService, folder: Path) -> gr.Blocks:
                 counts = gr.Markdown(elem_id="counts")
                 left_out = gr.Textbox(label="Unreadable, left out", max_lines=8, interactive=False, visible=False)
                 title = "Heat maps, most abnormal first"
-                gallery = gr.Gallery(label=title, columns=6, height=230, allow_preview=False, **_THUMBNAILS)
+                gallery = gr.Gallery(label=title, elem_id="heat-maps", columns=6, height=290, **_THUMBNAILS)
                 with gr.Row(equal_height=False):
                     with gr.Column(scale=3, min_width=300):
                         large = gr.Image(label="Heat map", height=380, interactive=False, buttons=["fullscreen"])
                     with gr.Column(scale=2, min_width=240):
                         label = gr.Markdown(elem_id="pred-label")
                         head = ["component", "value", "meaning"]
-                        components = gr.Dataframe(headers=head, label="Components of the score", wrap=True, **_PLAIN)
+                        components = gr.Dataframe(
+                            headers=head, label="Components of the score", wrap=True, column_widths=_WIDTHS, **_PLAIN
+                        )
                 threshold = gr.Slider(0, 1, step=_STEP, label="Threshold", info=_THRESHOLD, visible=False)
                 table = gr.Dataframe(label="All images", max_height=320, **_PLAIN)
                 download = gr.DownloadButton("Download CSV", interactive=False, size="md")
@@ -213,7 +217,9 @@ def build_page(service: PredictionService, folder: Path) -> gr.Blocks:
 
 def _lay_out_form(service: PredictionService) -> tuple[Any, ...]:
     files = _upload(f"1. Normal references (1 to {MOST_PROMPTS})")
-    gallery = gr.Gallery(label="Prompts", elem_id="prompt-gallery", columns=4, height=120, visible=False, **_THUMBNAILS)
+    gallery = gr.Gallery(
+        label="References", elem_id="prompt-gallery", columns=4, height=120, visible=False, **_THUMBNAILS
+    )
     info = "In English: it goes into the text prompts."
     class_name = gr.Textbox(label="2. What they show", placeholder="metal nut", info=info, max_length=MOST_LETTERS)
     queries = _upload(f"3. Images to inspect (1 to {MOST_QUERIES})")

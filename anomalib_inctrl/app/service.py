@@ -230,9 +230,11 @@ def summary(predictions: Sequence[Prediction], left_out: int, threshold: float |
         promise = "A single reference gives no threshold: drop two or more, and images are labelled."
     else:
         above = sum(score > threshold for score in normals)
+        # A threshold above all of them has fewer false alarms; how many fewer they cannot tell.
+        about = "About" if threshold <= max(normals) + 1e-3 else "At most about"
         promise = (
-            f"About {above + 1} in {len(normals) + 1} normal images will be labelled anomalous, by your {len(normals)} "
-            "normal references."
+            f"{about} {above + 1} in {len(normals) + 1} normal images will be labelled anomalous, by your "
+            f"{len(normals)} normal references."
         )
     return f"{', '.join([*counts, f'{left_out} unreadable'])}. {promise}"
 

@@ -107,9 +107,13 @@ def test_wrong_input_is_a_warning_and_no_failure(client, server, good, hostile):
     assert "Traceback" not in server[1].read_text()
 
 
-def test_the_example_is_filled_in(client):
+def test_the_example_is_filled_in_and_predicted(client):
     prompts, name, queries = client.predict(api_name="/example")
     assert (len(prompts), name, len(queries)) == (4, "washer", 8)
+    steps = {step["id"]: step for step in client.config["dependencies"]}
+    after = {step["trigger_after"]: step["api_name"] for step in steps.values() if step["trigger_after"] is not None}
+    (example,) = [number for number, step in steps.items() if step["api_name"] == "example"]
+    assert after[example].startswith("predict")
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", str(ROOT / "README.md")])
