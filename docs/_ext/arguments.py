@@ -1,19 +1,25 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The directive ``arguments``: every argument of a class, its default and its meaning, from signature and docstring."""
+"""Reference pages from the code: `arguments` of a class from its docstring, `command-help` of every command."""
 
 from __future__ import annotations
 
 import inspect
+import io
 import re
+from contextlib import redirect_stdout, suppress
+from importlib import import_module
 from typing import Any
+from unittest.mock import patch
 
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.errors import SphinxError
 from sphinx.ext.napoleon import Config, GoogleDocstring
-from sphinx.util.docutils import SphinxDirective
 from sphinx.util import import_object
+from sphinx.util.docutils import SphinxDirective
+
+from anomalib_inctrl.cli import _COMMANDS
 
 HEAD = ("argument", "default", "meaning")
 
@@ -64,7 +70,23 @@ class Arguments(SphinxDirective):
         return node.children
 
 
+class CommandHelp(SphinxDirective):
+    """What ``anomalib-inctrl COMMAND --help`` prints, for every command of the package."""
+
+    def run(self) -> list[nodes.Node]:
+        """Call each command for its help."""
+        return [block for name, command in _COMMANDS.items() for block in _help_blocks(name, command.module)]
+
+
+def _help_blocks(name: str, module: str) -> list[nodes.Node]:
+    text = io.StringIO()
+    with patch.dict("os.environ", {"COLUMNS": "96"}), redirect_stdout(text), suppress(SystemExit):
+        import_module(module).main(["--help"])
+    return [nodes.rubric("", f"anomalib-inctrl {name}"), nodes.literal_block("", text.getvalue(), language="text")]
+
+
 def setup(app: Any) -> dict[str, bool]:
-    """Register the directive."""
+    """Register the directives."""
     app.add_directive("arguments", Arguments)
+    app.add_directive("command-help", CommandHelp)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
