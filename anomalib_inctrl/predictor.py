@@ -428,7 +428,7 @@ class Detector:
         """
         _check_class_name(class_name)
         held_out = self._held_out([self._prepare(item)[0] for item in list_inputs(images)], class_name)
-        return to_cpu(held_out.score).tolist()  # type: ignore[no-any-return]
+        return to_cpu(held_out.score).tolist()
 
     def _held_out(self, prepared: Sequence[Tensor], class_name: str) -> ScoreComponents:
         return self.module.model.held_out(torch.cat(list(prepared)), class_name, self.batch_size)

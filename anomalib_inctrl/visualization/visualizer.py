@@ -115,9 +115,9 @@ class ExplanationVisualizer(ImageVisualizer):
                         # The base class opens the path: what it names has to be a file for that moment.
                         (image,) = _query_images(torch.as_tensor(batch.image)[index : index + 1], pl_module)
                         item.image_path = str(write_image_atomic(Path(scratch, *Path(path).parts[-2:]), image))
-                    if item.anomaly_map is not None and not is_normalised(pl_module, "pixel"):
+                    if heat_map is not None and not is_normalised(pl_module, "pixel"):
                         low, high = heat_map.low, heat_map.high
-                        item.anomaly_map = ((item.anomaly_map - low) / (high - low)).clamp(0, 1)
+                        item.anomaly_map = ((torch.as_tensor(item.anomaly_map) - low) / (high - low)).clamp(0, 1)
                     if not known[index]:
                         item.gt_mask = None
                     # The base class would draw the image once more, without a title, for an overlay that is missing.
@@ -176,10 +176,10 @@ class ExplanationVisualizer(ImageVisualizer):
         components: Any = getattr(batch, "components", None)
         for field, values in tensor_components(components).items():
             if field.endswith("_map") and field != "anomaly_map" and (with_prompts or field != "patch_map"):
-                high = _above(normal_maps[field].max().item() if field in normal_maps else None)
+                seen = _above(normal_maps[field].max().item() if field in normal_maps else None)
                 name = MAP_NAMES.get(field, field.replace("_", " "))
                 default = RESIDUAL_RANGE if field == "patch_map" else (0.0, 1.0)
-                maps[name] = HeatMap(values.reshape(len(values), *components.grid).numpy(), *(high or default))
+                maps[name] = HeatMap(values.reshape(len(values), *components.grid).numpy(), *(seen or default))
         raw = getattr(batch, "raw_map", None)
         if raw is not None:
             if len(maps) == 1:
