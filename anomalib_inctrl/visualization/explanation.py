@@ -26,7 +26,7 @@ MAX_PROMPTS = 8
 _TILE, _PANEL, _GAP, _HEADER, _CAPTION, _LINE = 4.4, 3.6, 0.25, 0.65, 0.28, 0.2
 _SCORE, _AXIS, _NOTE, _BAR, _BELOW = 1.05, 0.75, 0.25, 0.36, 0.45
 _LARGEST_MAP = 3.0
-_INK, _MUTED, _GROUND, _BAND, _BLUE, _RED = "#1a1a1a", "#666666", "#e4e4e4", "#a9c4e0", "#2f5f96", "#b3261e"
+_INK, _MUTED, _GROUND, _BAND, _BLUE, _RED = "#1a1a1a", "#666666", "#e4e4e4", "#7fabdb", "#2f5f96", "#b3261e"
 
 
 def explanation_figure(
