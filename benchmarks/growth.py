@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__, rounds=5)
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 1000, 10_000, 100_000])
     args = parse(parser, argv)
-    report(args, f"Growth with the number of images; sizes for {FULL_SIZE}", [_measure(args, n) for n in args.counts])
+    rows = [_measure(args, count) for count in args.counts]
+    report(args, {f"Growth with the number of images; sizes for {FULL_SIZE}": rows})
 
 
 def _measure(args: Any, count: int) -> dict[str, Any]:

@@ -193,6 +193,26 @@ def weights_file(name: str, pretrained: str) -> Path | None:
 def create_openclip_model(name: str, pretrained: str | None, image_size: int | None = None) -> Any:
     """Create an OpenCLIP model with its weights, on the CPU in float32; see :class:`OpenCLIPBackbone`."""
     check_openclip_model(name)
+    network = _create_with_weights(name, pretrained, image_size)
+    _put_tokens_first(getattr(network.visual, "transformer", None))
+    return network
+
+
+def _put_tokens_first(transformer: Any) -> None:
+    """Let a transformer work on (token, batch, width).
+
+    On (batch, token, width), PyTorch's attention multiplies a transposed view by frozen weights image by image: in
+    bfloat16 on a CPU ten times slower, in float32 up to a tenth. The result is the same to rounding.
+    """
+    attentions = [getattr(block, "attn", None) for block in getattr(transformer, "resblocks", [])]
+    # Older releases work so by themselves; attention of OpenCLIP's own knows the other order only.
+    if getattr(transformer, "batch_first", False) and all(isinstance(each, nn.MultiheadAttention) for each in attentions):
+        transformer.batch_first = False
+        for attention in attentions:
+            attention.batch_first = False
+
+
+def _create_with_weights(name: str, pretrained: str | None, image_size: int | None) -> Any:
     if pretrained is None:
         logger.warning("Backbone %s has random weights (pretrained=None): its scores mean nothing.", name)
         with torch.random.fork_rng(devices=[]):
