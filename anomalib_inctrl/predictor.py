@@ -36,6 +36,7 @@ from anomalib_inctrl.io.inputs import ImageInput, NamedImage, list_inputs
 from anomalib_inctrl.io.weights import read_checkpoint, write_checkpoint
 from anomalib_inctrl.models import InCTRL, InCTRLv2
 from anomalib_inctrl.models.components.conformal import check_threshold, conformal_threshold, p_value
+from anomalib_inctrl.models.components.few_shot_model import check_choice
 from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts
 from anomalib_inctrl.prompts.source import DEFAULT_CLASS_NAME
 from anomalib_inctrl.visualization import HeatMap, explanation_figure, heat_overlay
@@ -203,6 +204,9 @@ class Detector:
             objects whose position varies. By default the checkpoint's, or 1.
         device: Where to compute, such as ``"cuda:1"``; by default on an accelerator if there is one.
         batch_size: Number of images that go through the model at once; of no influence on the results.
+        precision: ``"bf16"`` computes in bfloat16 where that changes scores little (autocast, Lightning's
+            ``bf16-mixed``): two to three times faster on a GPU or a processor with AVX-512 BF16 or AMX, see
+            :doc:`performance`. Slower on others.
         threshold: Score above which an image is labelled anomalous, in [0, 1]; may be set later. ``"auto"`` computes it
             for each class from normal images, see :meth:`set_prompts`. By default images are labelled only with
             prompts that a checkpoint holds beside its own threshold.
@@ -229,6 +233,7 @@ class Detector:
         prompt_shifts: int | None = None,
         device: str | torch.device | None = None,
         batch_size: int = 16,
+        precision: Literal["float32", "bf16"] = "float32",
         threshold: float | Literal["auto"] | None = None,
         false_alarm_rate: float | None = None,
     ) -> None:
@@ -238,6 +243,7 @@ class Detector:
         if batch_size < 1:
             msg = f"batch_size={batch_size}: must be at least 1."
             raise ValueError(msg)
+        check_choice("precision", precision, ("float32", "bf16"))
         if prompt_shifts is not None:
             check_prompt_shifts(prompt_shifts)
         check_threshold(threshold, false_alarm_rate)
@@ -246,6 +252,7 @@ class Detector:
         # Scores of the normal images that the threshold of a class is computed from.
         self._normal_scores: dict[str, list[float]] = {}
         self._device = _device(device)
+        self._precision = precision
         if isinstance(weights, (InCTRL, InCTRLv2)):
             self.module = weights
         elif weights is not None:
@@ -333,11 +340,10 @@ class Detector:
             conformal_threshold([0.0] * len(normals or inputs), self.false_alarm_rate)
         prepared = [self._prepare(item)[0] for item in inputs]
         model = self.module.model
-        model.set_prompts(
-            torch.cat(prepared) if prepared else torch.empty(0, 3, *model.backbone.image_size),
-            class_name,
-            [item.name for item in inputs if isinstance(item.source, (str, Path))],
-        )
+        images_of_prompts = torch.cat(prepared) if prepared else torch.empty(0, 3, *model.backbone.image_size)
+        files = [item.name for item in inputs if isinstance(item.source, (str, Path))]
+        with self._autocast():
+            model.set_prompts(images_of_prompts, class_name, files)
         self._class_name = class_name
         self._validated.discard(class_name)
         self._normal_scores.pop(class_name, None)
@@ -411,14 +417,17 @@ class Detector:
 
     def _held_out(self, prepared: Sequence[Tensor], class_name: str) -> list[float]:
         images = torch.cat(list(prepared))
-        return to_cpu(self.module.model.held_out(images, class_name, self.batch_size).score).tolist()  # type: ignore[no-any-return]
+        with self._autocast():
+            scores = self.module.model.held_out(images, class_name, self.batch_size).score
+        return to_cpu(scores).tolist()  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def _predict_batch(self, inputs: Sequence[NamedImage], class_name: str) -> list[Prediction]:
         model = self.module.model
         prepared = [self._prepare(item) for item in inputs]
-        result = model.score_components(torch.cat([image for image, _ in prepared]).to(self._device), class_name)
-        maps = to_cpu(model.to_inference_batch(result).anomaly_map.squeeze(1))  # type: ignore[union-attr]
+        with self._autocast():
+            result = model.score_components(torch.cat([image for image, _ in prepared]).to(self._device), class_name)
+            maps = to_cpu(model.to_inference_batch(result).anomaly_map.squeeze(1))  # type: ignore[union-attr]
         scores = to_cpu(result.score).tolist()
         components = {name: values.tolist() for name, values in score_components(result).items()}
         if wild := [row for row, score in enumerate(scores) if not math.isfinite(score)]:
@@ -459,6 +468,10 @@ class Detector:
             return self.threshold
         normals = self._normal_scores.get(class_name)
         return None if normals is None else conformal_threshold(normals, self.false_alarm_rate)
+
+    def _autocast(self) -> torch.autocast:
+        # A new one each time: it keeps the state to restore, and an app predicts in several threads.
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bf16")
 
     def _prepare(self, item: NamedImage) -> tuple[Tensor, tuple[int, int]]:
         """An image preprocessed for the backbone ``(1, 3, S, S)``, and its own height and width."""
