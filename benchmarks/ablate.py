@@ -187,7 +187,6 @@ def run(ablation: Ablation, output: Path, console: Console) -> pd.DataFrame:
                 "targets": setup.targets,
                 "k_shots": [setup.k_shot],
                 "seeds": [seed],
-                "examples": 0,
             }
         )
         tables.append(Benchmark(config, console).run())

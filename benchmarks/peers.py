@@ -1,12 +1,13 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images per second in anomalib's engine: both models, WinCLIP and AnomalyDINO.
+"""Images per second in anomalib's engine: both models beside WinCLIP or AnomalyDINO on the same backbone.
 
-    python benchmarks/peers.py --output peers.json
+    python benchmarks/peers.py --backbone ViT-B-16-plus-240 --output winclip.json
+    python benchmarks/peers.py --backbone timm/vit_small_patch14_dinov2 --image_size 448 --output anomaly_dino.json
 
 All predict the same rendered images, read from disk, with their own pre- and post-processing in the trainer of
-anomalib's engine, without visualizer. Prompts are set before. WinCLIP has the same backbone. All weights are random:
-where a model would download its own, the benchmark replaces its loader; the cost is the same.
+anomalib's engine, without visualizer. Prompts are set before. All weights are random: where a model would download its
+own, the benchmark replaces its loader; the cost is the same.
 """
 
 from __future__ import annotations
@@ -35,34 +36,47 @@ from anomalib_inctrl.io.images import list_images, read_image
 _OFF: dict[str, Any] = {"evaluator": False, "visualizer": False}
 
 
-def make_modules(backbone: str, prompts: Tensor) -> dict[str, Any]:
+def make_modules(backbone: str, image_size: int | None, prompts: Tensor) -> dict[str, Any]:
     """The models as anomalib runs them, their prompts set.
 
     Args:
-        backbone: OpenCLIP model.
+        backbone: OpenCLIP model, for WinCLIP, or ``timm/`` and the name of a timm one, for AnomalyDINO.
+        image_size: Side of the input; the backbone's own by default.
         prompts: Normal images ``(K, 3, H, W)`` in [0, 1].
 
     Returns:
         Modules by name.
     """
     modules: dict[str, Any] = {
-        name: cls(backbone=backbone, pretrained=None, k_shot=len(prompts), **_OFF)
+        name: cls(backbone=backbone, pretrained=None, image_size=image_size, k_shot=len(prompts), **_OFF)
         for name, cls in (("InCTRL", InCTRL), ("InCTRLv2", InCTRLv2))
     }
     for module in modules.values():
         module.model.heads_trained = True
         module.model.set_prompts(module.pre_processor.transform(prompts), CLASS_NAME)
-    clip, timm_model = open_clip.create_model_and_transforms(backbone), timm.create_model
-    with (
-        patch.object(open_clip, "create_model_and_transforms", lambda *_, **__: clip),
-        patch.object(timm, "create_model", lambda *args, **kwargs: timm_model(*args, **kwargs | {"pretrained": False})),
-    ):
-        winclip, dino = WinClip(class_name=CLASS_NAME, **_OFF), AnomalyDINO(**_OFF)
-    winclip.model.eval().setup(CLASS_NAME, winclip.pre_processor.transform(prompts))
-    winclip.is_setup = True
-    dino.model.train()(dino.pre_processor.transform(prompts))
-    dino.model.fit()
-    return {name: module.eval() for name, module in (modules | {"WinCLIP": winclip, "AnomalyDINO": dino}).items()}
+    peer = _anomaly_dino if backbone.startswith("timm/") else _winclip
+    side = modules["InCTRL"].model.backbone.image_size[0]
+    modules |= peer(backbone.removeprefix("timm/"), side, prompts)
+    return {name: module.eval() for name, module in modules.items()}
+
+
+def _winclip(backbone: str, _side: int, prompts: Tensor) -> dict[str, Any]:
+    clip = open_clip.create_model_and_transforms(backbone)
+    with patch.object(open_clip, "create_model_and_transforms", lambda *_, **__: clip):
+        module = WinClip(class_name=CLASS_NAME, **_OFF)
+    module.model.eval().setup(CLASS_NAME, module.pre_processor.transform(prompts))
+    module.is_setup = True
+    return {"WinCLIP": module}
+
+
+def _anomaly_dino(backbone: str, side: int, prompts: Tensor) -> dict[str, Any]:
+    create = timm.create_model
+    pre_processor = AnomalyDINO.configure_pre_processor((side, side))
+    with patch.object(timm, "create_model", lambda *args, **given: create(*args, **given | {"pretrained": False})):
+        module = AnomalyDINO(encoder_name=backbone, pre_processor=pre_processor, evaluator=False, visualizer=False)
+    module.model.train()(pre_processor.transform(prompts))
+    module.model.fit()
+    return {"AnomalyDINO": module}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -70,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__, rounds=3)
     parser.add_argument("--images", type=int, default=16, help="images predicted a round")
     parser.add_argument("--batch", type=int, default=8, help="batch size")
+    parser.add_argument("--image_size", type=int, help="side of the input; the backbone's own by default")
     parser.add_argument("--shots", type=int, default=4, help="prompts of each model")
     args = parse(parser, argv)
     with tempfile.TemporaryDirectory() as root, torch.no_grad():
@@ -81,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder.mkdir()
         for number, image in enumerate(images[: args.images]):
             save_image(image, folder / f"{number:03}.png")
-        modules = make_modules(args.backbone, torch.stack(images[: args.shots]))
+        modules = make_modules(args.backbone, args.image_size, torch.stack(images[: args.shots]))
         seconds = time_interleaved({name: _predictor(each, folder, args.batch) for name, each in modules.items()}, args)
     rows = [
         {

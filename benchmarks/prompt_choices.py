@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -21,9 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from anomalib_inctrl.backbones import backbone_preprocessing, create_backbone
+from anomalib_inctrl.backbones import Backbone, ImageFeatures, backbone_preprocessing, create_backbone
 from anomalib_inctrl.backbones.preprocessing import BackbonePreProcessor
-from anomalib_inctrl.benchmark.encoding import ImageEncoder
+from anomalib_inctrl.benchmark.one_pass import encode_files
 from anomalib_inctrl.demo import UNSEEN_CATEGORIES, InCTRLDemo
 from anomalib_inctrl.io.files import write_text_atomic
 from anomalib_inctrl.io.images import read_image
@@ -37,6 +38,18 @@ _STRIDE = 4
 _SHIFT_SEEDS = 3  # every offset is encoded again
 
 
+@dataclass
+class Encoder:
+    """A backbone with its preprocessing."""
+
+    backbone: Backbone
+    pre_processor: BackbonePreProcessor
+
+    def encode_files(self, paths: Sequence[Path], shifts: int = 1) -> ImageFeatures:
+        """Features of image files, their patches at several offsets."""
+        return encode_files(self.backbone, self.pre_processor, paths, shifts)
+
+
 class Category:
     """The encoded test images of a category, and their cosines with every image that serves as a prompt.
 
@@ -47,7 +60,7 @@ class Category:
         options: Further arguments of ``InCTRLDemo``.
     """
 
-    def __init__(self, root: Path, name: str, encoder: ImageEncoder, options: dict[str, int]) -> None:
+    def __init__(self, root: Path, name: str, encoder: Encoder, options: dict[str, int]) -> None:
         data = InCTRLDemo(root=root, category=name, **options)
         data.prepare_data()
         data.setup()
@@ -150,7 +163,7 @@ def experiments(
             yield "name", row, 4, seed, category.measure(good, class_name=name)
 
 
-def report(results: pd.DataFrame, encoder: ImageEncoder, command: str) -> str:
+def report(results: pd.DataFrame, encoder: Encoder, command: str) -> str:
     """Write the results as Markdown.
 
     Args:
@@ -246,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = dict(zip(names, args.counts, strict=True)) if args.counts else {}
     pretrained = args.pretrained or None
     preprocessing = backbone_preprocessing(args.backbone, pretrained, None)
-    encoder = ImageEncoder(
+    encoder = Encoder(
         create_backbone(args.backbone, pretrained),
         BackbonePreProcessor(preprocessing.image_size, "squash", preprocessing.mean, preprocessing.std),
     )

@@ -31,23 +31,12 @@ if TYPE_CHECKING:
     from anomalib_inctrl.benchmark.config import ModelConfig
 
 
-class RawOutputs(Callback):
-    """Collects a model's scores and maps of the test images with their labels and masks.
-
-    Attributes:
-        paths: Image files.
-        scores: By batch scores ``(B,)``.
-        maps: By batch maps ``(B, H, W)``; empty if the model makes none.
-        labels: By batch ``(B,)`` bool, whether abnormal.
-        masks: By batch masks ``(B, H, W)`` bool; empty if there are none.
-    """
+class _RawOutputs(Callback):
+    """Collects paths, scores and labels ``(B,)``, maps and masks ``(B, H, W)`` of the test images, by batch."""
 
     def __init__(self) -> None:
         self.paths: list[str] = []
-        self.scores: list[Tensor] = []
-        self.maps: list[Tensor] = []
-        self.labels: list[Tensor] = []
-        self.masks: list[Tensor] = []
+        self.parts: dict[str, list[Tensor]] = {"score": [], "label": [], "map": [], "mask": []}
 
     def on_test_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -55,21 +44,15 @@ class RawOutputs(Callback):
         """Collect a batch."""
         del trainer, pl_module, batch_idx, dataloader_idx
         found = batch if outputs is None else outputs
-        anomaly_map = None if found.anomaly_map is None else _plain(found.anomaly_map).flatten(0, -3)
-        # As anomalib's post-processor does where a model gives a map alone.
-        by_map = found.pred_score is None and anomaly_map is not None
-        score = anomaly_map.flatten(1).amax(dim=1) if by_map else _plain(found.pred_score).flatten()  # type: ignore[union-attr]
+        score = found.pred_score
+        if score is None:  # as anomalib's post-processor does where a model gives a map alone
+            score = found.anomaly_map.flatten(1).amax(dim=1)
         self.paths += found.image_path
-        self.scores.append(score)
-        self.labels.append(_plain(found.gt_label).bool().flatten())
-        if anomaly_map is not None:
-            self.maps.append(anomaly_map)
-        if found.gt_mask is not None:
-            self.masks.append(_plain(found.gt_mask).bool().flatten(0, -3))
-
-
-def _plain(values: Tensor) -> Tensor:
-    return values.detach().as_subclass(Tensor).cpu()
+        kinds = {"score": score, "label": found.gt_label, "map": found.anomaly_map, "mask": found.gt_mask}
+        for kind, values in kinds.items():
+            if values is not None:
+                plain = values.detach().as_subclass(Tensor).cpu()
+                self.parts[kind].append(plain.flatten() if kind in {"score", "label"} else plain.flatten(0, -3))
 
 
 def measure_setting(
@@ -78,8 +61,8 @@ def measure_setting(
     source: DataSource,
     setting: Setting,
     prompts: Sequence[Path] | None,
-    where: str,
     *,
+    where: str,
     device: str = "cpu",
     pixel_metrics: bool = True,
 ) -> CategoryResult:
@@ -110,7 +93,7 @@ def measure_setting(
         _train_only_on(datamodule, prompts)
     seed_everything(seed, verbose=False)
     module = _build(model, k_shot, class_name)
-    raw = RawOutputs()
+    raw = _RawOutputs()
     accelerator, _, number = device.partition(":")
     with TemporaryDirectory() as folder:
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "callbacks": [raw]}
@@ -123,21 +106,21 @@ def measure_setting(
         engine.fit(module, datamodule=datamodule)
         trained = time.perf_counter()
         engine.test(module, datamodule=datamodule, verbose=False)
-    scores, labels = torch.cat(raw.scores), torch.cat(raw.labels)
-    maps = torch.cat(raw.maps) if raw.maps and raw.masks and pixel_metrics else None
-    known = torch.full((len(scores),), fill_value=maps is not None)
-    truth = GroundTruth(raw.paths, labels, torch.cat(raw.masks) if maps is not None else None, known, where)
-    row = {"model": name, "k_shot": k_shot, "seed": seed} | truth.measure(scores, maps) | truth.counts()
-    row |= {"pass_seconds": trained - start, "setting_seconds": time.perf_counter() - trained}
-    lists = {} if k_shot is None else {setting: [str(path) for path in prompts or []]}
-    return CategoryResult([row], {name: truth.score_rows(setting, scores)}, lists)
+    has_maps = bool(pixel_metrics and raw.parts["map"] and raw.parts["mask"])
+    scores, labels = (torch.cat(raw.parts[kind]) for kind in ("score", "label"))
+    maps, masks = (torch.cat(raw.parts[kind]) if has_maps else None for kind in ("map", "mask"))
+    truth = GroundTruth(raw.paths, labels, masks, torch.full((len(scores),), fill_value=has_maps), where)
+    result = CategoryResult(prompts={} if k_shot is None else {setting: [str(path) for path in prompts or []]})
+    seconds = {"pass_seconds": trained - start, "setting_seconds": time.perf_counter() - trained}
+    truth.add(result, name, setting, scores, maps, **seconds)
+    return result
 
 
 def _build(model: ModelConfig, k_shot: int | None, class_name: str) -> Any:
     cls: Any = model.load_class()
-    known = inspect.signature(cls).parameters
     offered = {"k_shot": k_shot, "class_name": class_name}
-    module = cls(**model.init_args, **{name: value for name, value in offered.items() if name in known})
+    taken = offered.keys() & inspect.signature(cls).parameters.keys()
+    module = cls(**model.init_args, **{name: offered[name] for name in taken})
     # Set here because not every model takes them as arguments.
     module.post_processor = module.evaluator = module.visualizer = None
     return module

@@ -20,7 +20,6 @@ from anomalib.models import AnomalibModule
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic.dataclasses import dataclass as checked_dataclass
 
 from anomalib_inctrl.backbones.openclip import weights_file
 from anomalib_inctrl.data.sources import DataSource
@@ -32,11 +31,6 @@ TRAINING_CONFIGS = frozenset({".yaml", ".yml"})
 # Arguments that the benchmark itself sets.
 _SET_BY_BENCHMARK = ("k_shot", "seed", "class_name", "prompts", "prompt_selection", "weights")
 _STRICT = ConfigDict(extra="forbid")
-
-
-@checked_dataclass(config=_STRICT)
-class Target(DataSource):
-    """A dataset to test on: a :class:`anomalib_inctrl.data.DataSource` with its keys checked."""
 
 
 class ModelConfig(BaseModel):
@@ -71,14 +65,7 @@ class ModelConfig(BaseModel):
         return "k_shot" in inspect.signature(self.load_class()).parameters
 
     def load_class(self) -> type[AnomalibModule]:
-        """Find the class.
-
-        Returns:
-            The class.
-
-        Raises:
-            ValueError: If there is none of that name.
-        """
+        """The class; a ValueError if there is none of that name."""
         module, _, name = self.class_path.rpartition(".")
         try:
             found: Any = getattr(importlib.import_module(module or "anomalib.models"), name, None)
@@ -146,7 +133,6 @@ class BenchmarkConfig(BaseModel):
         prompt_selection: How prompts are chosen: ``"random"``, ``"first"`` or ``"representative"``.
         prompts: Folder ``prompts`` of an earlier benchmark whose lists are used instead.
         pixel_metrics: Whether maps are measured, where there are masks.
-        examples: Example images of each category; half of them abnormal.
         batch_size: Images encoded at a time.
         num_workers: Processes that read images, for each worker.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
@@ -160,13 +146,12 @@ class BenchmarkConfig(BaseModel):
     title: str = "Generalist benchmark"
     paths: dict[str, str] = {}
     models: Annotated[dict[str, ModelConfig], Field(min_length=1)]
-    targets: Annotated[dict[str, Target], Field(min_length=1)]
+    targets: Annotated[dict[str, DataSource], Field(min_length=1)]
     k_shots: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [1, 2, 4, 8]
     seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
     prompt_selection: str = "random"
     prompts: Path | None = None
     pixel_metrics: bool = True
-    examples: Annotated[int, Field(ge=0)] = 4
     batch_size: Annotated[int, Field(gt=0)] = 16
     num_workers: Annotated[int, Field(ge=0)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -199,35 +184,36 @@ class BenchmarkConfig(BaseModel):
         shots = [k for k in self.k_shots if k > 0 or entry.takes_k_shot]
         return [(k, seed) for k in sorted(shots) for seed in sorted(self.seeds)]
 
-    def dump(self) -> str:
-        """The whole config as YAML, defaults included."""
-        content = OmegaConf.create(json.loads(self.model_dump_json()))
-        return OmegaConf.to_yaml(content)
-
     def identity(self) -> dict[str, dict[str, Any]]:
-        """What the values of finished rows depend on."""
-        targets: dict[str, Any] = {}
+        """What the values of finished rows depend on: by model, weights of a model and target, the values by key.
+
+        Returns:
+            Plain data, as JSON gives them back.
+
+        Raises:
+            PretrainedWeightsError: If there is no such weights file.
+        """
+        found: dict[str, Any] = {}
         for name, target in self.targets.items():
-            content: dict[str, Any] = dataclasses.asdict(target)
-            targets[name] = {key: content[key] for key in ("datamodule", "root", "options", "class_name")}
-        models: dict[str, Any] = {}
+            found[f"targets.{name}"] = dataclasses.asdict(target) | {"categories": None}
         for name, model in self.models.items():
-            content = json.loads(model.model_dump_json(exclude={"weights"}))
-            content["init_args"] = _with_digest(content["init_args"])
-            named = model.weights if isinstance(model.weights, Mapping) else dict.fromkeys(self.targets, model.weights)
-            content["weights"] = {target: weights_content(path) for target, path in named.items()}
-            models[name] = content
-        rules = {"prompt_selection": self.prompt_selection, "pixel_metrics": self.pixel_metrics}
-        return {"models": models, "targets": targets, "rules": rules | {"prompts": str(self.prompts or "")}}
+            found[f"models.{name}"] = model.model_dump(exclude={"weights"})
+            found[f"models.{name}"]["init_args"] = _with_digest(model.init_args)
+            for target_name in self.targets:
+                weights = weights_content(model.weights_for(target_name))
+                found[f"models.{name}.weights.{target_name}"] = weights
+        found["rules"] = self.model_dump(include={"prompt_selection", "pixel_metrics", "prompts"})
+        # With sorted keys, since lists of mappings are compared as text.
+        leaves = {entry: _leaves(content) for entry, content in found.items()}
+        identity: dict[str, dict[str, Any]] = json.loads(json.dumps(leaves, sort_keys=True, default=str))
+        return identity
 
 
-def read_config(
-    source: str | Path | Mapping[str, Any] | BenchmarkConfig, overrides: Sequence[str] = ()
-) -> BenchmarkConfig:
+def read_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> BenchmarkConfig:
     """Read and check a config.
 
     Args:
-        source: YAML file, its content, or a ready config.
+        source: YAML file, or its content.
         overrides: Settings to replace, such as ``workers=4`` or ``paths.data=/data``.
 
     Returns:
@@ -236,19 +222,11 @@ def read_config(
     Raises:
         BenchmarkError: If the file cannot be read, or does not hold; the message names the key.
     """
-    if isinstance(source, BenchmarkConfig) and not overrides:
-        return source
     where = str(source) if isinstance(source, (str, Path)) else "The config"
     try:
-        if isinstance(source, BenchmarkConfig):
-            loaded: Any = OmegaConf.create(json.loads(source.model_dump_json()))
-        else:
-            loaded = OmegaConf.load(source) if isinstance(source, (str, Path)) else OmegaConf.create(dict(source))
+        loaded = OmegaConf.load(source) if isinstance(source, (str, Path)) else OmegaConf.create(dict(source))
         merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
         content = OmegaConf.to_container(merged, resolve=True)
-    except FileNotFoundError as error:
-        msg = f"{where}: no such config file."
-        raise BenchmarkError(msg) from error
     # OmegaConf's own errors, and those it does not catch for a file of one word, a list, or endless nesting.
     except (OmegaConfBaseException, yaml.YAMLError, OSError, RecursionError, TypeError, ValueError) as error:
         msg = f"{where} cannot be read as a config: {error}"
@@ -261,7 +239,7 @@ def read_config(
         raise BenchmarkError(msg) from error
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def changes(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """List the differences between two identities; added and removed models and targets are none.
 
     Args:
@@ -272,23 +250,13 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         A line for each difference.
     """
     lines = []
-    for part in sorted(old.keys() & new.keys()):
-        for name in sorted(old[part].keys() & new[part].keys()):
-            before, after = old[part][name], new[part][name]
-            if part == "models":
-                # Weights for targets that are not in both do not matter to any row.
-                both = before["weights"].keys() & after["weights"].keys()
-                before, after = (
-                    entry | {"weights": {target: entry["weights"][target] for target in both}}
-                    for entry in (before, after)
-                )
-            before, after = _leaves(before), _leaves(after)
-            for key in sorted(before.keys() | after.keys()):
-                # None differs from a value left to its default.
-                was, now = (repr(leaves[key]) if key in leaves else "not given" for leaves in (before, after))
-                if was != now:
-                    path = ".".join(filter(None, (part, name, key)))
-                    lines.append(f"{path}: was {was}, is {now}")
+    for entry in sorted(old.keys() & new.keys()):
+        before, after = old[entry], new[entry]
+        for key in sorted(before.keys() | after.keys()):
+            # None differs from a value left to its default.
+            was, now = (repr(leaves[key]) if key in leaves else "not given" for leaves in (before, after))
+            if was != now:
+                lines.append(f"{entry}.{key}: was {was}, is {now}" if key else f"{entry}: was {was}, is {now}")
     return lines
 
 
@@ -312,17 +280,7 @@ def _with_digest(init_args: dict[str, Any]) -> dict[str, Any]:
 
 
 def weights_content(path: str | None) -> Any:
-    """Identify weights by content.
-
-    Args:
-        path: A checkpoint, a weights file or a training config; None for none.
-
-    Returns:
-        The content of a training config, the hash of any other file; None for none.
-
-    Raises:
-        PretrainedWeightsError: If there is no such file.
-    """
+    """Identify weights: a training config by its content, another file by its hash; None for none."""
     if path is None:
         return None
     if not Path(path).is_file():

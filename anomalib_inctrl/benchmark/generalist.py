@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -17,12 +16,10 @@ from rich.console import Console
 from rich.progress import track
 
 from anomalib_inctrl.benchmark.config import TRAINING_CONFIGS, BenchmarkConfig, weights_content
-from anomalib_inctrl.benchmark.jobs import CategoryJob, file_name, plan_jobs, quiet, target_categories
+from anomalib_inctrl.benchmark.jobs import file_name, plan_jobs, quiet, run_jobs, target_categories
 from anomalib_inctrl.benchmark.measurement import CategoryResult
-from anomalib_inctrl.benchmark.metrics import METRICS, TITLES
 from anomalib_inctrl.benchmark.report import Report
 from anomalib_inctrl.benchmark.results_folder import ResultsFolder
-from anomalib_inctrl.benchmark.runners import JobResults, run_in_processes, run_on_ray, run_serially
 from anomalib_inctrl.errors import BenchmarkError
 from anomalib_inctrl.io.files import write_text_atomic
 
@@ -41,65 +38,45 @@ class Benchmark:
         # Without a terminal rich would assume a narrow one.
         self.console = console or Console(width=None if Console().is_terminal else 140)
 
-    def run(self) -> pd.DataFrame:
+    def run(self, *, report_only: bool = False) -> pd.DataFrame:
         """Measure what is missing, and write the report.
+
+        Args:
+            report_only: Whether to measure nothing, and write the report of the finished rows.
 
         Returns:
             The rows of ``results.csv``.
 
         Raises:
             BenchmarkError: If it cannot start, or something could not be measured.
+            PretrainedWeightsError: If weights that the config names do not exist.
         """
-        failures = []
-        try:
-            self.folder.open()
-            sources = target_categories(self.config)
-            categories = list(sources)
-            jobs = plan_jobs(self.config, sources, self._weights(), self.folder.finished())
-            table = self.folder.write_table(categories)
+        config, folder, failures = self.config, self.folder, []
+        with folder.locked():
+            sources = target_categories(config)
+            jobs = [] if report_only else plan_jobs(config, sources, self._weights(), folder.finished())
+            table = folder.write_table(sources)
             missing = sum(len(settings) for job in jobs for settings in job.settings.values())
             self.console.print(f"{len(table)} rows are finished, {missing} to measure, in {len(jobs)} passes.")
-            for job, result in track(self._results(jobs), "Measuring", total=len(jobs), console=self.console):
+            results = run_jobs(jobs, config.workers, config.ray)
+            for job, result in track(results, "Measuring", total=len(jobs), console=self.console):
                 if isinstance(result, CategoryResult):
-                    self.folder.add(result, job.target, job.class_name)
-                    self.folder.write_table(categories)
-                    for line in _summaries(result):
-                        self.console.print(f"{job.where}  {line}", highlight=False, soft_wrap=True)
+                    folder.add(result, job.target, job.class_name)
+                    table = folder.write_table(sources)
+                    auroc = 100 * pd.DataFrame(result.rows)["image_AUROC"].mean()
+                    self.console.print(f"{job.label}: image AUROC {auroc:.1f}", markup=False, soft_wrap=True)
                 else:
                     failures.append(f"{job.label}: {type(result).__name__}: {result}")
                     self.console.print(f"failed: {failures[-1]}", style="red", markup=False, highlight=False)
-            table = self._write_report(categories)
-        finally:
-            self.folder.close()
+            report = Report(config, table, list(sources))
+            write_text_atomic(folder.path / "report.md", report.markdown())
+            write_text_atomic(folder.path / "report.html", report.html())
+            self.console.print(f"Report: {folder.path / 'report.html'}", soft_wrap=True)
         if failures:
             lines = "\n".join(f"  {failure}" for failure in failures)
             counts = f"{len(failures)} of {len(jobs)}"
-            msg = f"{counts} could not be measured, all else is in {self.folder.path}:\n{lines}"
+            msg = f"{counts} could not be measured, all else is in {folder.path}:\n{lines}"
             raise BenchmarkError(msg)
-        return table
-
-    def report(self) -> None:
-        """Write the report of the finished rows, and measure nothing.
-
-        Raises:
-            BenchmarkError: If the rows are of another config.
-            PretrainedWeightsError: If weights that the config names do not exist.
-        """
-        self.folder.check()
-        self._write_report(list(target_categories(self.config)))
-
-    def _results(self, jobs: Sequence[CategoryJob]) -> JobResults:
-        if self.config.ray is not None:
-            return run_on_ray(jobs, self.config.ray)
-        return run_in_processes(jobs, self.config.workers) if self.config.workers > 1 else run_serially(jobs)
-
-    def _write_report(self, categories: Sequence[tuple[str, str]]) -> pd.DataFrame:
-        table = self.folder.write_table(categories)
-        report = Report(self.config, table, categories, self.folder.examples)
-        write_text_atomic(self.folder.path / "report.md", report.markdown())
-        write_text_atomic(self.folder.path / "report.html", report.html())
-        self.console.print(report.overview())
-        self.console.print(f"Report: {self.folder.path / 'report.html'}", soft_wrap=True)
         return table
 
     def _weights(self) -> dict[tuple[str, str], str]:
@@ -137,13 +114,3 @@ class Benchmark:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return checkpoint
-
-
-def _summaries(result: CategoryResult) -> list[str]:
-    """A line for each model and K with means over seeds."""
-    lines = []
-    for (model, k_shot), rows in pd.DataFrame(result.rows).groupby(["model", "k_shot"], sort=False, dropna=False):
-        means = 100 * rows[[name for name in METRICS if name in rows]].mean()
-        text = ", ".join(f"{TITLES[str(name)]} {value:.1f}" for name, value in means.items())
-        lines.append(f"{model}, {'all images' if pd.isna(k_shot) else f'K={k_shot:.0f}'}: {text}")
-    return lines

@@ -1,37 +1,43 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Units of work: a category, for models that share a pass, or for one setting of another model."""
+"""Units of work, and what runs them: this process, several of this machine, or machines by Ray.
+
+A unit is a category, for models that share a pass, or for one setting of another model.
+"""
 
 from __future__ import annotations
 
 import inspect
 import logging
+import multiprocessing
 import os
 import platform
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
 from anomalib.data import AnomalibDataset
 from torch import Tensor
 
-from anomalib_inctrl.benchmark.config import BenchmarkConfig, ModelConfig
-from anomalib_inctrl.benchmark.measurement import CategoryResult, Setting, check_both_labels
+from anomalib_inctrl.benchmark.comparison import measure_setting
+from anomalib_inctrl.benchmark.config import BenchmarkConfig, ModelConfig, RayConfig
+from anomalib_inctrl.benchmark.measurement import CategoryResult, Setting
+from anomalib_inctrl.benchmark.one_pass import measure_category
 from anomalib_inctrl.data.dataset import GeneralistDataset
 from anomalib_inctrl.data.sources import DataSource, build_datamodules, prepare, read_parts
 from anomalib_inctrl.errors import BenchmarkError
 from anomalib_inctrl.prompts.selection import create_selector, read_prompt_list
 from anomalib_inctrl.version import __version__
-
-# Number of the worker process, which decides its GPU.
-WORKER_INDEX = "ANOMALIB_INCTRL_BENCHMARK_WORKER"
 
 # Models for which these arguments are equal share one pass.
 _SHARED = ("backbone", "pretrained", "blocks", "image_size", "resize_mode", "prompt_shifts")
@@ -67,10 +73,9 @@ class CategoryJob:
         """Models, category and, if there is only one, the setting, for messages."""
         label = f"{', '.join(self.settings)} on {self.where}"
         settings = {setting for some in self.settings.values() for setting in some}
-        if len(settings) > 1:
-            return label
-        ((k_shot, seed),) = settings
-        return f"{label}, K={'all' if k_shot is None else k_shot}, seed {seed}"
+        for k_shot, seed in settings if len(settings) == 1 else ():
+            label += f", K={'all' if k_shot is None else k_shot}, seed {seed}"
+        return label
 
     def run(self) -> CategoryResult:
         """Measure all settings.
@@ -79,11 +84,12 @@ class CategoryJob:
             Complete rows with their details.
         """
         device = _device(self.config.device)
-        first = self.config.models[next(iter(self.settings))]
         with quiet():
-            result = self._one_pass(device) if first.ours else self._through_engine(first, device)
+            result = self._measure(device)
         cpu = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-        provenance = {
+        place = {
+            "target": self.target,
+            "category": self.class_name,
             "device": cpu if device == "cpu" else torch.cuda.get_device_name(device),
             "version": __version__,
             "commit": _commit(),
@@ -91,59 +97,48 @@ class CategoryJob:
             "torch": str(torch.__version__),
             "python": platform.python_version(),
         }
-        place = {"target": self.target, "category": self.class_name}
-        result.rows = [row | place | provenance for row in result.rows]
+        result.rows = [row | place for row in result.rows]
         return result
 
-    def _one_pass(self, device: str) -> CategoryResult:
-        from anomalib_inctrl.benchmark.one_pass import measure_category
-
-        parts = self._parts()
-        dataset = GeneralistDataset.merge([(self.class_name, parts["test"])])
-        check_both_labels(torch.tensor(dataset.samples["label_index"].to_numpy(dtype=int)).bool(), self.where)
-        models = {name: self.config.models[name] for name in self.settings}
-        return measure_category(
-            load_modules(models, self.weights, device),
-            dataset,
-            self.class_name,
-            self.settings,
-            self._prompt_chooser(parts),
-            where=self.where,
-            batch_size=self.config.batch_size,
-            num_workers=self.config.num_workers,
-            pixel_metrics=self.config.pixel_metrics,
-            examples=self.config.examples,
-        )
-
-    def _through_engine(self, model: ModelConfig, device: str) -> CategoryResult:
-        from anomalib_inctrl.benchmark.comparison import measure_setting
-
-        ((name, (setting,)),) = self.settings.items()
-        prompts = self._prompt_chooser(self._parts())(*setting, lambda _: torch.empty(0)) if setting[0] else None
-        pixel_metrics = self.config.pixel_metrics
-        return measure_setting(
-            name, model, self.source, setting, prompts, self.where, device=device, pixel_metrics=pixel_metrics
-        )
-
-    def _parts(self) -> dict[str, AnomalibDataset]:
+    def _measure(self, device: str) -> CategoryResult:
+        config = self.config
         ((_, datamodule),) = build_datamodules([self.source], f"targets.{self.target}").items()
         prepare(datamodule)
-        return read_parts(self.class_name, datamodule, f"targets.{self.target}")
+        parts = read_parts(self.class_name, datamodule, f"targets.{self.target}")
+        options: dict[str, Any] = {"where": self.where, "pixel_metrics": config.pixel_metrics}
+        name = next(iter(self.settings))
+        if not config.models[name].ours:
+            (setting,) = self.settings[name]
+            prompts = self._choose(parts, *setting, lambda _: torch.empty(0)) if setting[0] else None
+            return measure_setting(name, config.models[name], self.source, setting, prompts, device=device, **options)
+        # The times of change make a replaced checkpoint be read again.
+        files = {model: (file, Path(file).stat().st_mtime_ns) for model, file in self.weights.items()}
+        models = tuple((model, config.models[model].model_dump_json(), files.get(model)) for model in self.settings)
+        return measure_category(
+            load_modules(models, device),
+            GeneralistDataset.merge([(self.class_name, parts["test"])]),
+            self.class_name,
+            self.settings,
+            partial(self._choose, parts),
+            batch_size=config.batch_size,
+            num_workers=config.num_workers,
+            **options,
+        )
 
-    def _prompt_chooser(
-        self, parts: Mapping[str, AnomalibDataset]
-    ) -> Callable[[int | None, int, Callable[[Sequence[Path]], Tensor]], list[Path]]:
+    def _choose(
+        self,
+        parts: Mapping[str, AnomalibDataset],
+        k_shot: int | None,
+        seed: int,
+        encode: Callable[[Sequence[Path]], Tensor],
+    ) -> list[Path]:
+        if self.config.prompts is not None:
+            return _listed(self.config.prompts / prompt_file(self.target, self.class_name, k_shot, seed), k_shot)
         candidates: list[Path] = []
         if "train" in parts:
             samples = parts["train"].samples
             candidates = sorted(Path(path) for path in samples.image_path[samples.label_index == 0])
-
-        def choose(k_shot: int | None, seed: int, encode: Callable[[Sequence[Path]], Tensor]) -> list[Path]:
-            if self.config.prompts is not None:
-                return _listed(self.config.prompts / prompt_file(self.target, self.class_name, k_shot, seed), k_shot)
-            return create_selector(self.config.prompt_selection, seed).select(candidates, k_shot or 0, encode)
-
-        return choose
+        return create_selector(self.config.prompt_selection, seed).select(candidates, k_shot or 0, encode)
 
 
 def target_categories(config: BenchmarkConfig) -> dict[tuple[str, str], DataSource]:
@@ -163,13 +158,8 @@ def target_categories(config: BenchmarkConfig) -> dict[tuple[str, str], DataSour
         for class_name, datamodule in build_datamodules([source], f"targets.{target}").items():
             prepare(datamodule)
             has_categories = "category" in inspect.signature(type(datamodule)).parameters
-            found[target, class_name] = DataSource(
-                datamodule=source.datamodule,
-                root=source.root,
-                categories=[datamodule.category] if has_categories else None,
-                options=source.options,
-                class_name=class_name,
-            )
+            categories = [datamodule.category] if has_categories else None
+            found[target, class_name] = replace(source, categories=categories, class_name=class_name)
     return found
 
 
@@ -191,34 +181,27 @@ def plan_jobs(
         Jobs, category by category. Models that share backbone, preprocessing and prompts share a job; every other
         model has one for each setting.
     """
-    groups = {target: _groups(config, target, weights) for target in config.targets}
+    shared: dict[tuple[str, str], Any] = {}
+    for name, model in config.models.items():
+        for target in config.targets if model.ours else ():
+            # Only the hyperparameters are needed: the PyTorch model is built on first use.
+            hparams = build(model, weights.get((name, target))).hparams
+            shared[name, target] = tuple(str(hparams[item]) for item in _SHARED)
     jobs = []
     for (target, class_name), source in categories.items():
-        for names in groups[target]:
-            missing = {}
-            for name in names:
-                done = finished.get((name, target, class_name), set())
-                missing[name] = tuple(setting for setting in config.settings(name) if setting not in done)
-            missing = {name: settings for name, settings in missing.items() if settings}
-            if missing and config.models[names[0]].ours:
-                parts = [missing]
+        groups: dict[Any, dict[str, tuple[Setting, ...]]] = {}
+        given = {name: weights[name, target] for name in config.models if (name, target) in weights}
+        for name, model in config.models.items():
+            done = finished.get((name, target, class_name), set())
+            missing = tuple(setting for setting in config.settings(name) if setting not in done)
+            if missing and model.ours:
+                groups.setdefault(shared[name, target], {})[name] = missing
             else:
-                parts = [{name: (setting,)} for name, settings in missing.items() for setting in settings]
-            given = {name: weights[name, target] for name in names if (name, target) in weights}
-            jobs += [CategoryJob(given, part, target, class_name, source, config) for part in parts]
+                groups |= {(name, setting): {name: (setting,)} for setting in missing}
+        for part in groups.values():
+            used = {name: file for name, file in given.items() if name in part}
+            jobs.append(CategoryJob(used, part, target, class_name, source, config))
     return jobs
-
-
-def _groups(config: BenchmarkConfig, target: str, weights: Mapping[tuple[str, str], str]) -> list[list[str]]:
-    groups: dict[Any, list[str]] = {}
-    for name, model in config.models.items():
-        key: Any = name
-        if model.ours:
-            # Only the hyperparameters are needed: the PyTorch model is built on first use.
-            settings = build(model, weights.get((name, target))).hparams
-            key = tuple(str(settings[item]) for item in _SHARED)
-        groups.setdefault(key, []).append(name)
-    return list(groups.values())
 
 
 @contextmanager
@@ -240,30 +223,20 @@ def build(model: ModelConfig, weights: str | None) -> Any:
     return cls(**model.init_args, weights=weights, visualizer=False, evaluator=False, post_processor=False)
 
 
-def load_modules(models: Mapping[str, ModelConfig], weights: Mapping[str, str], device: str) -> dict[str, Any]:
+@lru_cache(maxsize=1)
+def load_modules(models: tuple[tuple[str, str, tuple[str, int] | None], ...], device: str) -> dict[str, Any]:
     """Build models of this package that share a backbone; they are kept for the next category.
 
     Args:
-        models: Models by name.
-        weights: Checkpoint by model, where there is one.
+        models: Names, their :class:`ModelConfig` as JSON, and checkpoints with their time of change.
         device: PyTorch device.
 
     Returns:
         Lightning models by name, in eval mode.
     """
-    return _load(
-        tuple((name, model.model_dump_json(), weights.get(name)) for name, model in models.items()),
-        device,
-        tuple(Path(file).stat().st_mtime_ns for file in weights.values()),
-    )
-
-
-# The times of change make a replaced checkpoint be read again.
-@lru_cache(maxsize=1)
-def _load(models: tuple[tuple[str, str, str | None], ...], device: str, _changed: tuple[int, ...]) -> dict[str, Any]:
     modules: dict[str, Any] = {}
     for name, config, weights in models:
-        module = build(ModelConfig.model_validate_json(config), weights).to(device).eval()
+        module = build(ModelConfig.model_validate_json(config), weights and weights[0]).to(device).eval()
         if modules:
             module.model.backbone = next(iter(modules.values())).model.backbone
         _ = module.model
@@ -299,7 +272,9 @@ def _device(wanted: str) -> str:
             msg = "device='cuda': PyTorch finds no GPU here. Set device: cpu, or auto."
             raise BenchmarkError(msg)
         return "cpu"
-    return f"cuda:{int(os.environ.get(WORKER_INDEX, '0')) % torch.cuda.device_count()}"
+    # Worker processes are numbered one after the other, so that they take GPUs in turn.
+    number = multiprocessing.current_process().name.rpartition("-")[2]
+    return f"cuda:{(int(number) if number.isdigit() else 0) % torch.cuda.device_count()}"
 
 
 @lru_cache(maxsize=1)
@@ -315,3 +290,99 @@ def _commit() -> str:
         return git("describe", "--always", "--dirty", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+JobResults = Iterator[tuple[CategoryJob, CategoryResult | Exception]]
+
+
+def run_jobs(jobs: Sequence[CategoryJob], workers: int = 1, ray: RayConfig | None = None) -> JobResults:
+    """Run jobs; one that fails does not stop the others.
+
+    Args:
+        jobs: Jobs to run.
+        workers: Processes of this machine, which share its cores and GPUs.
+        ray: Spread jobs over machines by Ray instead.
+
+    Yields:
+        Each job with its result or error as soon as that is there.
+
+    Raises:
+        BenchmarkError: If a process dies, or Ray is not installed.
+    """
+    if ray is not None:
+        yield from _run_on_ray(jobs, ray)
+    elif workers > 1 and len(jobs) > 1:
+        yield from _run_in_processes(jobs, min(workers, len(jobs)))
+    else:
+        for job in jobs:
+            try:
+                result: CategoryResult | Exception = job.run()
+            except Exception as error:  # a category that fails does not stop the others
+                result = error
+            yield job, result
+
+
+def _run_in_processes(jobs: Sequence[CategoryJob], workers: int) -> JobResults:
+    # A server that has imported everything starts workers fast. A plain fork would copy threads and a GPU in use.
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context: Any = multiprocessing.get_context(method)
+    context.set_forkserver_preload([__name__])
+    threads = max(1, torch.get_num_threads() // workers)
+    with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool:
+        futures = {pool.submit(job.run): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    msg = (
+                        "A worker process died, perhaps for lack of memory. Finished results are kept: start again, "
+                        "with fewer workers if it was memory."
+                    )
+                    raise BenchmarkError(msg) from error
+                yield futures.pop(future), error if isinstance(error, Exception) else future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    # A worker would wait for work forever if its parent was killed.
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _run_on_ray(jobs: Sequence[CategoryJob], options: RayConfig) -> JobResults:
+    try:
+        import ray
+    except ImportError as error:
+        msg = "ray: Ray is not installed. Install it with `pip install anomalib-inctrl[ray]`, or leave ray out."
+        raise BenchmarkError(msg) from error
+    started = not ray.is_initialized()
+    if started:
+        ray.init(address=options.address, include_dashboard=False, log_to_driver=False)
+    # Ray retries only after the death of a worker: an error in a job would occur again.
+    remote = ray.remote(num_cpus=options.cpus, num_gpus=options.gpus, max_retries=options.retries)
+    task = remote(_run_job)
+    try:
+        waiting = {task.remote(job): job for job in jobs}
+        while waiting:
+            (done, *_), _ = ray.wait(list(waiting), num_returns=1)
+            job = waiting.pop(done)
+            try:
+                yield job, ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                yield job, error.cause if isinstance(error.cause, Exception) else error
+            except ray.exceptions.RayError as error:
+                yield job, error
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _run_job(job: CategoryJob) -> CategoryResult:
+    return job.run()

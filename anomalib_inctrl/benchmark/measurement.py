@@ -25,13 +25,11 @@ class CategoryResult:
         rows: Rows of the results table.
         scores: By model the rows of its score table: ``k_shot``, ``seed``, ``image_path``, ``abnormal``, ``score``.
         prompts: By setting the prompts' paths.
-        examples: By model a JPEG of example images.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     scores: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     prompts: dict[Setting, list[str]] = field(default_factory=dict)
-    examples: dict[str, bytes] = field(default_factory=dict)
 
 
 class GroundTruth:
@@ -51,22 +49,35 @@ class GroundTruth:
     def __init__(
         self, paths: Sequence[str], abnormal: Tensor, masks: Tensor | None, mask_known: Tensor, where: str
     ) -> None:
-        self.paths = list(paths)
-        self.abnormal = abnormal.bool()
-        self.where = where
-        self.mask_known = mask_known
-        check_both_labels(self.abnormal, where)
-        self._pixels = PixelTruth(masks) if masks is not None and len(masks) else None
+        self.paths, self.abnormal, self.mask_known, self.where = paths, abnormal.bool(), mask_known, where
+        self.pixels = PixelTruth(masks) if masks is not None and len(masks) else None
+        normal, count = int((~self.abnormal).sum()), int(self.abnormal.sum())
+        if not normal or not count:
+            msg = (
+                f"{where}: the test images all have one label ({normal} normal, {count} abnormal), so no metric "
+                "exists. Complete the category, or leave it out."
+            )
+            raise DatasetError(msg)
+        self.counts = {"normal": normal, "abnormal": count, "masks": int(mask_known.sum()) if self.pixels else 0}
 
-    def measure(self, scores: Tensor, maps: Tensor | None) -> dict[str, float]:
-        """Compute all metrics of raw scores and maps.
+    def add(
+        self,
+        result: CategoryResult,
+        model: str,
+        setting: Setting,
+        scores: Tensor,
+        maps: Tensor | None,
+        **seconds: float,
+    ) -> None:
+        """Measure the raw scores and maps of one setting, and add its row and scores to a result.
 
         Args:
+            result: Gets the row and the scores.
+            model: Name of the model.
+            setting: K and seed.
             scores: ``(N,)``.
             maps: ``(N, H, W)`` of the masks' size; None to leave the pixel metrics out.
-
-        Returns:
-            Values in [0, 1] by the names in :data:`anomalib_inctrl.benchmark.metrics.METRICS`, those that exist.
+            seconds: Further columns of the row.
 
         Raises:
             BenchmarkError: If a score or map is not finite.
@@ -76,42 +87,12 @@ class GroundTruth:
                 path = self.paths[int((~finite).nonzero()[0])]
                 msg = f"{self.where}: the {name} of {path} is not finite. Check the model's weights."
                 raise BenchmarkError(msg)
-        found = image_metrics(scores.cpu(), self.abnormal)
-        if maps is not None and self._pixels is not None:
-            found |= self._pixels.measure(maps[self.mask_known.to(maps.device)])
-        return found
-
-    def counts(self) -> dict[str, int]:
-        """Numbers of ``normal`` and ``abnormal`` images and of ``masks``."""
-        return {
-            "normal": int((~self.abnormal).sum()),
-            "abnormal": int(self.abnormal.sum()),
-            "masks": int(self.mask_known.sum()) if self._pixels is not None else 0,
-        }
-
-    def score_rows(self, setting: Setting, scores: Tensor) -> list[dict[str, Any]]:
-        """Rows of the score table."""
-        return [
-            {"k_shot": setting[0], "seed": setting[1], "image_path": path, "abnormal": int(abnormal), "score": score}
+        metrics = image_metrics(scores.cpu(), self.abnormal)
+        if maps is not None and self.pixels is not None:
+            metrics |= self.pixels.measure(maps[self.mask_known.to(maps.device)])
+        key = {"k_shot": setting[0], "seed": setting[1]}
+        result.rows.append({"model": model} | key | metrics | self.counts | seconds)
+        result.scores.setdefault(model, []).extend(
+            key | {"image_path": path, "abnormal": int(abnormal), "score": score}
             for path, abnormal, score in zip(self.paths, self.abnormal.tolist(), scores.double().tolist(), strict=True)
-        ]
-
-
-def check_both_labels(abnormal: Tensor, where: str) -> None:
-    """Refuse test images of one label.
-
-    Args:
-        abnormal: ``(N,)`` bool.
-        where: Name of the category, for the error.
-
-    Raises:
-        DatasetError: If there are no normal or no abnormal ones.
-    """
-    abnormal_count = int(abnormal.sum())
-    normal_count = len(abnormal) - abnormal_count
-    if not normal_count or not abnormal_count:
-        msg = (
-            f"{where}: the test images all have one label ({normal_count} normal, {abnormal_count} abnormal), so no "
-            "metric exists. Complete the category, or leave it out."
         )
-        raise DatasetError(msg)

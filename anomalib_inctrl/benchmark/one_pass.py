@@ -16,64 +16,54 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from anomalib_inctrl.backbones import ImageFeatures
-from anomalib_inctrl.benchmark.encoding import ImageEncoder
-from anomalib_inctrl.benchmark.examples import choose_examples, draw_examples
+from anomalib_inctrl.backbones import Backbone, ImageFeatures
+from anomalib_inctrl.backbones.preprocessing import BackbonePreProcessor
 from anomalib_inctrl.benchmark.measurement import CategoryResult, GroundTruth, Setting
+from anomalib_inctrl.data.batch import PromptedBatch
+from anomalib_inctrl.data.dataset import GeneralistDataset
+from anomalib_inctrl.io.images import read_image
 from anomalib_inctrl.models.components.prompt_bank import PromptContext
+from anomalib_inctrl.models.components.prompt_shifts import encode_prompts
 from anomalib_inctrl.models.components.residuals import nearest_prompt_similarity, unit
 from anomalib_inctrl.models.components.score_components import ScoreComponents
-
-if TYPE_CHECKING:
-    from anomalib_inctrl.data.dataset import GeneralistDataset
 
 PromptChooser = Callable[[int | None, int, Callable[[Sequence[Path]], Tensor]], list[Path]]
 """Chooses prompts from K, seed and an encoder of candidates."""
 
 
-class _Prompts:
-    """The prompts of all settings, each image encoded once.
+def encode_files(
+    backbone: Backbone,
+    pre_processor: BackbonePreProcessor,
+    paths: Sequence[Path],
+    shifts: int = 1,
+    batch_size: int = 32,
+) -> ImageFeatures:
+    """Encode image files, as the models encode their prompts.
 
     Args:
-        encoder: Encodes them.
-        lists: Paths by setting.
-        prototypes: Text prototypes of the class ``(2, D)``.
-        shifts: Number of offsets along each axis at which their patches are encoded.
+        backbone: The frozen backbone.
+        pre_processor: Its preprocessing.
+        paths: ``N`` image files.
+        shifts: Offsets along each axis at which their patches are seen, ``S``.
+        batch_size: Images encoded at a time.
+
+    Returns:
+        Features of all ``N``, with patch tokens ``(N * S * S, L, P, D_v)``.
     """
-
-    def __init__(
-        self, encoder: ImageEncoder, lists: Mapping[Setting, Sequence[Path]], prototypes: Tensor, shifts: int
-    ) -> None:
-        self._views = shifts**2
-        union = sorted({path for paths in lists.values() for path in paths})
-        features = encoder.encode_files(union, shifts)
-        self._patches, self._image, self._prototypes = unit(features.patches), features.embedding, prototypes
-        places = {path: place for place, path in enumerate(union)}
-        device = features.embedding.device
-        self._rows = {
-            setting: torch.tensor([places[path] for path in paths], dtype=torch.long, device=device)
-            for setting, paths in lists.items()
-        }
-
-    def contexts(self, query: ImageFeatures) -> Iterator[tuple[Setting, PromptContext]]:
-        """Compare a batch of queries with the prompts of each setting.
-
-        Args:
-            query: Features of ``B`` queries.
-
-        Yields:
-            The setting, and its context with the cosines of these queries.
-        """
-        each = [nearest_prompt_similarity(query.patches, prompt) for prompt in self._patches.split(self._views)]
-        table = torch.stack(each) if each else None
-        for setting, rows in self._rows.items():
-            similarity = table[rows].amax(dim=0) if table is not None and len(rows) else None
-            yield setting, PromptContext(self._patches[:0], self._image[rows], self._prototypes, similarity)
+    nothing = torch.empty(0, 3, *backbone.image_size)
+    parts = []
+    for start in range(0, max(1, len(paths)), batch_size):
+        images = [pre_processor.transform(read_image(path).unsqueeze(0)) for path in paths[start : start + batch_size]]
+        # Plain tensors: anomalib's image type would spread to all that is computed from them.
+        batch = torch.cat([nothing, *images]).as_subclass(Tensor)
+        parts.append(encode_prompts(backbone, batch, shifts, batch_size))
+    return ImageFeatures(torch.cat([part.patches for part in parts]), torch.cat([part.embedding for part in parts]))
 
 
 def measure_category(
@@ -87,7 +77,6 @@ def measure_category(
     batch_size: int = 16,
     num_workers: int = 0,
     pixel_metrics: bool = True,
-    examples: int = 0,
 ) -> CategoryResult:
     """Measure models that share a backbone, its preprocessing and the offsets of prompts.
 
@@ -101,10 +90,9 @@ def measure_category(
         batch_size: Images encoded at a time.
         num_workers: Processes that read images.
         pixel_metrics: Whether maps are measured.
-        examples: Number of example images.
 
     Returns:
-        Rows, scores, prompts and examples.
+        Rows, scores and prompts.
 
     Raises:
         DatasetError: If the test images all have one label.
@@ -112,93 +100,100 @@ def measure_category(
         BenchmarkError: If a score is not finite.
     """
     first = next(iter(modules.values()))
-    encoder = ImageEncoder(first.model.backbone, first.pre_processor, batch_size, num_workers)
+    backbone, pre_processor, shifts = first.model.backbone, first.pre_processor, first.model.prompt_shifts
+    dataset.augmentations = pre_processor.transform.transforms[0]
+    loader: DataLoader[PromptedBatch] = DataLoader(
+        dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=PromptedBatch.collate
+    )
     wanted = sorted({setting for some in settings.values() for setting in some}, key=str)
     start = time.perf_counter()
     parts: dict[tuple[str, Setting], list[ScoreComponents]] = defaultdict(list)
     seconds: dict[tuple[str, Setting], float] = defaultdict(float)
     masks: list[Tensor] = []
     mask_known: list[Tensor] = []
+
+    @lru_cache(maxsize=1)
+    def candidate_features(paths: tuple[Path, ...]) -> Tensor:
+        return encode_files(backbone, pre_processor, paths, batch_size=batch_size).embedding.cpu()
+
     with torch.inference_mode():
-        candidate_features = lru_cache(maxsize=1)(lambda paths: encoder.encode_files(paths).embedding.cpu())
         lists = {
             (k, seed): choose(k, seed, lambda paths: candidate_features(tuple(paths))) if k else []
             for k, seed in wanted
         }
-        prompts = _Prompts(encoder, lists, encoder.backbone.text_prototypes(class_name), first.model.prompt_shifts)
-        for features, batch in encoder.encode_dataset(dataset):
-            known = _mask_known(batch)
+        union = sorted({path for paths in lists.values() for path in paths})
+        prompts = encode_files(backbone, pre_processor, union, shifts, batch_size)
+        prompts = replace(prompts, patches=unit(prompts.patches))
+        rows = {setting: [union.index(path) for path in paths] for setting, paths in lists.items()}
+        prototypes = backbone.text_prototypes(class_name)
+        for batch in loader:
+            images = pre_processor.transform(batch.image).as_subclass(Tensor)
+            features = backbone.encode_image(images.to(backbone.device))
+            known = torch.full((len(images),), batch.gt_mask is not None)
+            if batch.gt_mask is not None and batch.mask_valid is not None:
+                known = batch.mask_valid.bool().cpu()
             mask_known.append(known)
-            if bool(known.any()):
+            if batch.gt_mask is not None:
                 masks.append(torch.as_tensor(batch.gt_mask).bool().cpu()[known])
             with ExitStack() as stack:
                 for module in modules.values():
                     stack.enter_context(_branches_computed_once(module.model))
-                for setting, context in prompts.contexts(features):
+                for setting, context in _contexts(features, prompts, shifts, prototypes, rows):
                     for name, module in modules.items():
                         if setting in settings[name]:
                             begin = time.perf_counter()
-                            parts[name, setting].append(_on_cpu(module.model.score_features(features, context)))
+                            parts[name, setting].append(_on_cpu(module.model.score_query(features, context)))
                             seconds[name, setting] += time.perf_counter() - begin
         truth = GroundTruth(
             dataset.samples["image_path"].tolist(),
-            torch.tensor(dataset.samples["label_index"].to_numpy(dtype=int)).bool(),
+            torch.tensor(dataset.samples["label_index"].to_numpy(dtype=int)),
             torch.cat(masks) if masks and pixel_metrics else None,
             torch.cat(mask_known),
             where,
         )
         shared = time.perf_counter() - start - sum(seconds.values())
-        counts = truth.counts()
         result = CategoryResult(prompts={key: [str(path) for path in paths] for key, paths in lists.items()})
         for name, module in modules.items():
             for setting in settings[name]:
                 begin = time.perf_counter()
-                components = _concatenate(parts[name, setting])
-                maps = _maps(module, components) if counts["masks"] else None
-                metrics = truth.measure(components.score, maps)
+                some = parts.pop((name, setting))
+                places = torch.arange(len(dataset)).split([len(part.score) for part in some])
+                components = ScoreComponents.merge(some, [place.tolist() for place in places])
+                maps = None
+                if truth.counts["masks"]:
+                    on_device = replace(components, anomaly_map=components.anomaly_map.to(backbone.device))
+                    maps = module.model.to_inference_batch(on_device).anomaly_map.squeeze(1)
+                truth.add(result, name, setting, components.score, maps, pass_seconds=shared)
                 seconds[name, setting] += time.perf_counter() - begin
-                times = {"pass_seconds": shared, "setting_seconds": seconds[name, setting]}
-                row = {"model": name, "k_shot": setting[0], "seed": setting[1]}
-                result.rows.append(row | metrics | counts | times)
-                result.scores.setdefault(name, []).extend(truth.score_rows(setting, components.score))
-            if examples:
-                # At the largest K and the first seed.
-                setting = max(settings[name], key=lambda item: (item[0] or 0, -item[1]))
-                components = _concatenate(parts[name, setting])
-                dataset.augmentations = module.pre_processor.transform.transforms[0]
-                rows = choose_examples(components.score, truth.abnormal, examples)
-                result.examples[name] = draw_examples(dataset, rows, _maps(module, components).cpu())
+                result.rows[-1]["setting_seconds"] = seconds[name, setting]
     return result
 
 
-def _mask_known(batch: Any) -> Tensor:
-    size = len(batch.image)
-    if batch.gt_mask is None:
-        return torch.zeros(size, dtype=torch.bool)
-    return torch.ones(size, dtype=torch.bool) if batch.mask_valid is None else batch.mask_valid.bool().cpu()
+def _contexts(
+    query: ImageFeatures,
+    prompts: ImageFeatures,
+    shifts: int,
+    prototypes: Tensor,
+    rows: Mapping[Setting, Sequence[int]],
+) -> Iterator[tuple[Setting, PromptContext]]:
+    """Compare a batch of queries with every prompt once, and give the context of each setting."""
+    each = [nearest_prompt_similarity(query.patches, prompt) for prompt in prompts.patches.split(shifts**2)]
+    table = torch.stack(each) if prompts.patches.numel() else None
+    for setting, some in rows.items():
+        similarity = table[some].amax(dim=0) if table is not None and some else None
+        yield setting, PromptContext(prompts.patches[:0], prompts.embedding[some], prototypes, similarity)
 
 
 def _on_cpu(components: ScoreComponents) -> ScoreComponents:
-    # Only what metrics and examples need; the rest would take memory.
+    # Only what metrics need; the rest would take memory.
     return ScoreComponents(
-        text_score=None if components.text_score is None else components.text_score.cpu(),
+        text_score=None,
         patch_map=components.patch_map[:, :0].cpu(),
         patch_score=components.patch_score.cpu(),
         score=components.score.cpu(),
         anomaly_map=components.anomaly_map.cpu(),
         grid=components.grid,
     )
-
-
-def _concatenate(parts: Sequence[ScoreComponents]) -> ScoreComponents:
-    sizes = [len(part.score) for part in parts]
-    return ScoreComponents.merge(parts, [rows.tolist() for rows in torch.arange(sum(sizes)).split(sizes)])
-
-
-def _maps(module: Any, components: ScoreComponents) -> Tensor:
-    on_device = replace(components, anomaly_map=components.anomaly_map.to(module.model.backbone.device))
-    maps: Tensor = module.model.to_inference_batch(on_device).anomaly_map
-    return maps.squeeze(1)
 
 
 @contextmanager

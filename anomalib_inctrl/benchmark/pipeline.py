@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-    from anomalib_inctrl.benchmark.config import BenchmarkConfig
-
 
 _SUMMARY = "Measure models on many datasets and write a report."
 
@@ -44,10 +42,7 @@ class GeneralistBenchmark(Pipeline):
         args = self.get_parser().parse_args() if args is None else args
         try:
             benchmark = Benchmark(read_config(str(args.config), [str(item) for item in args.get("set") or []]))
-            if args.get("report_only"):
-                benchmark.report()
-            else:
-                benchmark.run()
+            benchmark.run(report_only=bool(args.get("report_only")))
         except (BenchmarkError, CheckpointError, ValueError, FileNotFoundError) as error:
             sys.exit(f"error: {error}")
 
@@ -58,8 +53,7 @@ class GeneralistBenchmark(Pipeline):
     @staticmethod
     def get_parser(parser: ArgumentParser | None = None) -> ArgumentParser:
         """The command's arguments."""
-        if parser is None:
-            parser = ArgumentParser(description=_SUMMARY)
+        parser = parser or ArgumentParser(description=_SUMMARY)
         parser.add_argument("--config", type=str, required=True, help="YAML file of the benchmark")
         parser.add_argument("--set", type=str, nargs="*", default=[], help="settings to replace, such as workers=4")
         parser.add_argument(
@@ -69,14 +63,14 @@ class GeneralistBenchmark(Pipeline):
 
 
 def run_benchmark(
-    config: str | Path | Mapping[str, Any] | BenchmarkConfig,
+    config: str | Path | Mapping[str, Any],
     overrides: Sequence[str] = (),
     console: Console | None = None,
 ) -> pd.DataFrame:
     """Measure what has not been measured yet, and write the report.
 
     Args:
-        config: YAML file, its content, or a ready :class:`anomalib_inctrl.benchmark.BenchmarkConfig`.
+        config: YAML file, or its content.
         overrides: Settings to replace, such as ``workers=4``.
         console: Shows progress.
 

@@ -3,10 +3,9 @@
 """The folder of a benchmark, from which an interrupted run resumes.
 
 results.csv          a row per model, target, category, K and seed; rewritten whenever a category is finished
-rows/                the same rows, a file per model and category: what a resumed run reads
+rows.csv             the same and those of models, targets and settings that left the config: what a resumed run reads
 prompts/             the prompts' paths, a list per category, K and seed
 scores/              raw scores of all test images, a file per model and category
-examples/            example images
 weights/             checkpoints of training configs
 config.yaml          the config as it was run, defaults included
 identity.json        what finished rows depend on, to distinguish a changed config from a resumed one
@@ -15,13 +14,14 @@ report.md, report.html
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 from filelock import FileLock, Timeout
 
 from anomalib_inctrl.benchmark.config import BenchmarkConfig, changes
@@ -29,13 +29,12 @@ from anomalib_inctrl.benchmark.jobs import file_name, prompt_file
 from anomalib_inctrl.benchmark.measurement import CategoryResult, Setting
 from anomalib_inctrl.benchmark.metrics import METRICS
 from anomalib_inctrl.errors import BenchmarkError
-from anomalib_inctrl.io.files import write_bytes_atomic, write_text_atomic
+from anomalib_inctrl.io.files import write_text_atomic
 
 KEY = ("model", "target", "category", "k_shot", "seed")
 TIMING = ("pass_seconds", "setting_seconds")
 PROVENANCE = ("device", "version", "commit", "anomalib", "torch", "python")
 COLUMNS = (*KEY, *METRICS, "normal", "abnormal", "masks", *TIMING, *PROVENANCE)
-_DECIMALS = {**dict.fromkeys(METRICS, 6), **dict.fromkeys(TIMING, 3)}
 
 
 class ResultsFolder:
@@ -48,47 +47,35 @@ class ResultsFolder:
     def __init__(self, config: BenchmarkConfig) -> None:
         self.config = config
         self.path = config.output
-        self._lock = FileLock(self.path / ".lock")
-        self._identity = self.path / "identity.json"
 
-    def open(self) -> None:
-        """Lock the folder and compare its rows with the config; :meth:`close` is needed also where this raises.
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Lock the folder, and compare its rows with the config.
 
         Raises:
-            BenchmarkError: If another run writes here, or see :meth:`check`.
-            PretrainedWeightsError: See :meth:`check`.
+            BenchmarkError: If another run writes here, the rows are of another config, or ``identity.json`` is damaged.
+            PretrainedWeightsError: If weights that the config names do not exist.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(timeout=0)
+            lock = FileLock(self.path / ".lock").acquire(timeout=0)
         except Timeout as error:
             msg = f"output={self.path}: another run is writing here. Wait for it, or give another folder."
             raise BenchmarkError(msg) from error
-        old, new = self.check()
-        # Entries that left the config are kept, since their rows are.
-        merged = {part: _merge(old.get(part, {}), new[part]) for part in new}
-        write_text_atomic(self._identity, json.dumps(merged, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-        write_text_atomic(self.path / "config.yaml", self.config.dump())
+        with lock:
+            self._check()
+            yield
 
-    def check(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Compare the config with that of the rows in the folder.
-
-        Returns:
-            Identity of the rows, empty if there are none, and of the config; see :meth:`BenchmarkConfig.identity`.
-
-        Raises:
-            BenchmarkError: If the rows are of another config, or ``identity.json`` is damaged.
-            PretrainedWeightsError: If weights that the config names do not exist.
-        """
-        # With sorted keys, as in the file: lists of mappings are compared as text.
-        new = json.loads(json.dumps(self.config.identity(), sort_keys=True))
-        old = {}
-        if self._identity.is_file():
+    def _check(self) -> None:
+        file = self.path / "identity.json"
+        old: dict[str, Any] = {}
+        if file.is_file():
             try:
-                old = json.loads(self._identity.read_text(encoding="utf-8"))
+                old = json.loads(file.read_text(encoding="utf-8"))
             except ValueError as error:
-                msg = f"{self._identity}: damaged ({error}). Give another output folder, or delete this one."
+                msg = f"{file}: damaged ({error}). Give another output folder, or delete this one."
                 raise BenchmarkError(msg) from error
+        new = self.config.identity()
         if difference := changes(old, new):
             lines = "\n".join(f"  {line}" for line in difference)
             msg = (
@@ -97,17 +84,16 @@ class ResultsFolder:
                 "(Models, targets, categories, K and seeds may be added and removed freely.)"
             )
             raise BenchmarkError(msg)
-        return old, new
-
-    def close(self) -> None:
-        """Unlock the folder, if this run holds the lock."""
-        self._lock.release()
+        # Entries that left the config are kept, since their rows are.
+        content = yaml.safe_dump(json.loads(self.config.model_dump_json()), sort_keys=False, allow_unicode=True)
+        write_text_atomic(self.path / "config.yaml", content)
+        write_text_atomic(file, json.dumps(old | new, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
     def finished(self) -> dict[tuple[str, str, str], set[Setting]]:
         """Finished settings by model, target and category."""
         found: dict[tuple[str, str, str], set[Setting]] = {}
-        for row in self._all_rows():
-            found.setdefault((row["model"], row["target"], row["category"]), set()).add(_setting(row))
+        for model, target, category, *setting in _keys(self._rows()):
+            found.setdefault((model, target, category), set()).add(tuple(setting))
         return found
 
     def add(self, result: CategoryResult, target: str, category: str) -> None:
@@ -119,16 +105,24 @@ class ResultsFolder:
             category: Name of the category.
         """
         for (k_shot, seed), paths in result.prompts.items():
-            write_text_atomic(
-                self.path / "prompts" / prompt_file(target, category, k_shot, seed), "".join(f"{p}\n" for p in paths)
-            )
-        for model, rows in result.scores.items():
-            _add_rows(self._file("scores", model, target, category), rows)
-        for model, image in result.examples.items():
-            write_bytes_atomic(self._file("examples", model, target, category, ".jpg"), image)
-        for model in dict.fromkeys(row["model"] for row in result.rows):
-            rows = [{name: row.get(name) for name in COLUMNS} for row in result.rows if row["model"] == model]
-            _add_rows(self._file("rows", model, target, category), rows)
+            file = self.path / "prompts" / prompt_file(target, category, k_shot, seed)
+            write_text_atomic(file, "".join(f"{path}\n" for path in paths))
+        for model, scores in result.scores.items():
+            file = self.path / "scores" / file_name(model) / file_name(target) / f"{file_name(category)}.csv"
+            new = pd.DataFrame(scores)
+            if file.is_file():
+                # File names that are not UTF-8 are kept as their bytes.
+                old = pd.read_csv(
+                    file, keep_default_na=False, na_values={"k_shot": [""]}, encoding_errors="surrogateescape"
+                )
+                new = pd.concat([old, new])
+            new["k_shot"] = new["k_shot"].astype("Int64")
+            new = new.drop_duplicates(["k_shot", "seed", "image_path"], keep="last")
+            new = new.sort_values(["k_shot", "seed"], kind="stable")
+            write_text_atomic(file, new.to_csv(index=False, float_format="%.9g"))
+        rows = pd.concat([self._rows(), pd.DataFrame(result.rows).reindex(columns=list(COLUMNS))])
+        rows = rows.drop_duplicates(list(KEY), keep="last")
+        write_text_atomic(self.path / "rows.csv", rows.to_csv(index=False, float_format="%.6f"))
 
     def write_table(self, categories: Iterable[tuple[str, str]]) -> pd.DataFrame:
         """Rewrite ``results.csv``.
@@ -139,80 +133,33 @@ class ResultsFolder:
         Returns:
             Its rows, those of the config alone, in the config's order.
         """
-        rows = {(row["model"], row["target"], row["category"], *_setting(row)): row for row in self._all_rows()}
-        keys = [
+        rows = self._rows()
+        places = {key: place for place, key in enumerate(_keys(rows))}
+        wanted = [
             (model, target, category, *setting)
             for target, category in categories
             for model in self.config.models
             for setting in self.config.settings(model)
         ]
-        text = pd.DataFrame([rows[key] for key in keys if key in rows], columns=list(COLUMNS)).to_csv(index=False)
-        write_text_atomic(self.path / "results.csv", text)
-        return read_table(io.StringIO(text))
+        table = rows.iloc[[places[key] for key in wanted if key in places]].reset_index(drop=True)
+        write_text_atomic(self.path / "results.csv", table.to_csv(index=False, float_format="%.6f"))
+        return table
 
-    def examples(self, model: str, target: str, category: str) -> bytes | None:
-        """Example images of a category as a JPEG file, if there are any."""
-        file = self._file("examples", model, target, category, ".jpg")
-        return file.read_bytes() if file.is_file() else None
-
-    def _file(self, kind: str, model: str, target: str, category: str, suffix: str = ".csv") -> Path:
-        return self.path / kind / file_name(model) / file_name(target) / f"{file_name(category)}{suffix}"
-
-    def _all_rows(self) -> list[dict[str, Any]]:
-        files = sorted((self.path / "rows").glob("*/*/*.csv"))
-        return [row for file in files for row in _read_text(file).to_dict("records")]
+    def _rows(self) -> pd.DataFrame:
+        file = self.path / "rows.csv"
+        if file.is_file():
+            return read_table(file)
+        return pd.DataFrame(columns=list(COLUMNS)).astype({"k_shot": "Int64"})
 
 
-def read_table(source: Any) -> pd.DataFrame:
-    """Read ``results.csv``.
-
-    Args:
-        source: Path or open file.
-
-    Returns:
-        Its rows; ``k_shot`` is missing for models that saw all normal images.
-    """
+def read_table(file: Path) -> pd.DataFrame:
+    """Read ``results.csv``; ``k_shot`` is missing for models that saw all normal images."""
     names = ("model", "target", "category", *PROVENANCE)
-    table = pd.read_csv(source, dtype=dict.fromkeys(names, str), keep_default_na=False, na_values=[""])
+    table = pd.read_csv(file, dtype=dict.fromkeys(names, str), keep_default_na=False, na_values=[""])
     table[list(names)] = table[list(names)].fillna("")
-    table["k_shot"] = table["k_shot"].astype("Int64")
-    return table
+    return table.astype({"k_shot": "Int64"})
 
 
-def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(old) | dict(new)
-    for name in old.keys() & new.keys():
-        before, after = old[name], new[name]
-        if isinstance(before, Mapping) and "weights" in before:
-            merged[name] = dict(after) | {"weights": dict(before["weights"]) | dict(after["weights"])}
-    return merged
-
-
-def _setting(row: Mapping[str, str]) -> Setting:
-    return (int(row["k_shot"]) if row["k_shot"] else None), int(row["seed"])
-
-
-def _add_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add rows to a table in place of those of the same K and seed; in the order of K and seed."""
-    new = pd.DataFrame([{name: _text(name, value) for name, value in row.items()} for row in rows])
-    if file.is_file():
-        old = _read_text(file)
-        key = ["k_shot", "seed"]
-        replaced = pd.MultiIndex.from_frame(old[key]).isin(pd.MultiIndex.from_frame(new[key]))
-        new = pd.concat([old[~replaced], new])
-    order = new[["k_shot", "seed"]].apply(pd.to_numeric).fillna(-1).reset_index(drop=True)
-    rows_in_order = order.sort_values(["k_shot", "seed"], kind="stable").index
-    write_text_atomic(file, new.iloc[rows_in_order].to_csv(index=False))
-
-
-def _text(name: str, value: Any) -> str:
-    if value is None:
-        return ""
-    if name in _DECIMALS:
-        return f"{value:.{_DECIMALS[name]}f}"
-    return f"{value:.9g}" if isinstance(value, float) else str(value)
-
-
-def _read_text(file: Path) -> pd.DataFrame:
-    # All columns as text. File names that are not UTF-8 are kept as their bytes.
-    return pd.read_csv(file, dtype=object, keep_default_na=False, encoding_errors="surrogateescape")
+def _keys(rows: pd.DataFrame) -> list[tuple[Any, ...]]:
+    """Model, target, category, K (None for all images) and seed of each row."""
+    return [(*names, None if pd.isna(k) else int(k), int(seed)) for *names, k, seed in rows[list(KEY)].to_numpy()]

@@ -76,7 +76,6 @@ def make_config(data, tmp_path):
             "k_shots": [1, 2, 4],
             "seeds": [0, 1],
             "batch_size": 4,
-            "examples": 2,
             "device": "cpu",
         } | changes
 

@@ -11,8 +11,6 @@ from anomalib.cli.cli import AnomalibCLI
 
 from anomalib_inctrl.benchmark.config import changes, read_config
 from anomalib_inctrl.benchmark.jobs import file_name
-from anomalib_inctrl.benchmark.pipeline import main
-from anomalib_inctrl.benchmark.results_folder import ResultsFolder
 from anomalib_inctrl.errors import BenchmarkError, PretrainedWeightsError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -31,7 +29,6 @@ def test_configs_name_existing_configs(path):
 def test_benchmark_configs_are_read(path):
     config = read_config(path)
     assert config.models
-    assert read_config(yaml.safe_load(config.dump())) == config
     assert read_config(path, ["workers=3", "output=elsewhere"]).workers == 3
 
 
@@ -71,7 +68,7 @@ def test_config_errors_name_the_key(make_config, path, value, word):
 
 
 def test_missing_files_are_named(make_config, tmp_path):
-    with pytest.raises(BenchmarkError, match="no such config file"):
+    with pytest.raises(BenchmarkError, match="No such file"):
         read_config(tmp_path / "x.yaml")
     (tmp_path / "broken.yaml").write_text("models: [")
     with pytest.raises(BenchmarkError, match=r"broken\.yaml"):
@@ -95,9 +92,7 @@ def identity(config):
 def test_identity_changes_only_with_what_decides_results(make_config, tmp_path):
     config = make_config()
     old = identity(config)
-    free = make_config(
-        workers=4, batch_size=1, seeds=[0, 7], k_shots=[8], device="auto", output="elsewhere", examples=0
-    )
+    free = make_config(workers=4, batch_size=1, seeds=[0, 7], k_shots=[8], device="auto", output="elsewhere")
     free["targets"] = {"Demo": config["targets"]["Demo"] | {"categories": ["brick"]}}
     free["targets"]["Other"] = config["targets"]["Demo"]
     free["models"] = {"another": config["models"]["InCTRL"], **config["models"]}
@@ -146,21 +141,6 @@ def test_weights_are_identified_by_content(make_config, tmp_path):
     assert changes(old, identity(both)) == changes(identity(both), old) == []
 
 
-def test_order_of_keys_does_not_change_the_identity(make_config, tmp_path):
-    config = make_config(output=str(tmp_path / "out"))
-    config["models"]["InCTRL"]["weights"] = str(tmp_path / "train.yaml")
-    (tmp_path / "train.yaml").write_text("auxiliary: [{root: a, categories: [y, x]}]")
-    folder = ResultsFolder(read_config(config))
-    folder.open()
-    folder.close()
-    for same in ("[{root: a, categories: [y, x]}]", "[{categories: [y, x], root: a}]"):
-        (tmp_path / "train.yaml").write_text(f"auxiliary: {same}")
-        ResultsFolder(read_config(config)).check()
-    (tmp_path / "train.yaml").write_text("auxiliary: [{categories: [x, y], root: a}]")
-    with pytest.raises(BenchmarkError, match=r"auxiliary: was \[\{'categories': \['y', 'x'\], 'root': 'a'\}\], is"):
-        ResultsFolder(read_config(config)).check()
-
-
 def test_packaged_weights_are_identified_by_content(make_config, monkeypatch, tmp_path):
     config = make_config()
     config["models"]["baseline"] = {
@@ -180,9 +160,3 @@ def test_file_names_are_distinct_and_safe():
     files = [file_name(name) for name in names]
     assert len(set(files)) == len(names)
     assert all(Path(file).name == file and not file.startswith(".") for file in files)
-
-
-def test_command_has_its_name(capsys):
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    assert "usage: anomalib-inctrl generalist " in capsys.readouterr().out

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 from anomalib.engine import Engine
 
 from anomalib_inctrl import InCTRL, InCTRLDemo, InCTRLv2
 from anomalib_inctrl.benchmark import run_benchmark
 from anomalib_inctrl.benchmark.metrics import METRICS
-from anomalib_inctrl.benchmark.one_pass import _branches_computed_once
 from tests.benchmark.conftest import BACKBONE, COUNTS
 
 KEY = ["model", "category", "k_shot", "seed"]
@@ -68,7 +66,7 @@ def test_each_image_is_encoded_once(make_config, monkeypatch):
     monkeypatch.setattr(
         OpenCLIPBackbone, "encode_image", lambda self, images: seen.append(len(images)) or encode(self, images)
     )
-    config = make_config(k_shots=[1, 2, 4], seeds=[0, 1, 2], examples=0)
+    config = make_config(k_shots=[1, 2, 4], seeds=[0, 1, 2])
     table = run_benchmark(config)
     assert len(table) == 2 * 2 * 9
     lists = {
@@ -84,27 +82,10 @@ def test_each_image_is_encoded_once(make_config, monkeypatch):
 
 def test_batch_size_does_not_change_results(make_config, tmp_path):
     tables = [
-        run_benchmark(make_config(batch_size=size, seeds=[0], output=str(tmp_path / str(size)), examples=0)).set_index(
-            KEY
-        )[list(METRICS)]
+        run_benchmark(make_config(batch_size=size, seeds=[0], output=str(tmp_path / str(size)))).set_index(KEY)[
+            list(METRICS)
+        ]
         for size in (1, 5, 64)
     ]
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0], atol=1.1e-6, rtol=0)
-
-
-def test_branches_are_computed_once_within_the_context():
-    model = InCTRLv2(backbone=BACKBONE, pretrained=None).model
-    calls = []
-    model.dasl_branch.adapters[0].register_forward_hook(lambda *_: calls.append(1))
-    first, other = torch.randn(2, 2, len(model.backbone.blocks), 16, 32)
-    prototypes = model.backbone.text_prototypes("washer")
-    with torch.inference_mode():
-        expected = [model.dasl_branch(patches, prototypes) for patches in (first, other)]
-        uncached = len(calls)
-        with _branches_computed_once(model):
-            found = [model.dasl_branch(patches, prototypes) for patches in (first, first, other, other)]
-        assert len(calls) == 2 * uncached
-        torch.testing.assert_close(found, [expected[0], expected[0], expected[1], expected[1]])
-        model.dasl_branch(other, prototypes)
-    assert len(calls) > 2 * uncached

@@ -11,9 +11,8 @@ import pandas as pd
 import pytest
 
 from anomalib_inctrl.benchmark.config import RayConfig, read_config
-from anomalib_inctrl.benchmark.jobs import CategoryJob, plan_jobs, target_categories
+from anomalib_inctrl.benchmark.jobs import CategoryJob, plan_jobs, run_jobs, target_categories
 from anomalib_inctrl.benchmark.measurement import CategoryResult
-from anomalib_inctrl.benchmark.runners import run_on_ray, run_serially
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -55,15 +54,15 @@ def test_a_worker_that_dies_costs_a_retry_and_no_result(make_config, tmp_path):
         runtime_env={"env_vars": {"PYTHONPATH": tests, "OMP_NUM_THREADS": "1"}},
     )
     try:
-        received = {job.where: result for job, result in run_on_ray(dying, RayConfig())}
+        received = {job.where: result for job, result in run_jobs(dying, ray=RayConfig())}
         assert (tmp_path / "marker").exists()
         wrong = replace(jobs[0], source=replace(jobs[0].source, categories=["nothing"]))
-        ((_, error),) = run_on_ray([wrong], RayConfig())
+        ((_, error),) = run_jobs([wrong], ray=RayConfig())
         assert "nothing" in str(error)  # an error in a job is reported, not retried
     finally:
         ray.shutdown()
     assert all(isinstance(result, CategoryResult) for result in received.values()), received
-    expected = {job.where: result for job, result in run_serially(jobs)}
+    expected = {job.where: result for job, result in run_jobs(jobs)}
     # The commit may change while the test runs.
     differing = ["pass_seconds", "setting_seconds", "commit"]
     for where, outcome in expected.items():

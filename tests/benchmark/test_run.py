@@ -2,28 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs: repeated, killed, resumed, changed, in several processes, and refused."""
 
-import csv
-import json
 import multiprocessing
 import os
 import re
 import signal
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import open_clip
 import pandas as pd
 import pytest
-import torch
 import yaml
 from PIL import Image
 
 from anomalib_inctrl.benchmark import run_benchmark
-from anomalib_inctrl.benchmark.config import ModelConfig, read_config
+from anomalib_inctrl.benchmark.config import read_config
 from anomalib_inctrl.benchmark.generalist import Benchmark
-from anomalib_inctrl.benchmark.jobs import load_modules
-from anomalib_inctrl.benchmark.measurement import CategoryResult
 from anomalib_inctrl.benchmark.pipeline import main
 from anomalib_inctrl.benchmark.results_folder import KEY, TIMING, ResultsFolder, read_table
 from anomalib_inctrl.errors import BenchmarkError, PretrainedWeightsError
@@ -37,7 +31,7 @@ def table_of(config):
 
 
 def small(make_config, **changes):
-    return make_config(**{"k_shots": [1, 2], "seeds": [0], "examples": 0} | changes)
+    return make_config(**{"k_shots": [1, 2], "seeds": [0]} | changes)
 
 
 def test_runs_are_reproducible_and_finished_rows_are_not_measured_again(make_config, tmp_path):
@@ -45,10 +39,8 @@ def test_runs_are_reproducible_and_finished_rows_are_not_measured_again(make_con
     run_benchmark(one)
     run_benchmark(other)
     pd.testing.assert_frame_equal(table_of(one), table_of(other), check_exact=True)
-    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "one" / "rows").rglob("*.csv")}
     seconds = pd.read_csv(tmp_path / "one" / "results.csv")[list(TIMING)]
     run_benchmark(one)
-    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "one" / "rows").rglob("*.csv")}
     pd.testing.assert_frame_equal(seconds, pd.read_csv(tmp_path / "one" / "results.csv")[list(TIMING)])
 
 
@@ -81,9 +73,9 @@ def test_changed_config_is_refused_and_names_the_change(make_config):
     report = Path(config["output"]) / "report.md"
     before = report.read_text()
     config["models"]["InCTRL"]["init_args"]["residual_scale"] = "full"
-    for refused in (Benchmark(read_config(config)).run, Benchmark(read_config(config)).report):
+    for report_only in (False, True):
         with pytest.raises(BenchmarkError, match=r"InCTRL\.init_args\.residual_scale: was not given, is 'full'"):
-            refused()
+            Benchmark(read_config(config)).run(report_only=report_only)
     assert report.read_text() == before
 
 
@@ -153,10 +145,8 @@ def test_worker_count_does_not_change_results(make_config, tmp_path):
 def test_second_run_in_one_folder_is_refused(make_config):
     config = small(make_config)
     folder = ResultsFolder(read_config(config))
-    folder.open()
-    with pytest.raises(BenchmarkError, match="another run is writing here"):
+    with folder.locked(), pytest.raises(BenchmarkError, match="another run is writing here"):
         run_benchmark(config)
-    folder.close()
 
 
 def test_category_with_one_label_is_reported_and_others_are_measured(make_config, data, tmp_path):
@@ -184,13 +174,6 @@ def test_category_with_one_label_is_reported_and_others_are_measured(make_config
     report = (Path(config["output"]) / "report.md").read_text()
     assert "no masks" in report
     assert "not run" in report
-
-
-def test_missing_dataset_is_reported_before_measuring(make_config, tmp_path):
-    config = small(make_config)
-    config["targets"]["Other"] = {"datamodule": "MVTecAD", "root": str(tmp_path / "nowhere")}
-    with pytest.raises(ValueError, match="nowhere"):
-        run_benchmark(config)
 
 
 def test_prompt_lists_of_an_earlier_run_are_reused(make_config, tmp_path):
@@ -249,34 +232,6 @@ def test_comparison_models_train_on_the_same_prompts(make_config, monkeypatch, t
         run_benchmark(config)
 
 
-def test_file_names_that_are_not_utf8_are_kept(make_config):
-    config = read_config(small(make_config))
-    folder = ResultsFolder(config)
-    name = os.fsdecode(b'/data/gr\xfcn \xe2\x9c\x93, "x".png')  # Latin-1, as old disks have them, beside UTF-8
-    for seed in (0, 1):  # the second time goes on with what the first wrote
-        score = {"k_shot": 1, "seed": seed, "image_path": name, "abnormal": 0, "score": 0.5}
-        row = {"model": "InCTRL", "target": "Demo", "category": "washer", "k_shot": 1, "seed": seed}
-        folder.add(CategoryResult([row], {"InCTRL": [score]}, {(1, seed): [name]}), "Demo", "washer")
-    listed = (folder.path / "prompts/Demo/washer/k1_seed1.txt").read_bytes()
-    assert os.fsdecode(listed) == f"{name}\n"
-    with (folder.path / "scores/InCTRL/Demo/washer.csv").open(errors="surrogateescape", encoding="utf-8") as file:
-        assert [line["image_path"] for line in csv.DictReader(file)] == [name, name]
-
-
-def test_replaced_checkpoint_is_read_again(checkpoints, tmp_path):
-    file = tmp_path / "heads.ckpt"
-    model = ModelConfig(class_path="InCTRL", weights=str(file))
-    content = torch.load(checkpoints["InCTRL"], weights_only=True)
-    heads = []
-    for factor in (1.0, 2.0):
-        name = next(name for name in content["state_dict"] if "adapter" in name)
-        content["state_dict"][name] *= factor
-        torch.save(content, file)
-        (module,) = load_modules({"one": model}, {"one": str(file)}, "cpu").values()
-        heads.append(module.state_dict()[name].clone())
-    torch.testing.assert_close(heads[1], 2 * heads[0])
-
-
 @pytest.mark.slow
 def test_training_config_is_run_once(make_config, data, tmp_path):
     source = {"datamodule": "InCTRLDemo", "root": str(data), "categories": ["gear"], "options": COUNTS}
@@ -313,19 +268,6 @@ def test_training_config_is_run_once(make_config, data, tmp_path):
         run_benchmark(config)
 
 
-@pytest.mark.parametrize("made", [None, ""])
-def test_training_without_checkpoint_is_reported(make_config, tmp_path, monkeypatch, made):
-    file = tmp_path / "training.yaml"
-    file.write_text("trainer: {enable_checkpointing: false}")
-    engine = SimpleNamespace(fit=lambda *_, **__: None, best_model_path=made)
-    stub = SimpleNamespace(from_config=lambda *_, **__: (engine, None, None))
-    monkeypatch.setattr("anomalib_inctrl.benchmark.generalist.Engine", stub)
-    config = small(make_config, models={"here": {"class_path": "InCTRL", "weights": str(file)}})
-    with pytest.raises(BenchmarkError, match=r"training\.yaml: the training left no checkpoint"):
-        run_benchmark(config)
-    assert list(Path(config["output"]).glob("weights/here/*")) == []
-
-
 def test_command_reports_errors_without_traceback(make_config, tmp_path, capsys):
     file = tmp_path / "benchmark.yaml"
     file.write_text(yaml.safe_dump(small(make_config) | {"seeds": []}))
@@ -339,4 +281,4 @@ def test_command_reports_errors_without_traceback(make_config, tmp_path, capsys)
     (folder / "report.md").unlink()
     assert main(["--config", str(file), "--set", "title=Other", "--report_only", "true"]) == 0
     assert (folder / "report.md").read_text().startswith("# Other\n")
-    assert json.loads((folder / "identity.json").read_text())["models"]
+    assert yaml.safe_load((folder / "config.yaml").read_text())["title"] == "Other"

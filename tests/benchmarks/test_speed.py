@@ -5,11 +5,7 @@
 import importlib
 import json
 
-import counts
 import pytest
-import torch
-
-from tests.benchmarks.conftest import BACKBONE
 
 
 def run(name, tmp_path, *arguments):
@@ -18,18 +14,6 @@ def run(name, tmp_path, *arguments):
     content = json.loads(output.read_text())
     assert {"processor", "cores", "accelerator", "versions", "settings"} <= content["machine"].keys()
     return content["rows"]
-
-
-def test_latency_is_relative_to_the_backbone(tmp_path):
-    rows = run("latency", tmp_path, "--backbone", BACKBONE, "--batches", "1", "3", "--shots", "1", "2")
-    assert len(rows) == 2 * (1 + 2 * 2)
-    assert {row["over backbone"] for row in rows if row["candidate"] == "backbone"} == {1.0}
-    assert all(row["ms"] > 0 for row in rows)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="runs there")
-def test_gpu_rows_without_a_gpu_read_not_run(tmp_path):
-    assert run("latency", tmp_path, "--device", "cuda") == [{"device": "cuda", "result": "not run"}]
 
 
 def test_scoring_adds_few_operations_and_little_memory_to_the_full_size_backbone(tmp_path):
@@ -42,53 +26,3 @@ def test_scoring_adds_few_operations_and_little_memory_to_the_full_size_backbone
         assert eight["scoring MB"] < 200
         for key in ("additional MB", "scoring MB"):
             assert many[key] == pytest.approx(eight[key], rel=0.01)
-
-
-def test_memory_of_tensors_is_counted_while_they_live():
-    def call():
-        first = torch.zeros(1000)  # 4 kB
-        second = first[10:] + 1  # another 4 kB
-        del first
-        return second.add_(1) * 2  # replaces the first
-
-    assert counts.peak_bytes(call) == pytest.approx(8000, rel=0.01)
-
-
-def test_half_precision_changes_little_and_bf16_more_than_fp16(tmp_path):
-    bf16, fp16 = run("half_precision", tmp_path, "--backbone", BACKBONE, "--categories", "brick")
-    for component in ("score", "text score", "patch residual map"):
-        assert 0.1 > bf16[component] > fp16[component] > 0
-
-
-@pytest.mark.slow
-def test_peers_all_predict(tmp_path):
-    rows = run("peers", tmp_path, "--backbone", "ViT-S-32-alt", "--images", "2", "--batch", "2", "--shots", "1")
-    assert [row["model"] for row in rows] == ["InCTRL", "InCTRLv2", "WinCLIP", "AnomalyDINO"]
-
-
-def test_epochs_are_timed_for_each_store(tmp_path):
-    options = ["--images", "5", "--batch", "2", "--steps", "2", "--epochs", "2", "--models", "InCTRLv2"]
-    rows = run("epochs", tmp_path, "--backbone", BACKBONE, *options)
-    assert [row["store"] for row in rows] == ["none", "memory", "folder"]
-
-
-def test_growth_is_simulated_for_each_count(tmp_path):
-    assert [row["images"] for row in run("growth", tmp_path, "--counts", "100", "200")] == [100, 200]
-
-
-def test_one_pass_costs_more_than_one_setting(tmp_path):
-    options = ["--images", "4", "--k_shots", "1", "2", "--seeds", "0", "1", "--sizes", "10"]
-    measured, computed = run("one_pass_cost", tmp_path, "--backbone", BACKBONE, *options)
-    assert measured["over K = 1"] > 1
-    assert computed["test images"] == "10, computed"
-
-
-def test_prompt_choices_are_written_as_a_page(tmp_path):
-    page = tmp_path / "prompts.md"
-    options = ["--categories", "washer", "brick", "--counts", "8", "4", "5", "--seeds", "1"]
-    data = ["--data", str(tmp_path), "--backbone", BACKBONE, "--pretrained", ""]
-    importlib.import_module("prompt_choices").main(["--output", str(page), *data, *options])
-    text = page.read_text()
-    rows = [line for line in text.splitlines() if line.startswith("| 2 of 4 |")]
-    assert len(rows) == 1
-    assert "nan" not in text

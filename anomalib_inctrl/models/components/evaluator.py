@@ -27,7 +27,8 @@ class _RanksTwoClasses:
 
     def compute(self) -> Tensor | None:
         """Compute the metric."""
-        if self.target and len(dim_zero_cat(self.target).unique()) < 2:
+        # A list of batches, or a tensor once the processes have exchanged them.
+        if len(self.target) and len(dim_zero_cat(self.target).unique()) < 2:
             return torch.tensor(torch.nan)
         return super().compute()  # type: ignore[misc,no-any-return]
 

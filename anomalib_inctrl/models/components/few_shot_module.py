@@ -935,4 +935,8 @@ def _load_heads(model: FewShotModel, checkpoint: Mapping[str, Any], source: str)
     state |= {key: value for key, value in own.items() if key.startswith("bank.")}
     check_keys(state, own, source)
     check_state(state, model.backbone, source)
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except CheckpointError as error:  # of the backbone, which does not know the file
+        msg = f"{source}: {error}"
+        raise CheckpointError(msg) from error

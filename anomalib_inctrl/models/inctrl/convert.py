@@ -95,7 +95,8 @@ def from_official_file(
     """
     official = read_official_state_dict(source)
     clip, _ = from_official(official)
-    model = InCTRL(backbone=backbone, pretrained=None, resize_mode="center_crop", visualizer=False).eval()
+    options = {"backbone": backbone, "pretrained": None, "resize_mode": "center_crop", "fusion": "paper"}
+    model = InCTRL(**options, visualizer=False).eval()
     network = InCTRLModel(backbone=create_without_weights(backbone), resize_mode="center_crop")
     network.backbone.name = backbone
     try:

@@ -96,7 +96,7 @@ class InCTRLModel(FewShotModel):
             CheckpointError: If a key is missing, unknown, or of another shape; nothing is loaded then.
         """
         backbone, heads = from_official(state_dict)
-        own = self.head_tensors()
+        own = {name: value for name, value in self.head_tensors().items() if not name.startswith("fusion.")}
         check_keys(heads, own, "official weights of the heads")
         self.backbone.load_weights(backbone, "official weights of the backbone")
         for key, value in heads.items():
