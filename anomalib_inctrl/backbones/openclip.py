@@ -204,12 +204,13 @@ def _put_tokens_first(transformer: Any) -> None:
     On (batch, token, width), PyTorch's attention multiplies a transposed view by frozen weights image by image: in
     bfloat16 on a CPU ten times slower, in float32 up to a tenth. The result is the same to rounding.
     """
-    attentions = [getattr(block, "attn", None) for block in getattr(transformer, "resblocks", [])]
-    # Older releases work so by themselves; attention of OpenCLIP's own knows the other order only.
-    if getattr(transformer, "batch_first", False) and all(isinstance(each, nn.MultiheadAttention) for each in attentions):
+    blocks = getattr(transformer, "resblocks", [])
+    plain = all(isinstance(getattr(block, "attn", None), nn.MultiheadAttention) for block in blocks)
+    # Older releases work so by themselves; OpenCLIP's own attention knows the other order only.
+    if plain and getattr(transformer, "batch_first", False):
         transformer.batch_first = False
-        for attention in attentions:
-            attention.batch_first = False
+        for block in blocks:
+            block.attn.batch_first = False
 
 
 def _create_with_weights(name: str, pretrained: str | None, image_size: int | None) -> Any:
