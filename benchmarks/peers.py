@@ -25,7 +25,7 @@ import torch
 from anomalib.data import ImageBatch, PredictDataset
 from anomalib.models import AnomalyDINO, WinClip
 from lightning.pytorch import Trainer
-from timing import FULL_SIZE, parse, parser_of, ratio, report, time_interleaved
+from timing import FULL_SIZE, MINIATURE, parse, parser_of, ratio, report, time_interleaved
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.utils import save_image
@@ -35,7 +35,7 @@ from anomalib_inctrl.io.images import list_images, read_image
 
 # Backbone and input size: OpenCLIP's are compared with WinCLIP, timm's with AnomalyDINO.
 PEERS: list[tuple[str, int | None]] = [(FULL_SIZE, None), ("timm/vit_small_patch14_dinov2", 448)]
-SMALL_PEERS: list[tuple[str, int | None]] = [("ViT-S-32-alt", None), ("timm/vit_small_patch14_dinov2", 112)]
+SMALL_PEERS: list[tuple[str, int | None]] = [(MINIATURE, None), ("timm/vit_small_patch14_dinov2", 112)]
 CLASS_NAME = "object"
 _OFF: dict[str, Any] = {"evaluator": False, "visualizer": False}
 

@@ -31,7 +31,7 @@ from anomalib_inctrl.backbones import Backbone, ImageFeatures
 from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, UNSEEN_CATEGORIES
 from anomalib_inctrl.io.images import list_images, read_image
 
-_SHOTS, _CALIBRATION = 4, 32
+_SHOTS = 4
 
 
 @dataclass
@@ -76,7 +76,7 @@ def precisions(backbone: Backbone, args: argparse.Namespace, calibration: Tensor
         for name in ("float32", "bf16") if on_cpu else ("bf16",):
             found[f"{name}, compiled"] = Precision(torch.compile(encode), args.device, kinds[name])
     if on_cpu and args.openvino and find_spec("openvino"):
-        encoders = _openvino(backbone, args.threads, calibration if find_spec("nncf") else None)
+        encoders = _openvino(backbone, args.threads, calibration)
         found |= {name: Precision(encoder, "cpu") for name, encoder in encoders.items()}
     return found
 
@@ -180,7 +180,7 @@ def score_changes(
     scores: dict[str, list[list[float]]] = {way: [] for way in ways}
     labels = []
     for category in args.categories:
-        folder = _render(root, category)
+        folder = _render(root, category, args.images)
         files = sorted((folder / "test").rglob("*.png"))
         files = files[:: -(-len(files) // args.images)]
         labels.append([file.parent.name != "good" for file in files])
@@ -208,9 +208,19 @@ def score_changes(
     return rows
 
 
-def _render(root: Path, category: str) -> Path:
+def _calibration(detector: Detector, args: argparse.Namespace, root: Path) -> Tensor | None:
+    """Normal images of auxiliary categories, for int8; None where it cannot be had."""
+    if not (args.openvino and find_spec("nncf")):
+        return None
+    folders = [_render(root, category, args.images) / "train" / "good" for category in AUXILIARY_CATEGORIES]
+    return prepare(detector, [file for folder in folders for file in list_images(folder)[:_SHOTS]])
+
+
+def _render(root: Path, category: str, images: int) -> Path:
     if not (root / category).is_dir():
-        InCTRLDemo(root=root, category=category).prepare_data()
+        half = max(1, images // 2)
+        counts = {"train_count": _SHOTS, "test_normal_count": half, "test_anomalous_count": half}
+        InCTRLDemo(root=root, category=category, **counts).prepare_data()
     return root / category
 
 
@@ -250,12 +260,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         root = args.data or Path(temporary)
         for name in args.towers:
             detector = make_detector(name, args)
-            files = [list_images(_render(root, category) / "train" / "good") for category in AUXILIARY_CATEGORIES]
-            chosen = [file for some in files for file in some[: max(1, _CALIBRATION // len(files))]]
-            ways = precisions(detector.module.model.backbone, args, prepare(detector, chosen))
+            ways = precisions(detector.module.model.backbone, args, _calibration(detector, args, root))
             changes += score_changes(name, detector, ways, args, root)
             speed += throughput(name, add_prompts(detector.module.model, [_SHOTS]), ways, args, [_SHOTS])
-    report(args, {"Images a second": speed, "Scores": changes})
+            report(args, {"Images a second": speed, "Scores": changes})
 
 
 if __name__ == "__main__":
