@@ -51,8 +51,8 @@ class GeneralistDataModule(AnomalibDataModule):
         auxiliary: Datasets to train on. May be left out to validate, test and predict only.
         targets: Datasets to validate and test on. May be left out to train only.
         k_shot: Prompts each training query brings.
-        train_batch_size: Balanced queries a training batch and process, half of them normal. 48 is the authors'; the
-            statistics of the heads' batch normalisation depend on it.
+        train_batch_size: Balanced queries a training batch and process, half of them normal. 48 is the paper's by
+            second-hand notes, the authors' code has 16; the statistics of the heads' batch normalisation depend on it.
         eval_batch_size: Images a validation or test batch.
         steps_per_epoch: Training batches an epoch. 100 is the authors', who train 10 epochs.
         num_workers: Worker processes of each loader.

@@ -11,7 +11,9 @@ from anomalib_inctrl.demo.digits import ScikitDigits
 from anomalib_inctrl.demo.render import (
     AUXILIARY_CATEGORIES,
     CATEGORIES,
+    CONFIRMATION_CATEGORIES,
     IMAGE_SIZE,
+    RANDOM_PRODUCTS,
     UNSEEN_CATEGORIES,
     RenderedBatch,
     Sample,
@@ -21,7 +23,9 @@ from anomalib_inctrl.demo.render import (
 __all__ = [
     "AUXILIARY_CATEGORIES",
     "CATEGORIES",
+    "CONFIRMATION_CATEGORIES",
     "IMAGE_SIZE",
+    "RANDOM_PRODUCTS",
     "REGISTRY",
     "UNSEEN_CATEGORIES",
     "InCTRLDemo",

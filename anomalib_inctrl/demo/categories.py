@@ -33,6 +33,7 @@ from anomalib_inctrl.demo.drawing import (
     round_box,
     sample_plane,
 )
+from anomalib_inctrl.demo.families import blister, comb, cork, denim, fan, label, nut, spring
 
 
 def washer(v: View) -> Scene:
@@ -423,18 +424,26 @@ _WIRE = ("cut", "stain", "colour", "bent", "missing", "thread", "contamination")
 
 REGISTRY: dict[str, Category] = {
     "biscuit": Category(biscuit, _BAKED, turn=180),
+    "blister": Category(blister, (*_PILL, "thread"), turn=4),
     "board": Category(board, (*_SOLID, "crack"), turn=2),
     "brick": Category(_photographic("brick", 0.60, 0.50, 0.45, 0.62), (*_STONE, "dent"), turn=2),
     "cap": Category(cap, (*_SOLID, "thread"), turn=180),
     "capsule": Category(capsule, _PILL, turn=8),
+    "comb": Category(comb, (*_SOLID, "thread"), turn=6),
     "connector": Category(connector, (*_SOLID, "thread"), turn=3),
+    "cork": Category(cork, (*_STONE, "cut"), turn=180),
+    "denim": Category(denim, (*_CLOTH, "missing"), turn=4),
+    "fan": Category(fan, (*_SOLID, "crack"), turn=180),
     "gear": Category(gear, (*_SOLID, "crack"), turn=180),
     "grass": Category(_photographic("grass", 0.42, 0.50, 0.30, 0.55), _LOOSE, turn=180),
     "gravel": Category(_photographic("gravel", 0.52, 0.50, 0.48, 0.55), (*_LOOSE, "crack"), turn=180),
     "key": Category(key, (*_SOLID, "crack"), turn=6),
+    "label": Category(label, (*_SOLID[3:], "scratch", "cut"), turn=5),
     "leather": Category(leather, (*_CLOTH, "scratch", "dent"), turn=180),
     "mesh": Category(mesh, _WIRE, turn=4),
+    "nut": Category(nut, (*_SOLID, "crack"), turn=180),
     "screw": Category(screw, _SOLID, turn=180),
+    "spring": Category(spring, ("stain", "colour", "bent", "missing", "contamination", "thread"), turn=8),
     "terrazzo": Category(terrazzo, (*_STONE, "dent"), turn=180),
     "tile": Category(tile, _GLAZED, turn=2),
     "washer": Category(washer, (*_SOLID, "crack"), turn=180),

@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,16 @@ from filelock import FileLock
 from torch import Tensor
 
 from anomalib_inctrl.demo.categories import REGISTRY
-from anomalib_inctrl.demo.render import CATEGORIES, IMAGE_SIZE, Sample, check_category, render_batch
-from anomalib_inctrl.errors import DatasetError
+from anomalib_inctrl.demo.render import (
+    CATEGORIES,
+    IMAGE_SIZE,
+    RANDOM_PRODUCTS,
+    RenderedBatch,
+    Sample,
+    check_category,
+    render_batch,
+)
+from anomalib_inctrl.errors import DatasetError, RenderError
 
 _SETTINGS_FILE = "demo.json"
 _VERSION = 1  # raised whenever the same settings would give other images
@@ -31,6 +42,18 @@ def _write_png(path: Path, pixels: Tensor) -> None:
     path.write_bytes(cv2.imencode(".png", pixels.numpy(), _PNG)[1].tobytes())
 
 
+def _render_any(sample: Sample, kinds: Sequence[str], seed: int) -> tuple[str | None, RenderedBatch]:
+    """Render an image with its kind of defect, or the next that shows: not all do on every random product."""
+    first = kinds.index(sample.defect) if sample.defect else 0
+    for kind in (*kinds[first:], *kinds[:first])[: len(kinds) if sample.defect else 0]:
+        try:
+            return kind, render_batch([replace(sample, defect=kind)], seed=seed)
+        except RenderError:  # noqa: PERF203
+            if sample.category not in RANDOM_PRODUCTS:
+                raise
+    return None, render_batch([sample], seed=seed)
+
+
 class InCTRLDemo(MVTecAD):
     """Rendered products and materials with defects, one category at a time.
 
@@ -40,7 +63,7 @@ class InCTRLDemo(MVTecAD):
 
     Args:
         root: Folder of the dataset; None stands for anomalib's folder of datasets.
-        category: One of `anomalib_inctrl.demo.CATEGORIES`.
+        category: One of `anomalib_inctrl.demo.CATEGORIES`, or `product-000` to `product-299`, composed at random.
         num_workers: Number of workers of each dataloader.
         train_count: Number of normal training images.
         test_normal_count: Number of normal test images.
@@ -126,20 +149,22 @@ class InCTRLDemo(MVTecAD):
             raise DatasetError(msg)
 
     def _render(self, folder: Path) -> None:
-        category, settings, kinds = self.category, self._settings, REGISTRY[self.category].defects
-        images = {f"train/good/{i:03}": Sample(category, i) for i in range(settings["train_count"])}
-        for i in range(settings["test_normal_count"]):
-            images[f"test/good/{i:03}"] = Sample(category, _NORMAL_TEST + i)
+        category, settings, kinds = self.category, self._settings, (REGISTRY | RANDOM_PRODUCTS)[self.category].defects
+        samples = [Sample(category, i) for i in range(settings["train_count"])]
+        samples += [Sample(category, _NORMAL_TEST + i) for i in range(settings["test_normal_count"])]
         for i in range(settings["test_anomalous_count"]):
-            number, kind = divmod(i, len(kinds))
-            images[f"test/{kinds[kind]}/{number:03}"] = Sample(category, _ANOMALOUS_TEST + i, kinds[kind])
+            samples.append(Sample(category, _ANOMALOUS_TEST + i, kinds[i % len(kinds)]))
+        numbers: Counter[str] = Counter()
         unfinished = folder.with_name(f".{category}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
-            for path, sample in images.items():
-                image, mask = render_batch([sample], seed=settings["seed"])
+            for sample in samples:
+                kind, (image, mask) = _render_any(sample, kinds, settings["seed"])
+                group = "train/good" if sample.index < _NORMAL_TEST else f"test/{kind or 'good'}"
+                path = f"{group}/{numbers[group]:03}"
+                numbers[group] += 1
                 _write_png(unfinished / f"{path}.png", image[0].flip(0).permute(1, 2, 0).contiguous())  # blue first
-                if sample.defect:
+                if kind:
                     name = path.replace("test", "ground_truth", 1) + "_mask.png"
                     _write_png(unfinished / name, mask[0].byte() * 255)
             description = json.dumps(settings, indent=2) + "\n"

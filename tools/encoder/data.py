@@ -20,8 +20,8 @@ from torch import Tensor
 
 from anomalib_inctrl.backbones.text_prompts import text_prompts
 from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, REGISTRY, Sample, render_batch
+from anomalib_inctrl.demo.random_products import OUTLINES, PATTERNS, random_product
 from anomalib_inctrl.errors import RenderError
-from tools.encoder.products import OUTLINES, PATTERNS, random_product
 
 DAMAGED = (False, False, False, False, True, True)
 """Which of the images of a product get a defect."""

@@ -2,7 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """ELPV: solar cells in electroluminescence."""
 
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from anomalib_inctrl.data.datasets.base import BenchmarkDataModule
 from anomalib_inctrl.data.datasets.records import (
@@ -17,11 +21,16 @@ from anomalib_inctrl.data.datasets.records import (
 )
 from anomalib_inctrl.errors import DatasetError
 
+_KINDS = {"monocrystalline": "mono", "polycrystalline": "poly"}
 _PLACES = (".", "src/elpv_dataset/data", "elpv-dataset", "elpv-dataset-master")
 
 
 class ELPV(BenchmarkDataModule):
     """ELPV: solar cells with a probability of being defective; 0 is normal, 1 abnormal, values between are left out.
+
+    Without a root the data of the package ``elpv-dataset`` is read, where it is installed
+    (``pip install "anomalib-inctrl[real]"``). Category ``solar_cell`` has all cells, ``monocrystalline`` and
+    ``polycrystalline`` have those of one kind.
 
     Licence, source and citation: see ``card``. For the arguments see :class:`BenchmarkDataModule`.
     """
@@ -40,14 +49,40 @@ class ELPV(BenchmarkDataModule):
             "in Electroluminescence Imagery. EU PVSEC 2018."
         ),
         layout="  labels.csv\n  images/cell0001.png ...",
-        categories=("solar_cell",),
+        categories=("solar_cell", *_KINDS),
+        default_categories=("solar_cell",),
+        folder="solar_cell",
         expected={("train", GOOD): (1131,), ("test", GOOD): (377,), ("test", ABNORMAL): (715,)},
     )
 
+    def __init__(self, root: Path | str | None = None, category: str | None = None, **options: Any) -> None:
+        package = find_spec("elpv_dataset") if root is None else None
+        if package is not None and package.origin is not None:
+            root = Path(package.origin).parent / "data"
+        super().__init__(root, category, **options)
+
+    def _samples_table(self) -> pd.DataFrame:
+        samples = super()._samples_table()
+        if self.category not in _KINDS:
+            return samples
+        if self.converted_root == self.root:
+            msg = f"category={self.category!r}: {self.root} is converted data, which has {self.card.folder!r} alone."
+            raise DatasetError(msg)
+        table = pd.read_csv(self._labels(self.root), sep=r"\s+", header=None)
+        chosen = set(table[0][table[2] == _KINDS[self.category]].map(lambda name: Path(name).name))
+        kept = samples[samples["image_path"].map(lambda path: Path(path).name in chosen)].reset_index(drop=True)
+        kept.attrs.update(samples.attrs)
+        return kept
+
     @classmethod
-    def _scan(cls, root: Path) -> Scan:
+    def _labels(cls, root: Path) -> Path:
         if (base := find_folder(root, _PLACES, "labels.csv")) is None:
             raise cls.card.missing(root, "there is no labels.csv")
+        return base / "labels.csv"
+
+    @classmethod
+    def _scan(cls, root: Path) -> Scan:
+        base = cls._labels(root).parent
         types = {"path": str, "probability": float, "kind": str}
         table = read_labels(base / "labels.csv", types, sep=r"\s+", header=None, names=list(types))
         if unsafe := [name for name in table["path"] if safe_path(name) is None]:

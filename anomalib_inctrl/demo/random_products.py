@@ -82,6 +82,11 @@ def random_product(rng: np.random.Generator, pattern: str | None = None) -> tupl
     return name, Category(render, kinds, turn, *rng.uniform(0.01, 0.05, 2).tolist())
 
 
+def random_products(count: int = 300) -> dict[str, Category]:
+    """The products `product-000`, `product-001`, ... that heads are trained on in the demonstration."""
+    return {f"product-{n:03}": random_product(np.random.default_rng([20261128, n]))[1] for n in range(count)}
+
+
 def _colour(rng: np.random.Generator) -> tuple[float, float, float]:
     """A colour, more often a dull one, as things are."""
     grey, vivid = rng.uniform(0.08, 0.92), rng.choice([0.04, 0.35])
