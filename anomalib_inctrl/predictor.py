@@ -419,7 +419,7 @@ class Detector:
         images = torch.cat(list(prepared))
         with self._autocast():
             scores = self.module.model.held_out(images, class_name, self.batch_size).score
-        return to_cpu(scores).tolist()  # type: ignore[no-any-return]
+        return to_cpu(scores).tolist()
 
     @torch.inference_mode()
     def _predict_batch(self, inputs: Sequence[NamedImage], class_name: str) -> list[Prediction]:
