@@ -206,7 +206,7 @@ class Detector:
         batch_size: Number of images that go through the model at once; of no influence on the results.
         precision: ``"bf16"`` computes in bfloat16 where that changes scores little (autocast, Lightning's
             ``bf16-mixed``): two to three times faster on a GPU or a processor with AVX-512 BF16 or AMX, see
-            :doc:`performance`. Slower on others.
+            docs/performance.md. Slower on others.
         threshold: Score above which an image is labelled anomalous, in [0, 1]; may be set later. ``"auto"`` computes it
             for each class from normal images, see :meth:`set_prompts`. By default images are labelled only with
             prompts that a checkpoint holds beside its own threshold.
