@@ -205,8 +205,8 @@ class Detector:
         device: Where to compute, such as ``"cuda:1"``; by default on an accelerator if there is one.
         batch_size: Number of images that go through the model at once; of no influence on the results.
         precision: ``"bf16"`` computes in bfloat16 where that changes scores little (autocast, Lightning's
-            ``bf16-mixed``): two to three times faster on a GPU or a processor with AVX-512 BF16 or AMX, see
-            docs/performance.md. Slower on others.
+            ``bf16-mixed``): about twice as fast or more on processors with AVX-512 BF16 or AMX and on GPUs that
+            support it, slower on other processors; see docs/performance.md.
         threshold: Score above which an image is labelled anomalous, in [0, 1]; may be set later. ``"auto"`` computes it
             for each class from normal images, see :meth:`set_prompts`. By default images are labelled only with
             prompts that a checkpoint holds beside its own threshold.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 # Not `import anomalib.models`: this runs while that module's import ends, before it is an attribute of `anomalib`.
 from anomalib import data, models
+from anomalib.data.utils import path as data_paths
 
 from anomalib_inctrl.data import DATASETS, GeneralistDataModule
 from anomalib_inctrl.demo import InCTRLDemo, ScikitDigits
@@ -15,6 +16,7 @@ from anomalib_inctrl.models import InCTRL, InCTRLv2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
     from types import ModuleType
 
 MODELS = (InCTRL, InCTRLv2)
@@ -27,10 +29,18 @@ def register() -> None:
     ``get_model``, ``get_datamodule`` and ``anomalib benchmark`` look names up in ``anomalib.models`` and
     ``anomalib.data``, and take dotted names only from the modules in ``anomalib.models.ALLOWED_MODULES``. The command
     line finds every imported subclass by itself. A name that anomalib has of its own is left as it is.
+
+    anomalib's check of paths is corrected as well: printable characters of every script are accepted.
     """
     _publish(models, MODELS)
     _publish(data, DATAMODULES)
     models.ALLOWED_MODULES.add(__name__.rpartition(".")[0])
+    # It takes every character beyond ASCII for a non-printable one and refuses folders such as größe/ or 测试/.
+    data_paths.contains_non_printable_characters = _contains_non_printable_characters
+
+
+def _contains_non_printable_characters(path: str | Path) -> bool:
+    return not str(path).isprintable()
 
 
 def _publish(module: ModuleType, classes: Iterable[type]) -> None:

@@ -4,23 +4,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from anomalib.pre_processing import PreProcessor
 from torch import nn
 from torchvision import tv_tensors
+from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from anomalib_inctrl.backbones.openclip import CLIP_MEAN, CLIP_STD
-from anomalib_inctrl.errors import ImageDataError
-from anomalib_inctrl.io.images import is_deep, read_image
+from anomalib_inctrl.errors import ImageDataError, ImageFileError
+from anomalib_inctrl.io.images import IMAGE_SUFFIXES, read_header, read_image, read_mask, upright, warn_of_skipped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lightning.pytorch import LightningModule, Trainer
+
+    from anomalib_inctrl.io.images import ImageHeader
 
 # Sides so unlike that scaling the shorter one up would take gigabytes, nearly all of which is then cut off.
 _LONG = 64
@@ -64,6 +68,11 @@ class BicubicResize(v2.Resize):
         if len(sizes) > 1:
             found = " and ".join(f"{height} x {width}" for height, width in sorted(sizes))
             msg = f"An image and its mask differ in size: {found}. Give the mask the size of its image."
+            if len({tuple(sorted(size)) for size in sizes}) == 1:
+                msg += (
+                    " If it is a photo that its EXIF orientation turns: anomalib's datasets take masks as the photo is "
+                    "stored; store it upright, or name the dataset in a GeneralistDataModule, which takes both."
+                )
             raise ValueError(msg)
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
@@ -160,8 +169,12 @@ class BackbonePreProcessor(PreProcessor):
     """Resize and normalise as CLIP expects; kept by checkpoints and by exports.
 
     anomalib saves only transforms of a closed list and would drop this one silently, so its settings are saved
-    instead. Prompts in a training batch are transformed like its images. Images of more than 8 bits a channel, which
-    anomalib's reader clips to white, are read again.
+    instead. Prompts in a training batch are transformed like its images.
+
+    In validation, test and prediction the files of some images are read again by
+    :func:`~anomalib_inctrl.io.images.read_image`, since anomalib's reader clips more than 8 bits a channel to white,
+    ignores the EXIF orientation and drops transparency, and its batches bring images of several sizes to one, so that
+    the scores would depend on the batch.
 
     Args:
         image_size: Side of the model's square input in pixels.
@@ -211,13 +224,57 @@ class BackbonePreProcessor(PreProcessor):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Transform a validation, test or predict batch."""
-        deep = [index for index, path in enumerate(batch.image_path or []) if is_deep(path)]
-        if deep:
-            resize = self.transform.transforms[0]
-            batch.image, batch.gt_mask = resize(batch.image, batch.gt_mask)
-            for index in deep:
-                batch.image[index] = resize(read_image(batch.image_path[index])).to(batch.image)
+        # The package's own dataset has read its files by `read_image`, each on its own.
+        if batch.image_path and not hasattr(batch, "prompt_image"):
+            self._read_again(batch)
         super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
 
     on_test_batch_start = on_validation_batch_start
     on_predict_batch_start = on_validation_batch_start
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn of images that anomalib's dataset of a folder leaves out, by their endings."""
+        del pl_module
+        loaders = trainer.predict_dataloaders
+        for loader in loaders if isinstance(loaders, (list, tuple)) else [loaders]:
+            files = getattr(getattr(loader, "dataset", None), "image_filenames", [])
+            for folder in {Path(file).parent for file in files} if len(files) > 1 else ():
+                others = (
+                    path
+                    for path in folder.iterdir()
+                    if path.suffix.lower() in IMAGE_SUFFIXES.difference(IMG_EXTENSIONS)
+                )
+                warn_of_skipped(folder, others)
+
+    def _read_again(self, batch: Any) -> None:
+        """Replace images whose pixels in a batch are not those of their files."""
+        headers = [_header(path) for path in batch.image_path]
+        shared = tuple(batch.image.shape[-2:])
+        # anomalib's collate takes the size of the image that has the longest side.
+        sizes = [header.plain_size for header in headers if header is not None]
+        collated = len(set(sizes)) > 1 and len(sizes) == len(headers) and max(sizes, key=max) == shared
+        again = {
+            index: header
+            for index, header in enumerate(headers)
+            if header is not None and (not header.plain or (collated and header.plain_size != shared))
+        }
+        if not again:
+            return
+        resize = self.transform.transforms[0]
+        batch.image, batch.gt_mask = resize(batch.image, batch.gt_mask)
+        for index, header in again.items():
+            batch.image[index] = resize(read_image(batch.image_path[index])).to(batch.image)
+            # Masks have the size of the image as it was read, which tells those that have to be turned with it.
+            if batch.gt_mask is not None and header.plain_size != header.size and batch.gt_mask[index].any():
+                mask = upright(batch.gt_mask[index].clone(), header.orientation)
+                if batch.mask_path:  # without, where a batch begins with a normal image, it is off by up to a pixel
+                    mask = resize(tv_tensors.Mask(read_mask(batch.mask_path[index], batch.image_path[index])))
+                batch.gt_mask[index] = mask.to(batch.gt_mask)
+
+
+def _header(path: str) -> ImageHeader | None:
+    """Header of an image file; None for what is none, such as a frame of a video."""
+    try:
+        return read_header(path)
+    except ImageFileError:
+        return None

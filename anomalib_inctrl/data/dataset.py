@@ -10,13 +10,13 @@ import pandas as pd
 import torch
 from anomalib import TaskType
 from anomalib.data import AnomalibDataset
-from anomalib.data.utils import LabelName, Split, read_mask
+from anomalib.data.utils import LabelName, Split
 from torchvision.transforms.v2 import functional as TF
 from torchvision.tv_tensors import Image, Mask
 
 from anomalib_inctrl.data.batch import CachedItem, PromptedBatch, PromptedItem, TrainingDraw
-from anomalib_inctrl.errors import DatasetError
-from anomalib_inctrl.io.images import UNREADABLE, image_size, read_image
+from anomalib_inctrl.errors import DatasetError, ImageFileError
+from anomalib_inctrl.io.images import image_size, read_image, read_mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -194,9 +194,9 @@ def _read_mask(sample: pd.Series, size: tuple[int, int]) -> Mask | None:
         return Mask(mask)
     for path in _mask_files(sample.mask_path):
         try:
-            part = torch.as_tensor(read_mask(path)) > 0  # as a tensor anomalib drops sides of one pixel
-        except UNREADABLE as error:
-            msg = f"{path}: the mask of {sample.image_path} cannot be read ({error}). Replace or remove the file."
+            part = read_mask(path, sample.image_path)
+        except ImageFileError as error:
+            msg = f"The mask of {sample.image_path}: {error}"
             raise DatasetError(msg) from error
         if tuple(part.shape) != size:
             msg = (

@@ -1,43 +1,96 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reading image files of every common mode as RGB."""
+"""Reading image files of every common mode as RGB, and masks."""
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import struct
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
 
 from anomalib_inctrl.errors import ImageFileError
 from anomalib_inctrl.io.video import is_frame, read_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch import Tensor
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
-# What these files hold, whatever they are called. Pillow knows formats whose readers start other programs.
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+logger = logging.getLogger(__name__)
+
+# What files may hold, whatever they are called: pictures in pixels that have a signature. Pillow knows more: readers
+# that start other programs (EPS), documents, videos and data without a reader, and FITS, whose offset it ignores.
+_WANTED = (
+    "PNG",
+    "JPEG",
+    "BMP",
+    "GIF",
+    "TIFF",
+    "WEBP",
+    "PPM",
+    "JPEG2000",
+    "AVIF",
+    "DIB",
+    "ICO",
+    "PCX",
+    "PSD",
+    "QOI",
+    "SUN",
+)
+Image.init()
+FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)  # builds of Pillow lack some
+IMAGE_SUFFIXES = frozenset(
+    # MPO, of cameras with two lenses and of phones, is opened as JPEG.
+    suffix
+    for suffix, name in Image.registered_extensions().items()
+    if name in {*FORMATS, "MPO"}
+)
 # What Pillow raises of broken files, by what was met in practice.
 UNREADABLE = (
     *(OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, MemoryError, struct.error),
+    AssertionError,
     Image.DecompressionBombError,
 )
 _DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
+_DEEP_PPM = ("RGB", 65535)  # how Pillow notes it, colour and largest value
+_DEPTHS = (8, 10, 12, 14, 16)
+_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _DESCRIPTION, _PLANES = 256, 257, 258, 262, 270, 284
+_MAX_SAMPLE_VALUES = (281, 341)
+
+
+class ImageHeader(NamedTuple):
+    """What the header of an image file tells.
+
+    Attributes:
+        size: Height and width as displayed, that is turned by the EXIF orientation.
+        orientation: EXIF orientation, 1 to 8.
+        plain_size: Height and width as Pillow alone reads it, which turns TIFF files only.
+        plain: Whether Pillow's conversion to RGB, as by anomalib's reader, gives the right pixels; not so for
+            orientations other than 1, more than 8 bits a channel, and transparency.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+    plain_size: tuple[int, int]
+    plain: bool
 
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
     """Open an image; whatever is wrong with the file becomes an ``ImageFileError`` that names it."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        # Not by its path: then Pillow maps the pixels of some TIFF files into memory, and scrambles those it turns.
+        with Path(path).open("rb") as file, Image.open(file, formats=FORMATS) as image:
             yield image
     except UNREADABLE as error:
         size = os.path.getsize(path) if os.path.isfile(path) else None  # noqa: PTH113, PTH202  # names of no file as well
@@ -46,33 +99,39 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         raise ImageFileError(msg) from error
 
 
-def is_deep(path: str | Path) -> bool:
-    """Tell from the header whether an image has more than 8 bits a channel, which Pillow clips when converting."""
-    try:
-        with _opened(path) as image:
-            return image.mode in _DEEP_MODES
-    except ImageFileError:
-        return False
+def read_header(path: str | Path) -> ImageHeader:
+    """Read the header of an image; an ``ImageFileError`` names a file that is none."""
+    with _opened(path) as image:
+        orientation, tags = _orientation(image), getattr(image, "tag_v2", {})
+        # Releases of Pillow differ in whether the size of a TIFF file is that before or after turning.
+        width, height = (tags[_WIDTH], tags[_HEIGHT]) if tags else image.size
+        stored, turned = (height, width), (width, height) if orientation >= 5 else (height, width)
+        plain = not (_is_deep(image) or image.has_transparency_data or orientation > 1)
+        return ImageHeader(turned, orientation, turned if tags else stored, plain)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Read height and width of an image in pixels from its header; an ``ImageFileError`` names a file that is none."""
-    with _opened(path) as image:
-        return image.height, image.width
+    """Height and width of an image in pixels as displayed; an ``ImageFileError`` names a file that is none."""
+    return read_header(path).size
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Read an image file in its own mode; an ``ImageFileError`` names a file that cannot be read."""
+    """Read an image file in its own mode, upright; an ``ImageFileError`` names a file that cannot be read."""
     with _opened(path) as image:
         image.load()
-        return image
+        return ImageOps.exif_transpose(image)
 
 
 def read_image(path: str | Path) -> Tensor:
-    """Read an image file as RGB.
+    """Read an image file as RGB, upright as its EXIF orientation says.
 
-    Grey, palette, RGBA (alpha dropped), CMYK and 16-bit images are converted; 16-bit ones by their upper 8 bits,
-    floating-point ones by the range of their finite values, NaN as its lower end.
+    Grey, palette, CMYK and other modes are converted, transparency is laid over black, and of several pages or frames
+    the first is read. Values of more than 8 bits are scaled to 8 by the number of bits they use: the smallest of 8,
+    10, 12, 14 and 16 that holds the largest value of the image, and not less than the file states (TIFF's
+    BitsPerSample, MaxSampleValue and SMaxSampleValue, OME's SignificantBits, PNG's sBIT). Floating-point values below
+    2 are taken as they are, cut off at 1, and those from 256 on as numbers of so many bits. For other ones, negative
+    values and those above 65535 there is no convention: they are read by the range of the image's own values. NaN is
+    read as the lowest value.
 
     Args:
         path: Image file, or a frame of a video file (:mod:`anomalib_inctrl.io.video`).
@@ -84,31 +143,230 @@ def read_image(path: str | Path) -> Tensor:
         ImageFileError: If the file is missing, empty, truncated or no image.
     """
     if is_frame(path):
-        return rgb_tensor(Image.fromarray(read_frame(path)))
+        return _to_tensor(read_frame(path))
     with _opened(path) as image:
-        return rgb_tensor(image)
+        return _to_tensor(_rgb(image, path))
 
 
 def rgb_tensor(image: Image.Image) -> Tensor:
-    """Convert an image to RGB ``(3, H, W)`` float32 in [0, 1], by the rules of :func:`read_image`."""
-    pixels = _to_eight_bits(image) if image.mode in _DEEP_MODES else image
-    array = np.array(pixels.convert("RGB"))
-    # One copy at a time: images may be large.
-    return torch.from_numpy(array).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    """Convert an image to RGB ``(3, H, W)`` float32 in [0, 1], by the rules of :func:`read_image`.
+
+    Of colours of 16 bits Pillow keeps the upper 8, so that such files are better given by their path.
+    """
+    return _to_tensor(_rgb(image))
 
 
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    values = np.array(image).astype(np.float64)
-    if image.mode == "F":
-        finite = values[np.isfinite(values)]
-        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-        values = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / (high - low or 1.0) * 255
-    elif image.mode != "I" or values.max(initial=0) > 255:
-        # Older Pillow releases read 16-bit images as "I", which may as well hold 8-bit values.
-        values = values // 256
-    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
+def read_mask(path: str | Path, image_path: str | Path) -> Tensor:
+    """Read a mask as it lies over the image as displayed.
+
+    A mask of the size that the image has before turning, but not after, is turned with it.
+
+    Args:
+        path: Mask file; every value but 0 counts as marked.
+        image_path: File of its image.
+
+    Returns:
+        ``(H, W)`` bool, of the mask's own size.
+
+    Raises:
+        ImageFileError: If one of the files cannot be read.
+    """
+    header = read_header(image_path)
+    with _opened(path) as image:
+        orientation = _orientation(image)
+        image.load()
+        values = np.array(image if image.mode in {"1", "L", *_DEEP_MODES} else image.convert("RGB")) != 0
+        mask = values.any(axis=-1) if values.ndim == 3 else values
+        mask = mask if image.format == "TIFF" else upright(mask, orientation)
+    if header.orientation >= 5 and mask.shape == header.size[::-1] != header.size:
+        mask = upright(mask, header.orientation)
+    return torch.from_numpy(mask.copy())
+
+
+def upright(array: Any, orientation: int) -> Any:
+    """Turn an array or tensor ``(H, W, ...)`` by an EXIF orientation; returns ``(H, W, ...)`` or ``(W, H, ...)``."""
+    array = array.swapaxes(0, 1) if orientation >= 5 else array
+    flipped = tuple(axis for axis, cases in ((0, (3, 4, 7, 8)), (1, (2, 3, 6, 7))) if orientation in cases)
+    return array.flip(flipped) if isinstance(array, torch.Tensor) else np.flip(array, flipped)
+
+
+def eight_bits(values: NDArray[Any], name: str, bits: int = 0) -> NDArray[np.uint8]:
+    """Scale values to 0 to 255 by the rules of :func:`read_image`.
+
+    Args:
+        values: Numbers of any shape and type.
+        name: What they belong to, for the log.
+        bits: Number of bits that the file states.
+
+    Returns:
+        uint8, of the same shape.
+    """
+    finite = values if values.dtype.kind != "f" else values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    floating = values.dtype.kind == "f"
+    used = max(bits, int(high).bit_length())
+    if low >= 0 and floating and used <= 1:
+        low, top = 0.0, 1.0
+    elif low >= 0 and (8 if floating else 0) < used <= _DEPTHS[-1]:
+        depth = next(depth for depth in _DEPTHS if depth >= used)
+        low, top = 0.0, 2.0**depth - 1
+        if bits < depth:
+            _note_depth(depth, name)
+    else:
+        top = high - low or 1.0
+    if floating:
+        values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    # One copy at a time, as images may be large; doubles only where values need them.
+    scaled: NDArray[Any] = values.astype(np.float64 if values.dtype.itemsize > 2 else np.float32)
+    scaled -= low
+    scaled *= 255 / top
+    return scaled.round(out=scaled).clip(0, 255, out=scaled).astype(np.uint8)
+
+
+def on_black(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Lay RGBA ``(H, W, 4)`` over black; alpha that is 0 everywhere is taken for an unused channel."""
+    colours, alpha = values[..., :3], values[..., 3:]
+    if not alpha.any() or alpha.min() == 255:
+        return colours
+    return ((colours.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """List the image files directly in a folder, sorted by name."""
-    return sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    """List the image files directly in a folder, sorted by name; hidden files are left out.
+
+    Other files are counted in the log, by their endings.
+    """
+    visible = [path for path in Path(folder).iterdir() if path.is_file() and not path.name.startswith(".")]
+    warn_of_skipped(folder, (path for path in visible if path.suffix.lower() not in IMAGE_SUFFIXES))
+    return sorted(path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def warn_of_skipped(folder: str | Path, files: Iterable[Path]) -> None:
+    """Log, once for a folder, how many files of which endings are not read; nothing if there are none."""
+    if counts := Counter(path.suffix.lower() or "without ending" for path in files):
+        endings = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
+        message = f"{folder}: {counts.total()} files are not read, by their endings ({endings})."
+        _warn_once(message, message)
+
+
+_WARNED: set[str] = set()
+_DEPTHS_SEEN: dict[int, str] = {}
+
+
+def _warn_once(key: str, message: str) -> None:
+    if key not in _WARNED:
+        _WARNED.add(key)
+        logger.warning(message)
+
+
+def _note_depth(depth: int, name: str) -> None:
+    """Warn, once in a process, of images whose depths were taken from their values and differ."""
+    if depth not in _DEPTHS_SEEN and len(_DEPTHS_SEEN) == 1:
+        ((other, first),) = _DEPTHS_SEEN.items()
+        logger.warning(
+            "%s is read as an image of %d bits and %s of %d, by their largest values. If they come from one camera, "
+            "one of them is read too bright or too dark: store the number of bits in the files (TIFF MaxSampleValue, "
+            "PNG sBIT), or give images of 8 bits.",
+            *(first, other, name, depth),
+        )
+    _DEPTHS_SEEN.setdefault(depth, name)
+
+
+def _to_tensor(array: NDArray[np.uint8]) -> Tensor:
+    # One copy at a time: images may be large.
+    pixels = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+    return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+
+
+def _rgb(image: Image.Image, path: str | Path | None = None) -> Any:
+    """The pixels of an image, upright: ``(H, W, 3)`` uint8."""
+    # Before the pixels are loaded, which drops some of this.
+    orientation, deep, bits = _orientation(image), _is_deep(image), _stated_bits(image, path)
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    image.load()
+    name = str(path or getattr(image, "filename", "") or "an image")
+    # Of JPEG files it is the preview for a screen that follows, as every phone writes it.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        message = f"{name} holds several pages or frames: the first is read, as of every such file."
+        _warn_once(f"pages of {image.format}", message)
+    if deep and image.mode not in _DEEP_MODES and path is not None:
+        if tags.get(_PLANES) == 2:
+            msg = "16 bits in a plane for each colour; save them pixel by pixel, with PlanarConfiguration 1"
+            raise ValueError(msg)
+        return upright(_deep_colours(path, bits, image.has_transparency_data), orientation)
+    if image.mode in _DEEP_MODES:
+        values = np.array(image)
+        if tags.get(_PHOTOMETRIC) == 0 and values.dtype.kind != "f":  # white is 0; Pillow inverts 8 bits only
+            grey = 255 - eight_bits(values, name, bits)
+        else:
+            grey = eight_bits(values, name, bits)
+        pixels = np.repeat(grey[..., None], 3, axis=-1)
+    elif image.has_transparency_data:
+        pixels = on_black(np.array(image.convert("RGBA")))
+    else:
+        pixels = np.array(image.convert("RGB"))
+    return upright(pixels, 1 if tags else orientation)  # Pillow turns TIFF files
+
+
+def _deep_colours(path: str | Path, bits: int, has_alpha: bool) -> NDArray[np.uint8]:
+    """Colours of 16 bits, of which Pillow reads the upper 8: ``(H, W, 3)`` as stored."""
+    import cv2  # slow to import and rarely needed
+
+    values: Any = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.ndim != 3:
+        msg = "colours of 16 bits that cannot be decoded"
+        raise ValueError(msg)
+    colours = eight_bits(values[..., 2::-1], str(path), bits)  # OpenCV has blue first
+    if not has_alpha:
+        return colours
+    alpha = values[..., 3]
+    return on_black(np.dstack([colours, eight_bits(alpha, str(path), int(alpha.max()).bit_length())]))
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether an image that is not loaded yet has more than 8 bits a channel, also where Pillow would cut them."""
+    if image.mode in _DEEP_MODES:
+        return True
+    if image.mode not in {"RGB", "RGBA", "RGBX", "LA"} or image.format not in {"PNG", "TIFF", "PPM"}:
+        return False
+    bits = max(np.atleast_1d(getattr(image, "tag_v2", {}).get(_BITS, 1)))
+    layouts = [tile[3] for tile in getattr(image, "tile", ())]
+    return bits > 8 or any(";16" in str(layout) or layout == _DEEP_PPM for layout in layouts)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 where there is none or it cannot be read."""
+    try:
+        # The method of the base: that of PNG files decodes all pixels.
+        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    except UNREADABLE:
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _stated_bits(image: Image.Image, path: str | Path | None) -> int:
+    """How many bits of a value are used, as far as the file tells; otherwise 0."""
+    tags = getattr(image, "tag_v2", None)
+    if tags:
+        container = int(max(np.atleast_1d(tags.get(_BITS, 1))))
+        largest = [float(np.max(tags[tag])) for tag in _MAX_SAMPLE_VALUES if tag in tags]
+        stated = [int(value).bit_length() for value in largest if 0 <= value < 2**16]
+        match = re.search(r'SignificantBits="(\d+)"', str(tags.get(_DESCRIPTION, "")))
+        stated += [int(match[1])] if match else []
+        stated += [container] if container in _DEPTHS[1:-1] else []
+        return max(stated, default=0)
+    if image.format == "PPM" and any(tile[0] == "ppm" and tile[3] != _DEEP_PPM for tile in getattr(image, "tile", ())):
+        return 16  # Pillow scales to all of them
+    return _png_bits(path) if image.format == "PNG" and path is not None else 0
+
+
+def _png_bits(path: str | Path) -> int:
+    """The largest number in a PNG file's sBIT, which Pillow does not read."""
+    with Path(path).open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8 and head[4:] not in {b"PLTE", b"IDAT", b"IEND"}:
+            length = int.from_bytes(head[:4], "big")
+            if head[4:] == b"sBIT":
+                return max(file.read(min(length, 4)), default=0)
+            file.seek(length + 4, os.SEEK_CUR)
+    return 0

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from anomalib_inctrl.errors import ImageDataError, ImageFileError
-from anomalib_inctrl.io.images import UNREADABLE, list_images, read_image, rgb_tensor
+from anomalib_inctrl.io.images import UNREADABLE, eight_bits, list_images, read_image, rgb_tensor
 from anomalib_inctrl.io.video import is_frame
 
 ImageInput: TypeAlias = str | Path | Image.Image | NDArray[Any] | Tensor
@@ -38,7 +38,8 @@ class NamedImage(NamedTuple):
     def read(self) -> Tensor:
         """Read the image as RGB.
 
-        Grey is repeated, alpha dropped, 16-bit values are read by their upper 8 bits, as from files.
+        Grey is repeated, transparency laid over black, and 16-bit values are scaled by the bits they use, as those of
+        files are; see :func:`~anomalib_inctrl.io.images.read_image`.
 
         Returns:
             ``(3, H, W)`` float32 in [0, 1].
@@ -123,7 +124,6 @@ def _rgb_from_values(source: NDArray[Any] | Tensor, name: str) -> Tensor:
         msg = f"{name}: found {kind} {array.shape}; expected {wanted} or (H, W).{hint}"
         raise ImageDataError(msg)
     array = np.moveaxis(array, channels, 0) if array.ndim == 3 else array[None]
-    array = array[:3] if len(array) >= 3 else array[:1].repeat(3, axis=0)  # drop alpha, repeat grey
     if not array.size:
         msg = f"{name}: the image is empty, {array.shape[1:]} pixels."
         raise ImageDataError(msg)
@@ -141,6 +141,16 @@ def _rgb_from_values(source: NDArray[Any] | Tensor, name: str) -> Tensor:
             "neither normalised nor standardised: uint8, or floating point in [0, 1]."
         )
         raise ImageDataError(msg)
+    if sixteen_bits and len(array) == 4:
+        opacity = eight_bits(array[3:], name, int(array[3].max()).bit_length())
+        array = np.concatenate([eight_bits(array[:3], name), opacity])
+    elif sixteen_bits:
+        array = eight_bits(array, name)
     if floating:
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).clamp(0, 1)
-    return torch.from_numpy(np.ascontiguousarray(array // 256 if sixteen_bits else array, dtype=np.uint8)).float() / 255
+        pixels = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).clamp(0, 1)
+    else:
+        pixels = torch.from_numpy(np.ascontiguousarray(array, dtype=np.uint8)).float() / 255
+    if len(pixels) == 4:
+        colours, alpha = pixels[:3], pixels[3:]
+        return colours * alpha if alpha.any() else colours  # 0 everywhere is an unused channel
+    return pixels.expand(3, -1, -1).contiguous()

@@ -19,7 +19,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from anomalib_inctrl.backbones.openclip import CLIP_MEAN, CLIP_STD
 from anomalib_inctrl.errors import ImageFileError
 from anomalib_inctrl.io.files import write_image_atomic
-from anomalib_inctrl.io.images import read_image
+from anomalib_inctrl.io.images import read_header, read_image
 from anomalib_inctrl.io.video import is_frame
 from anomalib_inctrl.visualization.explanation import MAX_PROMPTS, explanation_figure
 from anomalib_inctrl.visualization.heat_map import RESIDUAL_RANGE, HeatMap
@@ -104,10 +104,12 @@ class ExplanationVisualizer(ImageVisualizer):
             with TemporaryDirectory() as scratch:
                 for index, (item, path) in enumerate(zip(batch, batch.image_path, strict=True)):
                     self.output_dir = Path(output_dir or run_dir / "images") / _folders_between(self._root, Path(path))
-                    if is_frame(path):
-                        # The base class opens the path: what it names has to be a file for that moment.
-                        (image,) = _query_images(torch.as_tensor(batch.image)[index : index + 1], pl_module)
-                        item.image_path = str(write_image_atomic(Path(scratch, *Path(path).parts[-2:]), image))
+                    if (image := self._redrawn(path, batch, index, pl_module)) is not None:
+                        # The base class opens the path and names its image after it.
+                        file = Path(scratch, *Path(path).absolute().parts[1:])
+                        file.parent.mkdir(parents=True, exist_ok=True)
+                        image.save(file, format="PNG")
+                        item.image_path = str(file)
                     # One item at a time, since the folder may differ; the base class only iterates over the batch.
                     super().on_test_batch_end(trainer, pl_module, outputs, [item], batch_idx, dataloader_idx)  # type: ignore[arg-type]
         finally:  # the next run may have another folder, also where this one failed
@@ -118,6 +120,15 @@ class ExplanationVisualizer(ImageVisualizer):
             folder = run_dir / "explanations" / _folders_between(self._root, Path(path))
             name = _image_name(path, folder, trainer)
             write_image_atomic(name if name.suffix.lower() == ".png" else name.with_name(f"{name.name}.png"), figure)
+
+    def _redrawn(self, path: str, batch: ImageBatch, index: int, pl_module: LightningModule) -> Image.Image | None:
+        """The image of a file that the base class cannot open or would draw wrongly; None for any other."""
+        if is_frame(path):
+            return next(iter(_query_images(torch.as_tensor(batch.image)[index : index + 1], pl_module)))
+        try:
+            return None if read_header(path).plain else to_pil_image(read_image(path))
+        except ImageFileError:  # for the base class to tell
+            return None
 
     def figures(self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch) -> Iterator[Image.Image]:
         """Draw the explanation figure of every image of a batch that has been through a test or predict step."""

@@ -5,11 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from anomalib.data import ImageBatch
+from anomalib.data import ImageBatch, PredictDataset
+from anomalib.data.utils import read_image as read_by_anomalib
 from PIL import Image
 from torch.testing import assert_close
+from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
+from anomalib_inctrl.backbones import preprocessing
 from anomalib_inctrl.backbones.openclip import CLIP_MEAN, CLIP_STD
 from anomalib_inctrl.backbones.preprocessing import BackbonePreProcessor, BicubicResize, ExportableResize
 from anomalib_inctrl.io.images import read_image
@@ -64,6 +67,8 @@ def test_mask_follows_its_image(mode):
 def test_a_mask_of_another_size_and_an_unknown_mode_are_told():
     with pytest.raises(ValueError, match="20 x 20 and 30 x 30"):
         BicubicResize(240)(tv_tensors.Image(torch.rand(3, 30, 30)), tv_tensors.Mask(torch.zeros(20, 20)))
+    with pytest.raises(ValueError, match=r"20 x 30 and 30 x 20.* EXIF orientation"):
+        BicubicResize(240)(tv_tensors.Image(torch.rand(3, 20, 30)), tv_tensors.Mask(torch.zeros(30, 20)))
     with pytest.raises(ValueError, match="resize_mode='stretch'"):
         BackbonePreProcessor(resize_mode="stretch")
 
@@ -77,14 +82,77 @@ def test_settings_survive_a_checkpoint():
     assert torch.equal(restored(image), original(image))
 
 
-def test_deep_images_keep_their_masks(tmp_path):
+def write_turned(path, image, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    image.save(path, exif=exif)
+
+
+def write_every_kind(folder):
+    """Images that anomalib reads wrongly, of four sizes."""
+    rng = np.random.default_rng(0)
+    colours = {
+        size: Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).resize(size[::-1])
+        for size in ((60, 80), (64, 48), (33, 100), (90, 90))
+    }
+    clear = np.zeros((33, 100), dtype=np.uint8)
+    clear[:20] = 255
+    transparent = colours[33, 100].copy()
+    transparent.putalpha(Image.fromarray(clear))
+    colours[90, 90].save(folder / "0_plain.png")
+    write_turned(folder / "1_photo.jpg", colours[60, 80], 6)
+    Image.fromarray(rng.integers(0, 4096, (64, 48)).astype(np.uint16)).save(folder / "2_deep.png")
+    transparent.save(folder / "3_transparent.png")
+    write_turned(folder / "4_turned.tif", colours[60, 80].convert("L"), 8)
+    return sorted(folder.iterdir())
+
+
+def batches(paths, processor, size, **dataset):
+    """anomalib's prediction batches of files, as they reach the model."""
+    data = PredictDataset(paths[0].parent, **dataset)
+    for batch in DataLoader(data, batch_size=size, collate_fn=data.collate_fn):
+        processor.on_predict_batch_start(None, None, batch, 0)
+        yield batch
+
+
+@MODES
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_images_of_a_batch_are_those_of_their_files(mode, size, tmp_path):
+    paths = write_every_kind(tmp_path)
+    processor = BackbonePreProcessor(image_size=32, resize_mode=mode)
+    found = torch.cat([torch.as_tensor(batch.image) for batch in batches(paths, processor, size)])
+    expected = torch.cat([processor.transform(read_image(path).unsqueeze(0)) for path in paths])
+    assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("sizes", [[(32, 32), (32, 32)], [(32, 32), (40, 30)], [(64, 48), (64, 48)]])
+def test_plain_images_of_one_size_or_resized_on_their_own_are_read_once(sizes, tmp_path, monkeypatch):
+    for index, size in enumerate(sizes):
+        Image.effect_noise(size[::-1], 90).convert("RGB").save(tmp_path / f"{index}.png")
+    processor = BackbonePreProcessor(image_size=32)
+    monkeypatch.setattr(preprocessing, "read_image", lambda path: pytest.fail(f"{path} was read again"))
+    (batch,) = batches(sorted(tmp_path.iterdir()), processor, 2, transform=processor.transform.transforms[0])
+    assert batch.image.shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("name", ["deep.png", "photo.jpg", "turned.png"])
+def test_images_that_are_read_again_keep_their_masks(name, tmp_path):
     values = np.arange(60 * 80, dtype=np.uint16).reshape(60, 80) * 10
-    Image.fromarray(values).save(tmp_path / "deep.png")
-    image, mask = torch.ones(1, 3, 60, 80), torch.zeros(1, 60, 80, dtype=torch.bool)
+    values[:20, :30] = 65535
+    mask = values == 65535
+    if name == "deep.png":
+        Image.fromarray(values).save(tmp_path / name)
+    else:
+        write_turned(tmp_path / name, Image.fromarray((values // 256).astype(np.uint8)), 6 if "photo" in name else 8)
+    upright = mask if name == "deep.png" else np.rot90(mask, -1 if "photo" in name else 1)
+    image = tv_tensors.Image(read_by_anomalib(tmp_path / name, as_tensor=True).unsqueeze(0))
     batch = ImageBatch(
-        image=tv_tensors.Image(image), gt_mask=tv_tensors.Mask(mask), image_path=[str(tmp_path / "deep.png")]
+        image=image, gt_mask=tv_tensors.Mask(torch.from_numpy(mask)[None]), image_path=[str(tmp_path / name)]
     )
     processor = BackbonePreProcessor(image_size=32)
     processor.on_test_batch_start(None, None, batch, 0)
     assert batch.gt_mask.shape == (1, 32, 32)
-    assert_close(batch.image, processor.transform(read_image(tmp_path / "deep.png").unsqueeze(0)))
+    assert_close(batch.image, processor.transform(read_image(tmp_path / name).unsqueeze(0)))
+    wanted = processor.transform(tv_tensors.Mask(torch.from_numpy(upright.copy())[None]))
+    assert (batch.gt_mask.bool() != wanted.bool()).float().mean() < 0.04  # the edge, by rounding
+    assert 0.1 < batch.gt_mask.float().mean() < 0.15

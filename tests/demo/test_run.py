@@ -8,8 +8,10 @@ from anomalib_inctrl.demo import run
 
 
 def test_demonstration_trains_tests_and_reports(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(run, "AUXILIARY_CATEGORIES", ("gear",))
-    monkeypatch.setattr(run, "UNSEEN_CATEGORIES", ("washer",))
+    monkeypatch.setattr(run, "_PRODUCTS", ("product-000", "product-001"))
+    for name in ("_UNSEEN", "_EXPLAINED"):
+        monkeypatch.setattr(run, name, ("nut",))
+    monkeypatch.setattr(run, "_TARGETS", {"rendered": ("nut",)})
     monkeypatch.setattr(run, "_K_SHOTS", (1,))
     monkeypatch.setattr(run, "_SEEDS", range(2))
     monkeypatch.setattr(run, "_EPOCHS", 1)
@@ -27,5 +29,5 @@ def test_demonstration_trains_tests_and_reports(tmp_path, monkeypatch, capsys):
     of_category = measured[(measured.model == "InCTRLv2") & (measured.k_shot == 2)].image_AUROC.mean()
     assert f"{100 * of_category:.1f}" in shown
     assert (rows.parent / "report.html").stat().st_size > 10_000
-    figures = results / "InCTRLv2" / "InCTRLDemo" / "washer" / "latest" / "explanations"
+    figures = results / "InCTRLv2" / "InCTRLDemo" / "nut" / "latest" / "explanations"
     assert len(list(figures.rglob("*.png"))) == 60

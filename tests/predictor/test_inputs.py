@@ -23,7 +23,11 @@ KINDS = {
     "rgba": lambda _: Image.fromarray(PIXELS).convert("RGBA"),
     "uint8": lambda _: PIXELS,
     "batch": lambda _: PIXELS[None],
-    "uint8, alpha": lambda _: np.dstack([PIXELS, PIXELS[..., 0]]),
+    "uint8, alpha": lambda _: np.dstack([PIXELS, np.full_like(PIXELS[..., 0], 255)]),
+    "uint8, unused alpha": lambda _: np.dstack([PIXELS, np.zeros_like(PIXELS[..., 0])]),
+    "uint16, alpha": lambda _: np.dstack([PIXELS.astype(np.uint16) * 257, np.full(PIXELS.shape[:2], 65535)]).astype(
+        np.uint16
+    ),
     "uint16": lambda _: PIXELS.astype(np.uint16) * 257,
     "float32": lambda _: PIXELS.astype(np.float32) / 255,
     "tensor": lambda _: TENSOR,

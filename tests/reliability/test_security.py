@@ -23,7 +23,7 @@ from anomalib_inctrl.benchmark.config import read_config
 from anomalib_inctrl.benchmark.jobs import file_name
 from anomalib_inctrl.data.datasets.records import safe_path
 from anomalib_inctrl.errors import BenchmarkError, CheckpointError, ImageFileError
-from anomalib_inctrl.io.images import image_size, is_deep, open_image, read_image
+from anomalib_inctrl.io.images import image_size, open_image, read_image
 from anomalib_inctrl.io.weights import read_state_dict
 from anomalib_inctrl.models.components.feature_store import FolderStore
 from anomalib_inctrl.models.inctrl.convert import from_official_file, to_official_file
@@ -145,7 +145,6 @@ def test_images_start_no_other_program(tmp_path, monkeypatch):
     for read in (read_image, image_size, open_image, check_image):
         with pytest.raises(ImageFileError, match=r"image\.png"):
             read(path)
-    assert not is_deep(path)
 
 
 # ---------------------------------------------------------------------- paths and names
