@@ -13,9 +13,9 @@ from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError, Prom
 from anomalib_inctrl.io.images import read_image
 
 
-def engine(folder):
+def engine(folder, **options):
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
-    return Engine(**quiet, default_root_dir=folder)
+    return Engine(**quiet, **options, default_root_dir=folder)
 
 
 def trained(kind, **options):
@@ -54,6 +54,24 @@ def test_scores_and_maps_are_those_of_anomalibs_predict(kind, resize_mode, good,
         assert prediction.components["text_score"] == pytest.approx(float(batch.components.text_score), abs=1e-5)
         expected = batch.anomaly_map.squeeze().as_subclass(torch.Tensor)
         torch.testing.assert_close(prediction._map, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [InCTRL, InCTRLv2])
+def test_bf16_scores_as_the_engine_does_and_its_prompts_serve_in_float32(kind, good, queries, tmp_path):
+    detector = Detector(trained(kind), device="cpu", precision="bf16")
+    detector.set_prompts(good[:3], class_name="washer")
+    found = detector.predict(queries[:2])
+    exact = Detector(trained(kind), device="cpu")
+    exact.set_prompts(good[:3], class_name="washer")
+    expected = exact.predict(queries[:2])
+    module = trained(kind, visualizer=False, prompts=[str(path) for path in good[:3]], class_name="washer")
+    for prediction, other in zip(found, expected, strict=True):
+        assert 0 < abs(prediction.score - other.score) < 0.02
+        (batch,) = engine(tmp_path, precision="bf16-mixed").predict(module, data_path=prediction.name)
+        assert prediction.score == pytest.approx(float(batch.pred_score), abs=2e-3)
+    assert 0 < np.abs(np.subtract(detector.held_out_scores(good[:3]), exact.held_out_scores(good[:3]))).max() < 0.02
+    restored = Detector(detector.save(tmp_path / "bf16.ckpt"), device="cpu")
+    assert scores(restored.predict(queries[:2])) == pytest.approx(scores(expected), abs=0.02)
 
 
 @pytest.mark.parametrize("size", [(301, 500), (480, 240)])
@@ -120,6 +138,7 @@ def test_several_classes_are_kept_apart(make_detector, good, queries):
         ({"model": "WinClip"}, ValueError, "model='WinClip'"),
         ({"device": "gpu"}, ValueError, "device='gpu'"),
         ({"batch_size": 0}, ValueError, "batch_size=0"),
+        ({"precision": "int8"}, ValueError, "precision='int8': choose one of 'float32', 'bf16'"),
         ({"weights": "none.ckpt"}, PretrainedWeightsError, r"none\.ckpt: no such weights file"),
     ],
 )
