@@ -38,7 +38,6 @@ from anomalib_inctrl.io.inputs import ImageInput, NamedImage, list_inputs
 from anomalib_inctrl.io.weights import read_checkpoint, write_checkpoint
 from anomalib_inctrl.models import InCTRL, InCTRLv2
 from anomalib_inctrl.models.components.conformal import check_threshold, conformal_threshold, p_value
-from anomalib_inctrl.models.components.few_shot_model import check_choice
 from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts
 from anomalib_inctrl.models.components.score_components import ScoreComponents
 from anomalib_inctrl.prompts.source import DEFAULT_CLASS_NAME
