@@ -7,11 +7,14 @@ It needs no start-up file, so it also works where Python processes none (``pip i
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, NamedTuple
 
+from anomalib_inctrl.console import DEBUG, one_line, shorten_errors, wants_traceback
+from anomalib_inctrl.errors import InCTRLError
 from anomalib_inctrl.version import __version__
 
 if TYPE_CHECKING:
@@ -36,8 +39,14 @@ _COMMANDS = {
 }
 
 
+# Of anomalib; its own help takes seconds.
+_ANOMALIB_COMMANDS = "train, fit, validate, test, predict, export, benchmark, install"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the package's own commands, or hand over to anomalib's command line.
+
+    An error of this package ends in one line on stderr; with ``--debug`` in its traceback.
 
     Args:
         argv: Arguments without the program's name; those of the process if None.
@@ -46,6 +55,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status. Anomalib's command line ends the process itself where it fails.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--debug" in arguments:
+        arguments.remove("--debug")
+        os.environ[DEBUG] = "1"
+    try:
+        return _run(arguments)
+    except InCTRLError as error:
+        if wants_traceback():
+            raise
+        print(f"{one_line(error)}\n(--debug shows the traceback.)", file=sys.stderr)
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
     first = arguments[0] if arguments else "--help"
     if first == "--version":
         print("anomalib-inctrl", __version__)
@@ -59,12 +81,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("Commands of anomalib-inctrl:")
         for name, (_, summary) in _COMMANDS.items():
             print(f"  {name:<17}{summary}")
-        print("\nEverything else is handed over to anomalib:\n", flush=True)
-        arguments = ["--help"]
+        print(f"Commands of anomalib, with the models loaded:\n  {_ANOMALIB_COMMANDS}")
+        print("COMMAND --help lists a command's arguments; --debug shows the traceback of an error.")
+        return 0
 
-    # Importing this package has registered it: anomalib's command line now knows its models and datamodules.
+    import_module("anomalib_inctrl.registration").register()
     from anomalib.cli.cli import main as anomalib_main
 
+    shorten_errors()
     sys.argv = ["anomalib-inctrl", *arguments]
     anomalib_main()
     return 0

@@ -13,6 +13,7 @@ Example:
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 from collections.abc import Iterable, Sequence
@@ -30,13 +31,13 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
 
-from anomalib_inctrl.errors import CheckpointError, PromptError
+from anomalib_inctrl.arguments import check_arguments, check_choice
+from anomalib_inctrl.errors import ArgumentError, CheckpointError, ImageDataError, ImageFileError, PromptError
 from anomalib_inctrl.io.files import write_image_atomic
 from anomalib_inctrl.io.inputs import ImageInput, NamedImage, list_inputs
 from anomalib_inctrl.io.weights import read_checkpoint, write_checkpoint
 from anomalib_inctrl.models import InCTRL, InCTRLv2
 from anomalib_inctrl.models.components.conformal import check_threshold, conformal_threshold, p_value
-from anomalib_inctrl.models.components.few_shot_model import check_choice
 from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts
 from anomalib_inctrl.prompts.source import DEFAULT_CLASS_NAME
 from anomalib_inctrl.visualization import HeatMap, explanation_figure, heat_overlay
@@ -115,6 +116,7 @@ class Prediction:
         Returns:
             The drawing in RGB. It shows the plain image outside the part that the model sees.
         """
+        check_arguments(Prediction.heat_map, {"side": side, "map_range": map_range}, {"side": 1})
         image = self.image
         if side is not None:
             scale = side / max(image.size)
@@ -131,6 +133,7 @@ class Prediction:
         Returns:
             The figure in RGB.
         """
+        check_arguments(Prediction.explain, {"dpi": dpi}, {"dpi": 20})
         shown = [] if isinstance(prompts, Sequence) and not len(prompts) else list_inputs(prompts, "prompts")
         return explanation_figure(
             self.image,
@@ -176,7 +179,15 @@ class Prediction:
 
 
 class Predictions(list[Prediction]):
-    """The predictions of one call, a list in the order of the images."""
+    """The predictions of one call, a list in the order of the images.
+
+    Attributes:
+        failed: Name and error message of each image that was left out; see ``on_error`` of :meth:`Detector.predict`.
+    """
+
+    def __init__(self, predictions: Iterable[Prediction] = (), failed: Iterable[tuple[str, str]] = ()) -> None:
+        super().__init__(predictions)
+        self.failed: list[tuple[str, str]] = list(failed)
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per image, with the columns of :meth:`Prediction.to_dict`."""
@@ -237,13 +248,7 @@ class Detector:
         threshold: float | Literal["auto"] | None = None,
         false_alarm_rate: float | None = None,
     ) -> None:
-        if model is not None and model not in MODELS:
-            msg = f"model={model!r}: there is no such model. Choose one of {list(MODELS)}."
-            raise ValueError(msg)
-        if batch_size < 1:
-            msg = f"batch_size={batch_size}: must be at least 1."
-            raise ValueError(msg)
-        check_choice("precision", precision, ("float32", "bf16"))
+        check_arguments(Detector.__init__, locals(), {"batch_size": 1, "image_size": 1})
         if prompt_shifts is not None:
             check_prompt_shifts(prompt_shifts)
         check_threshold(threshold, false_alarm_rate)
@@ -254,6 +259,9 @@ class Detector:
         self._device = _device(device)
         self._precision = precision
         if isinstance(weights, (InCTRL, InCTRLv2)):
+            if model not in {None, type(weights).__name__}:
+                msg = f"model={model!r}: weights is a model, and of {type(weights).__name__}. Leave model out."
+                raise ArgumentError(msg)
             self.module = weights
         elif weights is not None:
             self.module = _from_checkpoint(Path(weights), model)
@@ -264,6 +272,10 @@ class Detector:
                 blocks=None if blocks is None else list(blocks),
                 image_size=image_size,
                 resize_mode=resize_mode,
+            )
+        if weights is not None:
+            self._warn_of_ignored(
+                backbone=backbone, pretrained=pretrained, blocks=blocks, image_size=image_size, resize_mode=resize_mode
             )
         if prompt_shifts is not None:
             self.module.hparams["prompt_shifts"] = self.module.model.prompt_shifts = prompt_shifts
@@ -277,6 +289,15 @@ class Detector:
                 "The heads are untrained: scores are those of the training-free baseline. Give trained heads with "
                 "Detector(weights=...)."
             )
+
+    def _warn_of_ignored(self, **given: Any) -> None:
+        """Name the arguments in place of which those of the weights hold."""
+        defaults = inspect.signature(Detector.__init__).parameters
+        for name, value in given.items():
+            kept = self.module.hparams[name]
+            value = list(value) if name == "blocks" and value is not None else value  # noqa: PLW2901
+            if value not in (defaults[name].default, kept):
+                logger.warning("%s=%r is ignored: the weights given have %r.", name, value, kept)
 
     @property
     def heads_trained(self) -> bool:
@@ -359,12 +380,19 @@ class Detector:
         self._validated = set()
         self._normal_scores = {}
 
-    def predict(self, images: ImageInput | Iterable[ImageInput], class_name: str | None = None) -> Predictions:
+    def predict(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        class_name: str | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> Predictions:
         """Predict images.
 
         Args:
             images: As in :meth:`set_prompts`.
             class_name: Class whose prompts to compare with; by default the one set last.
+            on_error: What an image that cannot be read or used does: ``"raise"`` its error, or ``"skip"`` it, so that
+                it is listed in ``failed`` of the result.
 
         Returns:
             One prediction for each image, in order; also for a single one.
@@ -374,7 +402,9 @@ class Detector:
             ImageFileError: If a file cannot be read; names it.
             ImageDataError: If an image in memory cannot be used; names it.
             CheckpointError: If a score is not finite, because the model's weights are not.
+            ValueError: If ``on_error`` is neither of the two.
         """
+        check_choice("on_error", on_error, ("raise", "skip"))
         bank = self.module.model.bank
         if not len(bank):
             msg = 'No prompts are set. First set some normal images: detector.set_prompts(images, class_name="...").'
@@ -384,13 +414,34 @@ class Detector:
             msg = f"The detector has prompts for several classes, {bank.class_names}: choose one with class_name."
             raise PromptError(msg)
         bank.select(name)  # a wrong name is reported before any image is read
-        return self._predict(list_inputs(images), name)
+        skip = on_error == "skip"
+        inputs = list_inputs(images, missing_ok=skip)
+        predictions = self._predict(inputs, name, skip)
+        if predictions.failed:
+            logger.warning(
+                "%d of %d images are left out (see .failed), first: %s",
+                len(predictions.failed),
+                len(inputs),
+                predictions.failed[0][1],
+            )
+        return predictions
 
-    def _predict(self, inputs: Sequence[NamedImage], class_name: str) -> Predictions:
+    def _predict(self, inputs: Sequence[NamedImage], class_name: str, skip: bool = False) -> Predictions:
         starts = range(0, len(inputs), self.batch_size)
         predictions = Predictions()
         for start in tqdm(starts, desc="Predicting", unit="batch", leave=False, disable=len(starts) < 2):
-            predictions += self._predict_batch(inputs[start : start + self.batch_size], class_name)
+            usable, prepared = [], []
+            for item in inputs[start : start + self.batch_size]:
+                try:
+                    prepared.append(self._prepare(item))
+                except (ImageFileError, ImageDataError) as error:  # noqa: PERF203  # each image on its own
+                    if not skip:
+                        raise
+                    predictions.failed.append((item.name, str(error)))
+                else:
+                    usable.append(item)
+            if usable:
+                predictions += self._predict_batch(usable, prepared, class_name)
         return predictions
 
     def held_out_scores(
@@ -422,9 +473,10 @@ class Detector:
         return to_cpu(scores).tolist()
 
     @torch.inference_mode()
-    def _predict_batch(self, inputs: Sequence[NamedImage], class_name: str) -> list[Prediction]:
+    def _predict_batch(
+        self, inputs: Sequence[NamedImage], prepared: Sequence[tuple[Tensor, tuple[int, int]]], class_name: str
+    ) -> list[Prediction]:
         model = self.module.model
-        prepared = [self._prepare(item) for item in inputs]
         with self._autocast():
             result = model.score_components(torch.cat([image for image, _ in prepared]).to(self._device), class_name)
             maps = to_cpu(model.to_inference_batch(result).anomaly_map.squeeze(1))  # type: ignore[union-attr]
@@ -476,9 +528,11 @@ class Detector:
     def _prepare(self, item: NamedImage) -> tuple[Tensor, tuple[int, int]]:
         """An image preprocessed for the backbone ``(1, 3, S, S)``, and its own height and width."""
         image = item.read()
-        transform: Any = self.module.pre_processor.transform  # type: ignore[union-attr]
         height, width = image.shape[-2:]
-        return transform(image.unsqueeze(0)), (height, width)
+        transform, image = self.module.image_transform, image.unsqueeze(0)
+        prepared = image if transform is None else transform(image)
+        self.module.model.backbone.check_images(prepared)
+        return prepared, (height, width)
 
     def save(self, path: str | Path) -> Path:
         """Write heads, prompts and threshold to one file, for ``Detector(path)`` and for anomalib's ``--ckpt_path``.
@@ -553,11 +607,12 @@ def _device(device: str | torch.device | None) -> torch.device:
         found = next((name for name in ("cuda", "mps") if getattr(torch, name).is_available()), "cpu")
         return torch.device(found)
     try:
-        torch.empty(0, device=device)  # a driver that is missing shows only now
+        torch.empty(1, device=device).tolist()  # a driver that is missing shows only now, as a device without memory
         return torch.device(device)
     except (RuntimeError, AssertionError) as error:
-        msg = f"device={device!r} cannot be used here ({error}). Leave device out, or give 'cpu'."
-        raise ValueError(msg) from error
+        found = str(error).strip().splitlines()[0]
+        msg = f"device={str(device)!r} cannot be used here ({found}). Leave device out, or give 'cpu'."
+        raise ArgumentError(msg) from error
 
 
 def _seen_part(size: tuple[int, int], resize_mode: str, side: int) -> tuple[int, int, int, int]:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from anomalib import data, models
 from anomalib.data.utils import path as data_paths
 
+# From the modules that define them: the package of the models may be the one whose import is under way.
 from anomalib_inctrl.data import DATASETS, GeneralistDataModule
 from anomalib_inctrl.demo import InCTRLDemo, ScikitDigits
-from anomalib_inctrl.models import InCTRL, InCTRLv2
+from anomalib_inctrl.models.inctrl.lightning_model import InCTRL
+from anomalib_inctrl.models.inctrl_v2.lightning_model import InCTRLv2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

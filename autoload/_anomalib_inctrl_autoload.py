@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Registers anomalib-inctrl with anomalib as soon as ``anomalib.models`` has been imported.
 
-The same is done for its pipeline as soon as ``anomalib.cli.pipelines``, which lists pipelines, has been imported.
+The same is done for its pipeline as soon as ``anomalib.cli.pipelines``, which lists pipelines, has been imported. After
+``anomalib.cli.cli``, which shows a traceback of every error, the plugin's own are shown in one line.
 
-Anomalib has no entry point for either, so a start-up file (``anomalib_inctrl.pth``, from Python 3.15 on
-``anomalib_inctrl.start``) calls :func:`install` whenever Python starts. This puts two small finders in front of the
+Anomalib has no entry point for any of it, so a start-up file (``anomalib_inctrl.pth``, from Python 3.15 on
+``anomalib_inctrl.start``) calls :func:`install` whenever Python starts. This puts three small finders in front of the
 import system and does nothing else: no import beyond the standard library, none of anomalib. Setting the environment
 variable ``ANOMALIB_INCTRL_AUTOLOAD`` to 0 turns it off.
 """
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _HOST = "anomalib.models"
 _PIPELINES = "anomalib.cli.pipelines"
+_CLI = "anomalib.cli.cli"
 _PLUGIN = "anomalib_inctrl"
 _NAMES = ("InCTRL", "InCTRLv2")
 _SWITCH = "ANOMALIB_INCTRL_AUTOLOAD"
@@ -58,6 +60,7 @@ class _AfterHostImport:
             return
 
         def exec_module(module: "ModuleType") -> None:
+            _ignore_deprecations()
             execute(module)  # an error in here is anomalib's own, and the hook stays for the next attempt
             vars(loader).pop("exec_module", None)
             if self in sys.meta_path:
@@ -70,6 +73,14 @@ class _AfterHostImport:
             return
 
 
+def _ignore_deprecations() -> None:
+    """Ignore what anomalib's own modules are warned of when they are imported; no user can act on it."""
+    import warnings
+
+    for package in ("Importing from timm.models.layers", "The anomalib.models.components.dinov2 package"):
+        warnings.filterwarnings("ignore", message=f"{package} is deprecated", category=FutureWarning)
+
+
 def _load_plugin(host: "ModuleType") -> None:
     """Import the plugin, which registers itself; whatever is wrong with it, ``host`` stays usable."""
     taken = [name for name in _NAMES if hasattr(host, name)]
@@ -80,7 +91,8 @@ def _load_plugin(host: "ModuleType") -> None:
         )
         return
     try:
-        __import__(_PLUGIN)
+        __import__(f"{_PLUGIN}.registration")
+        sys.modules[f"{_PLUGIN}.registration"].register()
     except Exception as error:  # nothing a plugin does may break anomalib
         _warn(
             f"anomalib-inctrl could not be loaded and its models are missing ({type(error).__name__}: {error}). "
@@ -102,6 +114,13 @@ def _register_pipelines(host: "ModuleType") -> None:
         )
 
 
+def _shorten_errors(_host: "ModuleType") -> None:
+    """Show the plugin's errors in one line; anomalib's command line has just installed its own tracebacks."""
+    console = sys.modules.get(f"{_PLUGIN}.console")
+    if console is not None:
+        console.shorten_errors()
+
+
 def _warn(message: str) -> None:
     import warnings
 
@@ -113,9 +132,13 @@ def _warn(message: str) -> None:
 
 def install() -> None:
     """Put the finders in place, once, unless the environment variable turns them off."""
-    if os.environ.get(_SWITCH, "").strip().lower() in {"0", "false", "no", "off"}:
-        return
+    if os.environ.get(_SWITCH, "").strip().lower() not in {"0", "false", "no", "off"}:
+        attach()
+
+
+def attach() -> None:
+    """Put the finders in place, once."""
     present = {finder.host for finder in sys.meta_path if isinstance(finder, _AfterHostImport)}
-    for host, then in ((_PIPELINES, _register_pipelines), (_HOST, _load_plugin)):
-        if host not in present:
+    for host, then in ((_CLI, _shorten_errors), (_PIPELINES, _register_pipelines), (_HOST, _load_plugin)):
+        if host not in present and host not in sys.modules:
             sys.meta_path.insert(0, _AfterHostImport(host, then))

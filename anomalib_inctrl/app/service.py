@@ -8,15 +8,14 @@ import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
-from PIL import Image
 
 from anomalib_inctrl.backbones.packaged import DEMO_BACKBONE, DEMO_PRETRAINED
 from anomalib_inctrl.errors import CheckpointError, ImageFileError, PromptError
-from anomalib_inctrl.io.images import FORMATS, IMAGE_SUFFIXES, UNREADABLE, read_image
-from anomalib_inctrl.predictor import MODELS, Detector, Prediction, model_of_checkpoint
+from anomalib_inctrl.io.images import IMAGE_SUFFIXES, image_size, read_image
+from anomalib_inctrl.predictor import MODELS, Detector, Prediction, Predictions, model_of_checkpoint
 
 UNTRAINED = "training-free"
 MOST_PROMPTS, MOST_QUERIES, MOST_LETTERS = 8, 64, 80
@@ -100,11 +99,13 @@ class PredictionService:
             raise CheckpointError(msg)
         if self._detector is None or self._detector[0] != (model, weights):
             self._detector = None  # frees its memory before the next one is loaded
+            path = self._weights[model][weights]
+            # A checkpoint names its own.
+            named: dict[str, Any] = {} if path else {"backbone": self.backbone, "pretrained": self.pretrained}
             detector = Detector(
-                self._weights[model][weights],
+                path,
                 model=model,  # type: ignore[arg-type]  # one of the keys of MODELS
-                backbone=self.backbone,
-                pretrained=self.pretrained,
+                **named,
                 device=self.device,
                 prompt_shifts=self.prompt_shifts,
             )
@@ -134,15 +135,16 @@ class PredictionService:
             msg = f"Name what the images show, in 1 to {MOST_LETTERS} letters."
             raise PromptError(msg)
         faults = {path: _fault(path) for path in _check_count(queries, MOST_QUERIES, "images to inspect")}
-        readable = [path for path, fault in faults.items() if not fault]
-        left_out = [fault for fault in faults.values() if fault]
-        if not readable:
-            raise ImageFileError(" ".join(left_out))
+        within = [path for path, fault in faults.items() if not fault]
         with self._lock:
             detector = self.detector(model, weights)
             try:
                 detector.set_prompts(references, name)
-                predictions = detector.predict(readable)
+                predictions = detector.predict(within, on_error="skip") if within else Predictions()
+                faults |= {Path(file): str(_unreadable(Path(file))) for file, _ in predictions.failed}
+                left_out = [fault for fault in faults.values() if fault]
+                if not predictions:
+                    raise ImageFileError(" ".join(left_out))
                 highest = max(detector.held_out_scores(references, name)) if len(references) > 1 else None
             finally:
                 detector.clear_prompts()
@@ -167,7 +169,7 @@ def _check_count(files: Sequence[str] | None, most: int, kind: str) -> list[Path
 
 def _fault(path: Path) -> str:
     try:
-        check_image(path)
+        _check_limits(path)
     except ImageFileError as error:
         return str(error)
     return ""
@@ -179,6 +181,15 @@ def check_image(path: Path) -> None:
     Raises:
         ImageFileError: If it is not; names the file without the server's folder.
     """
+    _check_limits(path)
+    try:
+        read_image(path)
+    except ImageFileError as error:
+        raise _unreadable(path) from error
+
+
+def _check_limits(path: Path) -> None:
+    """Check what can be told without reading the pixels."""
     name, size = path.name, path.stat().st_size
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         msg = f"{name}: not one of the formats {', '.join(sorted(IMAGE_SUFFIXES))}."
@@ -187,16 +198,17 @@ def check_image(path: Path) -> None:
         msg = f"{name}: {size / 2**20:.1f} MB; at most {MOST_MEGABYTES} MB are taken."
         raise ImageFileError(msg)
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-        if width * height <= MOST_MEGAPIXELS * 1e6:
-            read_image(path)
-            return
-    except UNREADABLE as error:  # ImageFileError is a ValueError
-        msg = f"{name}: {size} bytes, not readable as an image. Replace or remove the file."
-        raise ImageFileError(msg) from error
-    msg = f"{name}: {width} x {height} pixels; at most {MOST_MEGAPIXELS} million are taken. Make it smaller."
-    raise ImageFileError(msg)
+        height, width = image_size(path)
+    except ImageFileError as error:
+        raise _unreadable(path) from error
+    if width * height > MOST_MEGAPIXELS * 1e6:
+        msg = f"{name}: {width} x {height} pixels; at most {MOST_MEGAPIXELS} million are taken. Make it smaller."
+        raise ImageFileError(msg)
+
+
+def _unreadable(path: Path) -> ImageFileError:
+    size = path.stat().st_size
+    return ImageFileError(f"{path.name}: {size} bytes, not readable as an image. Replace or remove the file.")
 
 
 def score_table(predictions: Sequence[Prediction], threshold: float) -> pd.DataFrame:

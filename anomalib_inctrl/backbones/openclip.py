@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import logging
 import os
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from anomalib_inctrl.io.tensor_file import read_tensors, write_tensors
 from anomalib_inctrl.io.weights import check_keys, read_state_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 logger = logging.getLogger(__name__)
 open_clip.add_model_config(Path(__file__).parent / "model_configs")
@@ -237,10 +238,17 @@ def _create_with_weights(name: str, pretrained: str | None, image_size: int | No
 
 def create_without_weights(name: str, image_size: int | None = None) -> Any:
     """Create an OpenCLIP model with random weights, to be replaced; OpenCLIP 3 would warn of them."""
+    with _no_logging():
+        return open_clip.create_model(name, force_image_size=image_size)
+
+
+@contextmanager
+def _no_logging() -> Iterator[None]:
+    """Keep what OpenCLIP logs of each of its steps, as the root logger, from the console."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        return open_clip.create_model(name, force_image_size=image_size)
+        yield
     finally:
         logging.disable(disabled)
 
@@ -286,7 +294,8 @@ def _tokenizer(name: str, context_length: int) -> Any:
     if not name.startswith(HUB_PREFIX) and open_clip.get_model_config(name) is None:
         return open_clip.SimpleTokenizer(context_length=context_length)
     try:
-        return open_clip.get_tokenizer(name)
+        with _no_logging():
+            return open_clip.get_tokenizer(name)
     except Exception as error:  # some models' tokenizers are downloaded, and need the package transformers
         msg = f"The tokenizer of {name} could not be loaded ({type(error).__name__}: {error})."
         raise PretrainedWeightsError(msg) from error

@@ -65,8 +65,11 @@ class Benchmark:
                     table = folder.write_table(sources)
                     auroc = 100 * pd.DataFrame(result.rows)["image_AUROC"].mean()
                     self.console.print(f"{job.label}: image AUROC {auroc:.1f}", markup=False, soft_wrap=True)
+                    found = result.failures
                 else:
-                    failures.append(f"{job.label}: {type(result).__name__}: {result}")
+                    found = [f"{type(result).__name__}: {result}"]
+                for failure in found:
+                    failures.append(f"{job.label}: {failure}")
                     self.console.print(f"failed: {failures[-1]}", style="red", markup=False, highlight=False)
             report = Report(config, table, list(sources))
             write_text_atomic(folder.path / "report.md", report.markdown())
@@ -74,8 +77,7 @@ class Benchmark:
             self.console.print(f"Report: {folder.path / 'report.html'}", soft_wrap=True)
         if failures:
             lines = "\n".join(f"  {failure}" for failure in failures)
-            counts = f"{len(failures)} of {len(jobs)}"
-            msg = f"{counts} could not be measured, all else is in {folder.path}:\n{lines}"
+            msg = f"{len(failures)} could not be measured, all else is in {folder.path}:\n{lines}"
             raise BenchmarkError(msg)
         return table
 

@@ -25,11 +25,13 @@ class CategoryResult:
         rows: Rows of the results table.
         scores: By model the rows of its score table: ``k_shot``, ``seed``, ``image_path``, ``abnormal``, ``score``.
         prompts: By setting the prompts' paths.
+        failures: One message for each setting that could not be measured.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     scores: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     prompts: dict[Setting, list[str]] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
 
 
 class GroundTruth:

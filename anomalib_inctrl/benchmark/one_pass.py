@@ -27,6 +27,7 @@ from anomalib_inctrl.backbones.preprocessing import BackbonePreProcessor
 from anomalib_inctrl.benchmark.measurement import CategoryResult, GroundTruth, Setting
 from anomalib_inctrl.data.batch import PromptedBatch
 from anomalib_inctrl.data.dataset import GeneralistDataset
+from anomalib_inctrl.errors import BenchmarkError, InCTRLError
 from anomalib_inctrl.io.images import read_image
 from anomalib_inctrl.models.components.prompt_bank import PromptContext
 from anomalib_inctrl.models.components.prompt_shifts import encode_prompts
@@ -92,13 +93,14 @@ def measure_category(
         pixel_metrics: Whether maps are measured.
 
     Returns:
-        Rows, scores and prompts.
+        Rows, scores and prompts, and what kept a setting from being measured: fewer candidates than K, a prompt that
+        cannot be read.
 
     Raises:
         DatasetError: If the test images all have one label.
-        PromptError: If there are fewer candidates than K.
-        BenchmarkError: If a score is not finite.
+        BenchmarkError: If no setting could be measured, or a score is not finite.
     """
+    failures: list[str] = []
     first = next(iter(modules.values()))
     backbone, pre_processor, shifts = first.model.backbone, first.pre_processor, first.model.prompt_shifts
     dataset.augmentations = pre_processor.transform.transforms[0]
@@ -117,10 +119,9 @@ def measure_category(
         return encode_files(backbone, pre_processor, paths, batch_size=batch_size).embedding.cpu()
 
     with torch.inference_mode():
-        lists = {
-            (k, seed): choose(k, seed, lambda paths: candidate_features(tuple(paths))) if k else []
-            for k, seed in wanted
-        }
+        lists = _choose_all(
+            wanted, lambda k, seed: choose(k, seed, lambda paths: candidate_features(tuple(paths))), failures
+        )
         union = sorted({path for paths in lists.values() for path in paths})
         prompts = encode_files(backbone, pre_processor, union, shifts, batch_size)
         prompts = replace(prompts, patches=unit(prompts.patches))
@@ -152,9 +153,11 @@ def measure_category(
             where,
         )
         shared = time.perf_counter() - start - sum(seconds.values())
-        result = CategoryResult(prompts={key: [str(path) for path in paths] for key, paths in lists.items()})
+        result = CategoryResult(
+            prompts={key: [str(path) for path in paths] for key, paths in lists.items()}, failures=failures
+        )
         for name, module in modules.items():
-            for setting in settings[name]:
+            for setting in [setting for setting in settings[name] if setting in lists]:
                 begin = time.perf_counter()
                 some = parts.pop((name, setting))
                 places = torch.arange(len(dataset)).split([len(part.score) for part in some])
@@ -167,6 +170,27 @@ def measure_category(
                 seconds[name, setting] += time.perf_counter() - begin
                 result.rows[-1]["setting_seconds"] = seconds[name, setting]
     return result
+
+
+def _choose_all(
+    settings: Sequence[Setting], choose: Callable[[int, Any], Sequence[Path]], failures: list[str]
+) -> dict[Setting, Sequence[Path]]:
+    """Prompts by setting; a setting that has too few, or some that cannot be read, is left out and reported."""
+    lists: dict[Setting, Sequence[Path]] = {}
+    readable: set[Path] = set()
+    for k, seed in settings:
+        try:
+            paths = choose(k, seed) if k else []
+            for path in set(paths) - readable:
+                read_image(path)
+                readable.add(path)
+        except InCTRLError as error:  # noqa: PERF203  # each setting on its own
+            failures.append(f"k_shot={k}, seed={seed}: {type(error).__name__}: {error}")
+        else:
+            lists[k, seed] = paths
+    if not lists:
+        raise BenchmarkError("; ".join(failures))
+    return lists
 
 
 def _contexts(

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.nn import functional as F
 
+from anomalib_inctrl.arguments import check_arguments
 from anomalib_inctrl.callbacks.common import write_table
 from anomalib_inctrl.callbacks.loss_schedule import LossSchedule
 
@@ -49,6 +50,7 @@ class BranchMonitor(Callback):
 
     def __init__(self, minimum: float = 0.05) -> None:
         super().__init__()
+        check_arguments(BranchMonitor.__init__, locals())
         if not 0 <= minimum <= 1:
             msg = f"minimum={minimum}: must lie in [0, 1]."
             raise ValueError(msg)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from lightning.pytorch import Callback
 
+from anomalib_inctrl.arguments import check_arguments
 from anomalib_inctrl.callbacks.common import few_shot_module, write_table
 
 if TYPE_CHECKING:
@@ -47,9 +48,7 @@ class LossMonitor(Callback):
 
     def __init__(self, every_n_steps: int = 10, progress_bar: bool = False) -> None:
         super().__init__()
-        if every_n_steps < 1:
-            msg = f"every_n_steps={every_n_steps}: must be 1 or more."
-            raise ValueError(msg)
+        check_arguments(LossMonitor.__init__, locals(), {"every_n_steps": 1})
         self.every_n_steps = every_n_steps
         self.progress_bar = progress_bar
         self._rows: list[dict[str, float]] = []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from lightning.pytorch import Callback
 
+from anomalib_inctrl.arguments import check_arguments
 from anomalib_inctrl.callbacks.common import few_shot_module
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class LossSchedule(Callback):
         interpolate: bool = False,
     ) -> None:
         super().__init__()
+        check_arguments(LossSchedule.__init__, locals())
         self.weights = weights or {}
         self.frozen_until = frozen_until or {}
         self.interpolate = interpolate

@@ -15,9 +15,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, SequentialSampler
 from torchvision.transforms.v2 import Resize, Transform
 
+from anomalib_inctrl.arguments import check_arguments, check_text
 from anomalib_inctrl.data.batch import PromptedBatch, collate_training
 from anomalib_inctrl.data.dataset import GeneralistDataset
-from anomalib_inctrl.data.sampler import BalancedSampler, MaskwiseBatchSampler
+from anomalib_inctrl.data.sampler import BalancedSampler, MaskwiseBatchSampler, check_draws
 from anomalib_inctrl.data.sources import DataSource, build_datamodules, parse_sources, prepare, read_parts
 from anomalib_inctrl.errors import DatasetError
 
@@ -67,6 +68,10 @@ class GeneralistDataModule(AnomalibDataModule):
             logged.
         seed: Seed of all draws.
 
+    Raises:
+        ArgumentError: If an argument has an invalid value.
+        DatasetError: If a source has.
+
     Example:
         >>> datamodule = GeneralistDataModule(
         ...     auxiliary=[DataSource("MVTecAD", root="./datasets/MVTecAD")],
@@ -93,6 +98,13 @@ class GeneralistDataModule(AnomalibDataModule):
         feature_store: str | None = MEMORY,
         seed: int = 0,
     ) -> None:
+        check_arguments(
+            GeneralistDataModule.__init__,
+            {name: value for name, value in locals().items() if name not in {"auxiliary", "targets"}},
+            {"eval_batch_size": 1, "num_workers": 0, "seed": 0},
+        )
+        check_text(feature_store=feature_store)
+        check_draws(train_batch_size, k_shot, steps_per_epoch, one_class_batch_size or 0)
         super().__init__(
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,

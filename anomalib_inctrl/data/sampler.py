@@ -11,7 +11,7 @@ from torch import distributed
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler
 
 from anomalib_inctrl.data.batch import TrainingDraw
-from anomalib_inctrl.errors import DatasetError
+from anomalib_inctrl.errors import ArgumentError, DatasetError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -63,14 +63,7 @@ class BalancedSampler(DistributedSampler[TrainingDraw]):
         world_size: int | None = None,
         rank: int | None = None,
     ) -> None:
-        if batch_size < 2 or batch_size % 2:
-            msg = f"train_batch_size={batch_size}: give an even number of at least 2, half normal and half abnormal."
-            raise ValueError(msg)
-        lowest = {"k_shot": (k_shot, 1), "steps_per_epoch": (steps_per_epoch, 1)}
-        for name, (value, least) in {**lowest, "one_class_batch_size": (one_class_batch_size, 0)}.items():
-            if value < least:
-                msg = f"{name}={value}: training needs at least {least}."
-                raise ValueError(msg)
+        check_draws(batch_size, k_shot, steps_per_epoch, one_class_batch_size)
         running = distributed.is_available() and distributed.is_initialized()
         super().__init__(
             dataset,
@@ -200,3 +193,15 @@ class MaskwiseBatchSampler(BatchSampler):
     def __len__(self) -> int:
         """Number of batches."""
         return sum(1 for _ in self)
+
+
+def check_draws(batch_size: int, k_shot: int, steps_per_epoch: int, one_class_batch_size: int) -> None:
+    """Refuse numbers that nothing can be drawn with by an ``ArgumentError``; see :class:`BalancedSampler`."""
+    if batch_size < 2 or batch_size % 2:
+        msg = f"train_batch_size={batch_size}: give an even number of at least 2, half normal and half abnormal."
+        raise ArgumentError(msg)
+    lowest = {"k_shot": (k_shot, 1), "steps_per_epoch": (steps_per_epoch, 1)}
+    for name, (value, least) in {**lowest, "one_class_batch_size": (one_class_batch_size, 0)}.items():
+        if value < least:
+            msg = f"{name}={value}: training needs at least {least}."
+            raise ArgumentError(msg)

@@ -15,7 +15,8 @@ from anomalib.data.datamodules.base import AnomalibVideoDataModule
 from omegaconf import OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from anomalib_inctrl.errors import DatasetError
+from anomalib_inctrl.arguments import check_arguments, check_text
+from anomalib_inctrl.errors import ArgumentError, DatasetError
 
 # What the folder of a category holds: in MVTec AD's layout and those like it, in VisA as distributed, in Real-IAD.
 _CATEGORY_FOLDERS = frozenset({"train", "Data", "OK"})
@@ -45,6 +46,14 @@ class DataSource:
     options: dict[str, Any] | None = None
     class_name: str | None = None
 
+    def __post_init__(self) -> None:
+        """Check the types; what they name is looked for when it is needed."""
+        check_arguments(DataSource.__init__, vars(self))
+        check_text(datamodule=self.datamodule, class_name=self.class_name)
+        if self.categories is not None and not len(self.categories):
+            msg = "categories=[]: name at least one, or leave them out for all."
+            raise ArgumentError(msg)
+
 
 _SOURCES = TypeAdapter(list[DataSource])
 
@@ -58,7 +67,7 @@ def parse_sources(sources: Iterable[DataSource | Mapping[str, Any]] | None, argu
     if OmegaConf.is_config(sources):
         sources = OmegaConf.to_container(sources, resolve=True)  # type: ignore[assignment]
     try:
-        return _SOURCES.validate_python(sources or [])
+        found = _SOURCES.validate_python(sources or [])
     except ValidationError as error:
         first = error.errors()[0]
         place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"])
@@ -68,6 +77,9 @@ def parse_sources(sources: Iterable[DataSource | Mapping[str, Any]] | None, argu
             "which datamodule is needed."
         )
         raise DatasetError(msg) from error
+    for index, source in enumerate(found):
+        _find_class(source.datamodule, f"{argument}[{index}]")
+    return found
 
 
 def build_datamodules(sources: list[DataSource], argument: str) -> dict[str, AnomalibDataModule]:

@@ -59,7 +59,9 @@ class NamedImage(NamedTuple):
         return _rgb_from_values(self.source, self.name)
 
 
-def list_inputs(images: ImageInput | Iterable[ImageInput], argument: str = "images") -> list[NamedImage]:
+def list_inputs(
+    images: ImageInput | Iterable[ImageInput], argument: str = "images", missing_ok: bool = False
+) -> list[NamedImage]:
     """List images without reading them.
 
     Args:
@@ -67,6 +69,7 @@ def list_inputs(images: ImageInput | Iterable[ImageInput], argument: str = "imag
             image, NumPy array ``(H, W, 3)`` or ``(H, W)``, tensor ``(3, H, W)``; integer values as 8 or 16 bits,
             floating-point ones in [0, 1]. An array or tensor with one axis more is a batch.
         argument: The caller's argument, for names and errors.
+        missing_ok: Whether a path that does not exist is listed, so that only reading it fails.
 
     Returns:
         The images, in order.
@@ -83,7 +86,7 @@ def list_inputs(images: ImageInput | Iterable[ImageInput], argument: str = "imag
     found: list[NamedImage] = []
     for index, item in enumerate([images] if single else images):  # type: ignore[arg-type]
         if isinstance(item, (str, Path)):
-            found += [NamedImage(str(path), path) for path in _files(Path(item))]
+            found += [NamedImage(str(path), path) for path in _files(Path(item), missing_ok)]
         elif isinstance(item, (Image.Image, np.ndarray, Tensor)):
             found.append(NamedImage(f"{argument}[{index}]", item))
         else:
@@ -95,13 +98,13 @@ def list_inputs(images: ImageInput | Iterable[ImageInput], argument: str = "imag
     return found
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path, missing_ok: bool) -> list[Path]:
     if os.path.isdir(path):  # noqa: PTH112  # False for names that no file can have
         if files := list_images(path):
             return files
         msg = f"{path}: the folder holds no images. Put them directly into it."
         raise ImageFileError(msg)
-    if not (os.path.exists(path) or is_frame(path)):  # noqa: PTH110
+    if not (missing_ok or os.path.exists(path) or is_frame(path)):  # noqa: PTH110
         msg = f"{path}: no such file or folder. Correct the path."
         raise ImageFileError(msg)
     return [path]

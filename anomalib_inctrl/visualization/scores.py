@@ -1,22 +1,35 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The scores of a run as a table."""
+"""The scores of a run as a table: in a file, and after `predict` its most abnormal images on the console."""
 
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch.distributed as dist
 from lightning.pytorch import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from anomalib_inctrl.io.files import write_text_atomic
 from anomalib_inctrl.visualization.outputs import image_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from anomalib.data import ImageBatch
     from lightning.pytorch import LightningModule, Trainer
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 10
+_SHOWN_COLUMNS = {"p_value": "p-value", "pred_label": "label", "class_name": "class", "image_path": "image"}
 
 
 class ScoreTable(Callback):
@@ -28,17 +41,22 @@ class ScoreTable(Callback):
     and class name, whatever the order and size of the batches and the number of processes. Numbers have nine
     significant digits, enough to restore a 32-bit value exactly.
 
+    Where a run fails, for example at a file that cannot be read, the images scored so far are written. After `predict`
+    the ten images with the highest scores are shown, with counts and the folder, unless the trainer's progress bar is
+    switched off. A dry run (`fast_dev_run`, `barebones`) neither writes nor shows anything.
+
     The callback must stand after the post-processor in the model's list, else `pred_score` is raw too.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._rows: list[dict[str, Any]] = []
+        self._table: pd.DataFrame | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a new table."""
         del trainer, pl_module
-        self._rows = []
+        self._rows, self._table = [], None
 
     on_predict_start = on_test_start
 
@@ -60,13 +78,35 @@ class ScoreTable(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the table, from the first process where there are several."""
         del pl_module
-        rows = self._rows
+        rows, self._rows = self._rows, []
         if dist.is_available() and dist.is_initialized():
             gathered: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(gathered, rows)
             rows = [row for part in gathered for row in part]
-        if not trainer.is_global_zero or not rows:
+        self._table = self._write(rows, trainer)
+
+    on_predict_epoch_end = on_test_epoch_end
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Show the most abnormal images, below the finished progress bar."""
+        del pl_module
+        if stage != TrainerFn.PREDICTING:
             return
+        table, self._table = self._table, None
+        if table is not None and trainer.progress_bar_callback is not None:
+            _show(table, Path(trainer.default_root_dir))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write the images that were scored before the error."""
+        del pl_module, exception
+        rows, self._rows = self._rows, []  # of this process alone: others may wait for it
+        if (table := self._write(rows, trainer)) is not None:
+            logger.warning("%d images were scored before the error: %s", len(table), _file(trainer))
+
+    def _write(self, rows: list[dict[str, Any]], trainer: Trainer) -> pd.DataFrame | None:
+        dry_run = trainer.fast_dev_run or trainer.barebones  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or dry_run or not rows:
+            return None
         table = pd.DataFrame(rows).dropna(axis="columns", how="all")
         # A distributed sampler repeats images to give every process the same number.
         repeated = table.duplicated(["image_path", "class_name"]) & (table.image_path != "")
@@ -74,6 +114,51 @@ class ScoreTable(Callback):
         labels = [name for name in ("pred_label", "gt_label") if name in table]
         table[labels] = table[labels].astype(float).astype("Int64")
         text = table.to_csv(index=False, float_format="%.9g", lineterminator="\n")
-        write_text_atomic(Path(trainer.default_root_dir) / "scores.csv", text)
+        write_text_atomic(_file(trainer), text)
+        return table
 
-    on_predict_epoch_end = on_test_epoch_end
+
+def _file(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "scores.csv"
+
+
+def _show(table: pd.DataFrame, folder: Path) -> None:
+    """Print the images with the highest scores, counts and the folder."""
+    score = "score" if "score" in table else "pred_score"
+    columns = {score: "score"}
+    columns |= {name: title for name, title in _SHOWN_COLUMNS.items() if name in table}
+    if table.class_name.nunique() == 1:
+        del columns["class_name"]
+    common = _common_folder(table.image_path)
+    shown = Table(*columns.values())
+    shown.columns[-1].overflow = "fold"
+    for _, row in table.sort_values(score, ascending=False, kind="stable").head(_SHOWN).iterrows():
+        row["image_path"] = row["image_path"].removeprefix(common)
+        shown.add_row(*(_cell(name, row[name]) for name in columns))
+    count = f"{len(table)} image{'s' if len(table) > 1 else ''} scored"
+    labels = table.get("pred_label")
+    if labels is None:
+        count += ", not labelled: no threshold is known"
+    else:
+        count += f", {int(labels.sum())} labelled anomalous"
+        count += f", {int(labels.isna().sum())} not labelled" if labels.isna().any() else ""
+    console = Console(markup=False, highlight=False)
+    console.print(f"Most abnormal images{f' in {common}' if common else ''}:", soft_wrap=True)
+    console.print(shown)
+    console.print(f"{count}. Results: {folder}", soft_wrap=True)
+
+
+def _common_folder(paths: Iterable[str]) -> str:
+    """The folder that all images lie in, with a separator at its end; empty if there is none."""
+    try:
+        return os.path.join(os.path.commonpath([os.path.dirname(path) for path in paths]), "")  # noqa: PTH118, PTH120
+    except ValueError:  # on several drives
+        return ""
+
+
+def _cell(name: str, value: Any) -> Text:
+    if name == "pred_label":
+        value = "" if pd.isna(value) else "anomalous" if value else "normal"
+    elif isinstance(value, float):
+        value = f"{value:.3f}"
+    return Text(str(value), style="red" if value == "anomalous" else "")

@@ -11,13 +11,15 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
+from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import ImageVisualizer
 from PIL import Image, ImageOps
+from torchvision.transforms.v2 import Normalize
 from torchvision.transforms.v2.functional import to_pil_image
 
-from anomalib_inctrl.backbones.openclip import CLIP_MEAN, CLIP_STD
-from anomalib_inctrl.errors import ImageFileError
+from anomalib_inctrl.arguments import check_arguments
+from anomalib_inctrl.errors import ArgumentError, ImageFileError
 from anomalib_inctrl.io.files import write_image_atomic
 from anomalib_inctrl.io.images import read_header, read_image
 from anomalib_inctrl.io.video import is_frame
@@ -60,6 +62,9 @@ class ExplanationVisualizer(ImageVisualizer):
         dpi: Pixels per inch of the figures.
         map_ranges: Lowest and highest value by name of the map, such as `{"residual map": [0.0, 0.2]}`.
         options: Arguments of anomalib's `ImageVisualizer`, by name; `output_dir` is the folder of its images.
+
+    Raises:
+        ArgumentError: If an argument has an invalid value.
     """
 
     def __init__(
@@ -69,6 +74,12 @@ class ExplanationVisualizer(ImageVisualizer):
         map_ranges: dict[str, tuple[float, float]] | None = None,
         **options: Any,
     ) -> None:
+        given = {"explanations": explanations, "dpi": dpi, "map_ranges": map_ranges}
+        check_arguments(ExplanationVisualizer.__init__, given, {"dpi": 20})
+        for name, (low, high) in (map_ranges or {}).items():
+            if not low < high:
+                msg = f"map_ranges[{name!r}]={(low, high)}: give the lower value first."
+                raise ArgumentError(msg)
         super().__init__(**options)
         self.explanations = explanations
         self.dpi = dpi
@@ -232,11 +243,11 @@ def _image_paths(source: Any) -> Iterator[str]:
 
 
 def _query_images(images: Any, pl_module: LightningModule) -> Iterable[Image.Image]:
-    """Undo the normalisation of images `(B, 3, H, W)`; without a pre-processor there is none."""
+    """Undo the normalisation of images `(B, 3, H, W)`, if the pre-processor has any."""
     images = to_cpu(torch.as_tensor(images))
     pre_processor = getattr(pl_module, "pre_processor", None)
-    if pre_processor is not None:
-        mean, std = getattr(pre_processor, "mean", CLIP_MEAN), getattr(pre_processor, "std", CLIP_STD)
+    for normalize in extract_transforms_by_type(getattr(pre_processor, "transform", None), Normalize):
+        mean, std = normalize.mean, normalize.std
         images = images * torch.as_tensor(std).view(-1, 1, 1) + torch.as_tensor(mean).view(-1, 1, 1)
     return (to_pil_image(image) for image in images.nan_to_num().clamp(0, 1))
 

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from anomalib_inctrl import InCTRLDemo
 from anomalib_inctrl.benchmark import run_benchmark
 from anomalib_inctrl.benchmark.config import read_config
 from anomalib_inctrl.benchmark.generalist import Benchmark
@@ -174,6 +175,31 @@ def test_category_with_one_label_is_reported_and_others_are_measured(make_config
     report = (Path(config["output"]) / "report.md").read_text()
     assert "no masks" in report
     assert "not run" in report
+
+
+def test_settings_that_are_possible_are_kept(make_config, tmp_path, capsys):
+    root = tmp_path / "data"
+    counts = {"train_count": 3, "test_normal_count": 2, "test_anomalous_count": 3}
+    for category in ("gear", "washer"):
+        InCTRLDemo(root, category, **counts).prepare_data()
+    broken = sorted((root / "gear/train/good").glob("*.png"))[0]
+    broken.write_bytes(broken.read_bytes()[:3000])
+    config = small(make_config, k_shots=[0, 1, 5], seeds=[0, 1, 2])
+    config["targets"] = {
+        "Demo": {"datamodule": "InCTRLDemo", "root": str(root), "categories": ["gear", "washer"], "options": counts}
+    }
+    (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit, match="could not be measured, all else is in ") as end:
+        main(["--config", str(tmp_path / "benchmark.yaml")])
+    table = pd.read_csv(Path(config["output"]) / "results.csv")
+    washer, gear = (table[(table.category == name) & (table.model == table.model[0])] for name in ("washer", "gear"))
+    assert sorted(washer.k_shot) == [0, 0, 0, 1, 1, 1]
+    assert 0 in gear.k_shot.to_list()
+    assert 0 < sum(gear.k_shot == 1) < 3  # those with other prompts than the broken file
+    message = str(end.value)
+    (failed, *_) = {0, 1, 2} - set(gear[gear.k_shot == 1].seed)
+    assert f"Demo/gear: k_shot=1, seed={failed}: ImageFileError: {broken}: 3000 bytes" in message
+    assert "Demo/washer: k_shot=5, seed=0: PromptError: k_shot=5: only 3 normal images" in message
 
 
 def test_prompt_lists_of_an_earlier_run_are_reused(make_config, tmp_path):

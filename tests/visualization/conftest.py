@@ -13,6 +13,7 @@ from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import Normalize
 
 from anomalib_inctrl.data.batch import PromptedBatch, PromptedItem
 from anomalib_inctrl.models.components.score_components import ScoreComponents
@@ -23,7 +24,7 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
 class PreProcessor:
-    mean, std = MEAN, STD
+    transform = Normalize(MEAN, STD)
 
 
 class BrightSpots(LightningModule):

@@ -90,3 +90,47 @@ def test_two_processes_write_one_table(tmp_path, dataset, run):
         assert alone.read_bytes() == run(dataset, tmp_path / "two", devices=2, strategy="ddp_fork").read_bytes()
     finally:
         torch.set_num_threads(count)
+
+
+@pytest.fixture
+def predict(fakes, make_trainer):
+    def predict(dataset, folder, *, loader=None, **options):
+        trainer = make_trainer(default_root_dir=folder, **options)
+        model = fakes.BrightSpots(callbacks=[ScoreTable()])
+        trainer.predict(model, loader or fakes.loader(dataset, 2), return_predictions=False)
+
+    return predict
+
+
+def test_predict_shows_the_most_abnormal_images(tmp_path, fakes, predict, capsys):
+    samples = [
+        (fakes.write_image(tmp_path / f"{i:02}.png", (8 + 2 * i, 24) if i % 3 == 0 else None), 0, "gear")
+        for i in range(12)
+    ]
+    dataset = fakes.Files(pd.DataFrame(samples, columns=["image_path", "label_index", "class_name"]))
+    predict(dataset, tmp_path / "run", enable_progress_bar=True)
+    shown = capsys.readouterr().out
+    assert "12 images scored, 4 labelled anomalous. Results: " + str(tmp_path / "run") in shown
+    rows = [line for line in shown.splitlines() if ".png" in line]
+    assert len(rows) == 10
+    assert ["anomalous" in row for row in rows] == [True] * 4 + [False] * 6
+    assert f"{250 / 255 - 0.4:.3f}" in rows[0]
+
+
+@pytest.mark.parametrize(
+    "options", [{"enable_progress_bar": False}, {"fast_dev_run": True, "enable_progress_bar": True}]
+)
+def test_nothing_is_shown_without_a_progress_bar_or_in_a_dry_run(tmp_path, dataset, predict, capsys, options):
+    predict(dataset, tmp_path / "run", **options)
+    assert "images scored" not in capsys.readouterr().out
+    assert (tmp_path / "run/scores.csv").exists() != options.get("fast_dev_run", False)
+
+
+def test_labels_that_are_not_known_are_said_to_be(tmp_path, dataset, fakes, make_trainer, capsys):
+    model = fakes.BrightSpots(callbacks=[ScoreTable()])
+    model.post_processor.enable_thresholding = False
+    trainer = make_trainer(default_root_dir=tmp_path, enable_progress_bar=True)
+    trainer.predict(model, fakes.loader(dataset, 2), return_predictions=False)
+    shown = capsys.readouterr().out
+    assert "9 images scored, not labelled: no threshold is known." in shown
+    assert "anomalous" not in shown

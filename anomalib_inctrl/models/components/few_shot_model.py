@@ -15,6 +15,7 @@ from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anomalib_inctrl.arguments import check_choice, check_positive
 from anomalib_inctrl.backbones import ImageFeatures, create_backbone
 from anomalib_inctrl.errors import PromptError
 from anomalib_inctrl.models.components.fusion import FusionKind, ScoreFusion
@@ -371,17 +372,6 @@ class FewShotModel(nn.Module, ABC):
         self.heads_trained = bool(state["heads_trained"])
 
 
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Refuse a value that is not one of the choices.
-
-    Raises:
-        ValueError: Names the argument, the value and the choices.
-    """
-    if value not in choices:
-        msg = f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}."
-        raise ValueError(msg)
-
-
 def check_patch_pooling(patch_pooling: object) -> None:
     """Refuse an invalid patch pooling.
 
@@ -391,15 +381,4 @@ def check_patch_pooling(patch_pooling: object) -> None:
     count = isinstance(patch_pooling, int) and not isinstance(patch_pooling, bool) and patch_pooling >= 1
     if patch_pooling != "max" and not count:
         msg = f"patch_pooling={patch_pooling!r}: give 'max', or how many of the largest patches are averaged."
-        raise ValueError(msg)
-
-
-def check_positive(name: str, value: float) -> None:
-    """Refuse a number that is not positive.
-
-    Raises:
-        ValueError: Names the argument and the value.
-    """
-    if not value > 0:
-        msg = f"{name}={value}: must be positive."
         raise ValueError(msg)

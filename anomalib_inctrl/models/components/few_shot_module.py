@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,10 @@ import lightning
 import torch
 from anomalib import LearningType
 from anomalib.data import AnomalibDataModule, InferenceBatch
+from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.metrics import Evaluator
 from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
 from anomalib.utils.path import create_versioned_dir
 from huggingface_hub import ModelCard, ModelHubMixin
 from lightning.pytorch.trainer.states import TrainerFn
@@ -25,13 +26,17 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_utilities.core.imports import module_available
 from torch import Tensor
 from torch.optim import AdamW
+from torchvision.transforms.v2 import Resize
 
+from anomalib_inctrl.arguments import check_arguments, check_positive, check_text
 from anomalib_inctrl.backbones import ImageFeatures, backbone_preprocessing, resolve_pretrained
 from anomalib_inctrl.backbones.preprocessing import CHECKPOINT_KEY, BackbonePreProcessor
+from anomalib_inctrl.console import quiet
 from anomalib_inctrl.data import GeneralistDataModule
 from anomalib_inctrl.data.batch import CachedBatch
+from anomalib_inctrl.data.reading import name_unreadable_files
 from anomalib_inctrl.data.video import as_images
-from anomalib_inctrl.errors import BackboneError, CheckpointError, ImageDataError, PromptError
+from anomalib_inctrl.errors import ArgumentError, BackboneError, CheckpointError, ImageDataError, PromptError
 from anomalib_inctrl.io.inputs import list_inputs
 from anomalib_inctrl.io.weights import check_keys, find_weights_file, read_checkpoint
 from anomalib_inctrl.models.components.checkpoint import (
@@ -75,10 +80,10 @@ else:
 
 logger = logging.getLogger(__name__)
 
-# Lightning warns at every run that this hook of the model is used, as it is meant to be.
-warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer`")
-
 DEFAULT_MAX_EPOCHS = 10
+_LEAST = dict.fromkeys(("image_size", "patch_pooling"), 1) | dict.fromkeys(
+    ("learning_rate", "weight_decay", "seed", "alpha", "beta", "image_weight", "pixel_weight", "one_class_weight"), 0
+)
 _LIGHTNING_MAX_EPOCHS = 1000
 
 
@@ -102,6 +107,24 @@ class FewShotModule(ModelHubMixin, _Base):
         _self, *arguments = inspect.signature(cls.__init__).parameters.values()
         cls.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Check the arguments; quieten the console before the first message, which anomalib's ``__init__`` logs."""
+        quiet()
+        given = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs).arguments
+        check_arguments(cls.__init__, given, _LEAST)
+        for name in ("temperature_image", "temperature_patch"):
+            if name in given:
+                check_positive(name, given[name])
+        check_text(**{name: given.get(name) for name in ("backbone", "pretrained", "class_name", "weights")})
+        if given.get("blocks") and min(given["blocks"]) < 1:
+            msg = f"blocks={given['blocks']}: blocks are counted from 1."
+            raise ArgumentError(msg)
+        for name in ("alpha", "beta"):
+            if given.get(name, 0) > 1:
+                msg = f"{name}={given[name]}: must lie in [0, 1]."
+                raise ArgumentError(msg)
+        return super().__new__(cls, *args, **kwargs)
+
     def setup_few_shot(self) -> None:
         """Finish ``__init__`` of a subclass, once its arguments are in ``self.hparams``."""
         self.loss_terms = {}
@@ -112,7 +135,9 @@ class FewShotModule(ModelHubMixin, _Base):
         check_threshold(self.hparams["threshold"], self.hparams["false_alarm_rate"])
         if self.hparams["calibration"] is not None and self.hparams["threshold"] != "auto":
             msg = f"calibration has no effect with threshold={self.hparams['threshold']!r}: give threshold='auto'."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
+        if self.hparams["calibration"] is not None:
+            list_inputs(self.hparams["calibration"], "calibration")
         self._prompts = PromptCollector(self.hparams)
         self._heads: dict[str, Any] | None = None
         self._settings_source: str | None = None
@@ -238,11 +263,14 @@ class FewShotModule(ModelHubMixin, _Base):
         return self.model.bank.files
 
     @property
-    def _transform(self) -> Any:
-        return self.pre_processor.transform if self.pre_processor is not None else None
+    def image_transform(self) -> Any:
+        """What images ``(B, 3, H, W)`` go through before the backbone; None leaves them as they are."""
+        # anomalib also takes a plain module, which it calls in exports alone.
+        plain = None if isinstance(self.pre_processor, PreProcessor) else self.pre_processor
+        return getattr(self.pre_processor, "transform", plain)
 
     def _collect_prompts(self) -> None:
-        self._prompts.collect(self.model, self._datamodule, self._transform)
+        self._prompts.collect(self.model, self._datamodule, self.image_transform)
         writes = self.trainer.is_global_zero and not (self.trainer.fast_dev_run or self.trainer.barebones)  # type: ignore[attr-defined]
         if writes and any(self.prompt_files.values()):
             write_prompt_list(self.prompt_files, Path(self.trainer.default_root_dir))
@@ -290,7 +318,7 @@ class FewShotModule(ModelHubMixin, _Base):
                 "files. Give two or more prompts, or normal images to calibrate with: --model.calibration FOLDER."
             )
             raise PromptError(msg)
-        images = read_images(files, self._transform).to(self.model.backbone.device)
+        images = read_images(files, self.image_transform).to(self.model.backbone.device)
         with torch.no_grad():
             if calibration is None:
                 return self.model.held_out(images, class_name)
@@ -323,10 +351,12 @@ class FewShotModule(ModelHubMixin, _Base):
         return isinstance(datamodule, GeneralistDataModule) or not isinstance(datamodule, AnomalibDataModule)
 
     def setup(self, stage: str) -> None:
-        """Let errors of damaged checkpoints name the file; give training a finite length."""
+        """Let errors of damaged checkpoints and images name the file; give training a finite length."""
         strategy: Any = self.trainer.strategy
         if not isinstance(strategy.checkpoint_io, SafeCheckpointIO):
             strategy.checkpoint_io = SafeCheckpointIO(strategy.checkpoint_io)
+        loop = getattr(self.trainer, f"{TrainerFn(stage).value}_loop")
+        name_unreadable_files([loop._data_source.instance, *vars(self._datamodule or object).values()])
         if stage != TrainerFn.FITTING:
             return
         if not self._trains_heads:
@@ -365,10 +395,22 @@ class FewShotModule(ModelHubMixin, _Base):
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Take videos frame by frame and depth data by its images; add cached features to a batch without pixels."""
-        resize = self._transform.transforms[0] if hasattr(self._transform, "transforms") else None
-        batch = as_images(super().on_before_batch_transfer(batch, dataloader_idx), resize)
+        resizes = extract_transforms_by_type(self.image_transform, Resize)
+        batch = as_images(super().on_before_batch_transfer(batch, dataloader_idx), resizes[0] if resizes else None)
         if self._training_features is not None and isinstance(batch, CachedBatch):
             return self._training_features.attach(batch)
+        return batch
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Preprocess what a user's own pre-processor leaves: a batch's prompts, by a plain module its images too."""
+        batch = super().on_after_batch_transfer(batch, dataloader_idx)
+        transform: Any = self.image_transform
+        if transform is None or isinstance(self.pre_processor, BackbonePreProcessor) or not hasattr(batch, "image"):
+            return batch
+        if not isinstance(self.pre_processor, PreProcessor):
+            batch.image = transform(batch.image)
+        if (prompts := getattr(batch, "prompt_image", None)) is not None:
+            batch.prompt_image = transform(prompts.flatten(0, 1)).unflatten(0, prompts.shape[:2])
         return batch
 
     def encode_batch(self, batch: Any) -> tuple[ImageFeatures, PromptContext]:
@@ -415,7 +457,7 @@ class FewShotModule(ModelHubMixin, _Base):
     @property
     def needs_held_out_classes(self) -> bool:
         """Whether the datamodule is to keep auxiliary categories from the heads, to fit the fusion on."""
-        return self.hparams["fusion"] != "paper"
+        return bool(self.hparams["fusion"] != "paper")
 
     def on_train_epoch_end(self) -> None:
         """Fit the fusion, unless validation in this epoch did."""
@@ -444,7 +486,7 @@ class FewShotModule(ModelHubMixin, _Base):
         with torch.inference_mode(mode=False), torch.no_grad(), self.trainer.precision_plugin.forward_context():
             for index, batch in enumerate(loader):
                 batch = self.trainer.strategy.batch_to_device(self.on_before_batch_transfer(batch, 0))  # noqa: PLW2901
-                if self.pre_processor is not None:
+                if isinstance(self.pre_processor, PreProcessor):
                     self.pre_processor.on_train_batch_start(self.trainer, self, batch, index)
                 components.append(self.model.score_features(*self.encode_batch(batch)).stack(fusion.names).cpu())
                 labels.append(batch.gt_label.cpu())
@@ -552,8 +594,17 @@ class FewShotModule(ModelHubMixin, _Base):
                 self.hparams[key] = saved[key]
         config = checkpoint.get(CHECKPOINT_KEY)
         if config is not None and isinstance(self.pre_processor, BackbonePreProcessor):
-            check_preprocessing(config, source)
+            if isinstance(config, Mapping) and "transform" in config:  # written with a user's own
+                self._replace_pre_processor(PreProcessor())
+            else:
+                check_preprocessing(config, source)
             self.pre_processor.load_checkpoint_config(config)
+
+    def _replace_pre_processor(self, pre_processor: PreProcessor) -> None:
+        old, self.pre_processor = self.pre_processor, pre_processor
+        trainer = getattr(self, "_trainer", None)
+        if trainer is not None and old in trainer.callbacks:
+            trainer.callbacks[trainer.callbacks.index(old)] = pre_processor
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # the settings lie in the checkpoint; loading is strict and safe
@@ -636,7 +687,16 @@ class FewShotModule(ModelHubMixin, _Base):
         if "model" not in self._modules:
             self._heads = None  # the checkpoint has its own
             self._adopt_settings(checkpoint, source, path)
-        super().on_load_checkpoint(checkpoint)
+        config = checkpoint.get(CHECKPOINT_KEY)
+        if (
+            isinstance(config, Mapping)
+            and "resize_mode" in config
+            and not (self.pre_processor is None or isinstance(self.pre_processor, BackbonePreProcessor))
+        ):
+            logger.warning("The pre_processor given is used, not that of %s, which was trained with another.", source)
+            super().on_load_checkpoint({key: value for key, value in checkpoint.items() if key != CHECKPOINT_KEY})
+        else:
+            super().on_load_checkpoint(checkpoint)
         state = checkpoint.get("state_dict")
         if not isinstance(state, Mapping):
             msg = f"{source}: holds no state_dict. Give a checkpoint written by {type(self).__name__}."
@@ -822,6 +882,10 @@ class FewShotModule(ModelHubMixin, _Base):
         exported = class_name or self._default_class()
         self.model.bank.select(exported)
         kwargs = onnx_options(self.model.backbone) | kwargs
+        resizes = extract_transforms_by_type(self.image_transform, Resize)
+        plain = self.pre_processor is not None and self.image_transform is self.pre_processor
+        if input_size is None and not (resizes or plain):
+            input_size = self.model.backbone.image_size  # nothing in the graph resizes
         with atomic_export(export_root) as folder:
             if prompts_as_input:
                 path = folder / "weights" / "onnx" / f"{model_file_name}.onnx"
@@ -892,7 +956,7 @@ class FewShotModule(ModelHubMixin, _Base):
     def _prepare_export(self) -> None:
         """Encode the prompts that the user named; refuse to export without any, warn of what the file will lack."""
         class_name = self.hparams["class_name"]
-        self._prompts.put_named_prompts(self.model, [name for name in [class_name] if name], self._transform)
+        self._prompts.put_named_prompts(self.model, [name for name in [class_name] if name], self.image_transform)
         self._prompts.put_text_prompts(self.model, class_name)
         if len(self.model.bank):
             self._set_threshold()

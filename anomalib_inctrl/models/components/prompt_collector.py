@@ -17,7 +17,7 @@ from anomalib_inctrl.errors import PromptError
 from anomalib_inctrl.io.images import read_image
 from anomalib_inctrl.models.components.few_shot_model import FewShotModel
 from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts
-from anomalib_inctrl.prompts.selection import check_k_shot, create_selector
+from anomalib_inctrl.prompts.selection import check_k_shot, create_selector, read_prompt_list
 from anomalib_inctrl.prompts.source import class_name_of, given_prompts, prompt_candidates
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ class PromptCollector:
         create_selector(settings["prompt_selection"])
         check_k_shot(settings["k_shot"])
         check_prompt_shifts(settings["prompt_shifts"])
+        if settings["prompts"] is not None:
+            read_prompt_list(settings["prompts"])  # what does not exist is reported here
         self._settings = settings
         self.class_name: str | None = settings["class_name"]
         self.restored: set[str] = set()

@@ -10,9 +10,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from anomalib_inctrl.arguments import check_choice, check_positive
 from anomalib_inctrl.backbones import ImageFeatures
 from anomalib_inctrl.models.components.branches import SemanticBranch
-from anomalib_inctrl.models.components.few_shot_model import FewShotModel, check_choice, check_positive
+from anomalib_inctrl.models.components.few_shot_model import FewShotModel
 from anomalib_inctrl.models.components.prompt_bank import PromptContext
 from anomalib_inctrl.models.components.score_components import ScoreComponents
 

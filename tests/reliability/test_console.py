@@ -1,0 +1,54 @@
+# Copyright (C) 2026 The anomalib-inctrl authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the package shows in a terminal, and what it keeps from it."""
+
+import logging
+import sys
+import warnings
+
+import pytest
+from rich.logging import RichHandler
+
+from anomalib_inctrl import cli
+from anomalib_inctrl.console import quiet
+from anomalib_inctrl.errors import DatasetError
+
+
+@pytest.mark.parametrize(("terminal", "kept"), [(True, RichHandler), (False, logging.StreamHandler)])
+def test_of_anomalibs_two_handlers_one_is_left(terminal, kept, monkeypatch):
+    root = logging.getLogger()
+    other = logging.NullHandler()
+    monkeypatch.setattr(root, "handlers", [logging.StreamHandler(), RichHandler(), other])
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    quiet()
+    assert [type(handler) for handler in root.handlers] == [kept, logging.NullHandler]
+    quiet()
+    assert len(root.handlers) == 2
+
+
+def test_other_warnings_are_shown():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        quiet()
+        warnings.warn("'pin_memory' argument is set as true but no accelerator is found, then", stacklevel=1)
+        warnings.warn("Found 12 module(s) in eval mode at the start of training.", stacklevel=1)
+        warnings.warn("The data are wrong.", stacklevel=1)
+    assert [str(warning.message) for warning in caught] == ["The data are wrong."]
+
+
+@pytest.mark.parametrize("error", [DatasetError("data: no images.\n"), ValueError("a fault of the program")])
+def test_only_the_packages_errors_are_shortened(error, monkeypatch, capsys):
+    def fail(arguments):
+        raise error
+
+    monkeypatch.delenv("ANOMALIB_INCTRL_DEBUG", raising=False)
+    monkeypatch.setattr(cli, "_run", fail)
+    if isinstance(error, DatasetError):
+        assert cli.main(["demo"]) == 1
+        assert capsys.readouterr().err == "error: data: no images.\n(--debug shows the traceback.)\n"
+    else:
+        with pytest.raises(ValueError, match="a fault"):
+            cli.main(["demo"])
+    monkeypatch.setenv("ANOMALIB_INCTRL_DEBUG", "0")  # restored afterwards
+    with pytest.raises(type(error)):
+        cli.main(["demo", "--debug"])
