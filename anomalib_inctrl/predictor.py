@@ -39,6 +39,7 @@ from anomalib_inctrl.io.weights import read_checkpoint, write_checkpoint
 from anomalib_inctrl.models import InCTRL, InCTRLv2
 from anomalib_inctrl.models.components.conformal import check_threshold, conformal_threshold, p_value
 from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts
+from anomalib_inctrl.models.components.score_components import ScoreComponents
 from anomalib_inctrl.prompts.source import DEFAULT_CLASS_NAME
 from anomalib_inctrl.visualization import HeatMap, explanation_figure, heat_overlay
 from anomalib_inctrl.visualization.heat_map import RESIDUAL_RANGE
@@ -64,9 +65,11 @@ class Prediction:
         threshold: The detector's threshold at the time; None without one.
         p_value: How likely a normal image scores as high, in (0, 1]; comparable between classes. None without normal
             images to calibrate with, which ``threshold="auto"`` provides.
+        normal_scores: Scores of those normal images; empty without any.
         k_shot: Number of prompts.
         size: Height and width of the image in pixels.
-        map_range: Values of the map that are drawn in the first and the last colour.
+        map_range: Values of the map that are drawn in the first and the last colour. With ``threshold="auto"`` the last
+            is twice the largest pixel of the normal images, so what lies in the upper half is on none of them.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Prediction:
     components: dict[str, float]
     threshold: float | None
     p_value: float | None
+    normal_scores: tuple[float, ...] = field(repr=False)
     k_shot: int
     size: tuple[int, int]
     map_range: tuple[float, float]
@@ -124,11 +128,11 @@ class Prediction:
         return heat_overlay(image, self._heat(map_range))
 
     def explain(self, prompts: ImageInput | Iterable[ImageInput] = (), dpi: int = 100) -> Image.Image:
-        """Draw the image, the map, the score with its components, and the prompts in one explanation figure.
+        """Draw the image, its map, the score beside its threshold, and the normal references in one figure.
 
         Args:
-            prompts: The prompt images, to be shown; see :meth:`Detector.set_prompts`.
-            dpi: Pixels per inch; the figure is about 17 inches wide.
+            prompts: The normal references, to be shown; see :meth:`Detector.set_prompts`.
+            dpi: Pixels per inch; the figure is about 13 inches wide.
 
         Returns:
             The figure in RGB.
@@ -142,8 +146,13 @@ class Prediction:
             k_shot=self.k_shot,
             score=self.score,
             threshold=self.threshold,
+            normal_scores=self.normal_scores,
             pred_label=self.label,
-            components={name.replace("_", " "): value for name, value in self.components.items()},
+            components={
+                name.replace("_", " "): value
+                for name, value in self.components.items()
+                if self.k_shot or name != "patch_score"  # which would be compared with nothing
+            },
             class_name=self.class_name,
             file_name=Path(self.name).name,
             dpi=dpi,
@@ -254,8 +263,9 @@ class Detector:
         check_threshold(threshold, false_alarm_rate)
         self.batch_size = batch_size
         self._threshold, self.false_alarm_rate = threshold, false_alarm_rate
-        # Scores of the normal images that the threshold of a class is computed from.
         self._normal_scores: dict[str, list[float]] = {}
+        # Their largest pixels, which tell what is large on a map.
+        self._normal_peaks: dict[str, float] = {}
         self._device = _device(device)
         self._precision = precision
         if isinstance(weights, (InCTRL, InCTRLv2)):
@@ -323,6 +333,11 @@ class Detector:
         check_threshold(threshold, None)
         self._threshold = threshold
 
+    @property
+    def normal_scores(self) -> dict[str, list[float]]:
+        """Scores of the normal images that ``threshold="auto"`` is computed from, by class name; else empty."""
+        return {name: list(scores) for name, scores in self._normal_scores.items()}
+
     def set_prompts(
         self,
         images: ImageInput | Iterable[ImageInput] | None,
@@ -368,17 +383,22 @@ class Detector:
         self._class_name = class_name
         self._validated.discard(class_name)
         self._normal_scores.pop(class_name, None)
+        self._normal_peaks.pop(class_name, None)
         if normals:
-            self._normal_scores[class_name] = [prediction.score for prediction in self._predict(normals, class_name)]
+            predictions = self._predict(normals, class_name)
+            self._normal_scores[class_name] = [prediction.score for prediction in predictions]
+            self._normal_peaks[class_name] = max(float(prediction._map.max()) for prediction in predictions)
         elif self.threshold == "auto":
-            self._normal_scores[class_name] = self._held_out(prepared, class_name)
+            held_out = self._held_out(prepared, class_name)
+            self._normal_scores[class_name] = to_cpu(held_out.score).tolist()
+            self._normal_peaks[class_name] = float(held_out.anomaly_map.max())
 
     def clear_prompts(self) -> None:
         """Remove all prompts."""
         self.module.model.bank.clear()
         self._class_name = None
         self._validated = set()
-        self._normal_scores = {}
+        self._normal_scores, self._normal_peaks = {}, {}
 
     def predict(
         self,
@@ -464,13 +484,12 @@ class Detector:
             ImageDataError: If an image in memory cannot be used; names it.
         """
         _check_class_name(class_name)
-        return self._held_out([self._prepare(item)[0] for item in list_inputs(images)], class_name)
+        held_out = self._held_out([self._prepare(item)[0] for item in list_inputs(images)], class_name)
+        return to_cpu(held_out.score).tolist()
 
-    def _held_out(self, prepared: Sequence[Tensor], class_name: str) -> list[float]:
-        images = torch.cat(list(prepared))
+    def _held_out(self, prepared: Sequence[Tensor], class_name: str) -> ScoreComponents:
         with self._autocast():
-            scores = self.module.model.held_out(images, class_name, self.batch_size).score
-        return to_cpu(scores).tolist()
+            return self.module.model.held_out(torch.cat(list(prepared)), class_name, self.batch_size)
 
     @torch.inference_mode()
     def _predict_batch(
@@ -494,6 +513,8 @@ class Detector:
         if validated:
             threshold = post_processor_value(self.module, "image_threshold") if threshold is None else threshold
             largest = post_processor_value(self.module, "pixel_max")
+        if class_name in self._normal_peaks:
+            largest = min(2 * self._normal_peaks[class_name], 1.0)
         map_range = (0.0, largest) if largest is not None and largest > 0 else RESIDUAL_RANGE
         return [
             Prediction(
@@ -504,6 +525,7 @@ class Detector:
                 components={name: values[row] for name, values in components.items()},
                 threshold=threshold,
                 p_value=None if normals is None else p_value(scores[row], normals),
+                normal_scores=tuple(normals or ()),
                 k_shot=k_shot,
                 size=size,
                 map_range=map_range if k_shot else (0.0, 1.0),

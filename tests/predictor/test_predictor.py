@@ -8,7 +8,7 @@ import torch
 from anomalib.engine import Engine
 from PIL import Image
 
-from anomalib_inctrl import Detector, InCTRL, InCTRLv2
+from anomalib_inctrl import Detector, InCTRL, InCTRLv2, predictor
 from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError, PromptError
 from anomalib_inctrl.io.images import read_image
 
@@ -212,3 +212,46 @@ def test_heat_maps_and_explanation_figures(detector, good, odd_images, tmp_path)
     with pytest.raises(ValueError, match=r"heat\.xyz.*\.png"):
         predictions[0].save(tmp_path / "heat.xyz")
     assert not (tmp_path / "heat.xyz").exists()
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Arguments of the explanation figures of predictions."""
+    calls = []
+    monkeypatch.setattr(predictor, "explanation_figure", lambda image, **arguments: calls.append(arguments))
+    return calls
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_figures_have_the_threshold_and_the_scores_of_normal_images(make_detector, good, queries, drawn, calibrated):
+    detector = make_detector(threshold="auto")
+    detector.set_prompts(good[:3], "washer", calibration=good[3:] if calibrated else None)
+    others = make_detector()
+    others.set_prompts(good[:3], "washer")
+    normals = scores(others.predict(good[3:])) if calibrated else others.held_out_scores(good[:3], "washer")
+    assert detector.normal_scores == {"washer": pytest.approx(normals, abs=1e-6)}
+    prediction = detector.predict(queries[0])[0]
+    prediction.explain()
+    (shown,) = drawn
+    assert shown["score"] == prediction.score
+    assert shown["threshold"] == pytest.approx(max(normals), abs=1e-6)
+    assert shown["normal_scores"] == pytest.approx(normals, abs=1e-6)
+    if calibrated:
+        peak = max(float(normal._map.max()) for normal in others.predict(good[3:]))
+        assert shown["maps"]["anomaly map"][1:] == pytest.approx((0, 2 * peak, None), abs=1e-6)
+    detector.clear_prompts()
+    assert detector.normal_scores == {}
+
+
+def test_figures_without_normal_images_do_not_invent_them(make_detector, good, queries, drawn):
+    detector = make_detector()
+    assert detector.normal_scores == {}
+    for prompts in (good[:1], None):
+        detector.set_prompts(prompts, "washer")
+        detector.predict(queries[0])[0].explain()
+    one, zero = drawn
+    assert list(one["normal_scores"]) == list(zero["normal_scores"]) == []
+    assert one["threshold"] is zero["threshold"] is None
+    assert one["maps"]["anomaly map"][1:] == (0, 0.3, None)
+    assert set(one["components"]) == {"text score", "patch score"}
+    assert set(zero["components"]) == {"text score"}  # a patch score would compare with nothing
