@@ -48,7 +48,7 @@ class FewShotPostProcessor(PostProcessor):
                 for buffer, content in ((f"_{name}_threshold", value), (f"{name}_min", 0.0), (f"{name}_max", highest)):
                     getattr(self, buffer).fill_(content)
 
-    def threshold_batch(self, batch: Batch) -> None:
+    def threshold_batch(self, batch: Batch[Any]) -> None:
         """Label a batch as far as thresholds are known."""
         super().threshold_batch(batch)
         image, pixel = self.known()
