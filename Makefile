@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LOWEST := $(VENV)/lowest
 
-.PHONY: demo test test-lowest lint format docs figures tables notebooks clean
+.PHONY: demo test test-lowest lint format docs figures tables gpu notebooks clean
 
 demo: $(INSTALLED)
 	$(BIN)/anomalib-inctrl demo $(ARGS)
@@ -58,6 +58,10 @@ tables: $(INSTALLED)
 	$(BIN)/python benchmarks/ablate.py --config configs/ablations/mini_clip.yaml --output results/ablation_mini_clip
 	$(BIN)/anomalib generalist --config configs/benchmarks/embedded.yaml
 	$(BIN)/python tools/docs_tables.py
+
+# All measurements for a GPU, in eight minutes, to results/gpu.json and results/gpu.md; ARGS=--small tries it on the CPU.
+gpu: $(INSTALLED)
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 notebooks: $(INSTALLED)
 	$(BIN)/python tools/run_notebooks.py

@@ -39,6 +39,7 @@ from anomalib_inctrl.io.weights import read_checkpoint, write_checkpoint
 from anomalib_inctrl.models import InCTRL, InCTRLv2
 from anomalib_inctrl.models.components.conformal import check_threshold, conformal_threshold, p_value
 from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts
+from anomalib_inctrl.models.components.score_components import ScoreComponents
 from anomalib_inctrl.prompts.source import DEFAULT_CLASS_NAME
 from anomalib_inctrl.visualization import HeatMap, explanation_figure, heat_overlay
 from anomalib_inctrl.visualization.heat_map import RESIDUAL_RANGE
@@ -64,9 +65,11 @@ class Prediction:
         threshold: The detector's threshold at the time; None without one.
         p_value: How likely a normal image scores as high, in (0, 1]; comparable between classes. None without normal
             images to calibrate with, which ``threshold="auto"`` provides.
+        normal_scores: Scores of those normal images; empty without any.
         k_shot: Number of prompts.
         size: Height and width of the image in pixels.
-        map_range: Values of the map that are drawn in the first and the last colour.
+        map_range: Values of the map that are drawn in the first and the last colour. With ``threshold="auto"`` the last
+            is twice the largest pixel of the normal images, so what lies in the upper half is on none of them.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Prediction:
     components: dict[str, float]
     threshold: float | None
     p_value: float | None
+    normal_scores: tuple[float, ...] = field(repr=False)
     k_shot: int
     size: tuple[int, int]
     map_range: tuple[float, float]
@@ -124,11 +128,11 @@ class Prediction:
         return heat_overlay(image, self._heat(map_range))
 
     def explain(self, prompts: ImageInput | Iterable[ImageInput] = (), dpi: int = 100) -> Image.Image:
-        """Draw the image, the map, the score with its components, and the prompts in one explanation figure.
+        """Draw the image, its map, the score beside its threshold, and the normal references in one figure.
 
         Args:
-            prompts: The prompt images, to be shown; see :meth:`Detector.set_prompts`.
-            dpi: Pixels per inch; the figure is about 17 inches wide.
+            prompts: The normal references, to be shown; see :meth:`Detector.set_prompts`.
+            dpi: Pixels per inch; the figure is about 13 inches wide.
 
         Returns:
             The figure in RGB.
@@ -142,8 +146,13 @@ class Prediction:
             k_shot=self.k_shot,
             score=self.score,
             threshold=self.threshold,
+            normal_scores=self.normal_scores,
             pred_label=self.label,
-            components={name.replace("_", " "): value for name, value in self.components.items()},
+            components={
+                name.replace("_", " "): value
+                for name, value in self.components.items()
+                if self.k_shot or name != "patch_score"  # which would be compared with nothing
+            },
             class_name=self.class_name,
             file_name=Path(self.name).name,
             dpi=dpi,
@@ -215,6 +224,9 @@ class Detector:
             objects whose position varies. By default the checkpoint's, or 1.
         device: Where to compute, such as ``"cuda:1"``; by default on an accelerator if there is one.
         batch_size: Number of images that go through the model at once; of no influence on the results.
+        precision: ``"bf16"`` computes in bfloat16 where that changes scores little (autocast, Lightning's
+            ``bf16-mixed``): about twice as fast or more on processors with AVX-512 BF16 or AMX and on GPUs that
+            support it, slower on other processors; see docs/performance.md.
         threshold: Score above which an image is labelled anomalous, in [0, 1]; may be set later. ``"auto"`` computes it
             for each class from normal images, see :meth:`set_prompts`. By default images are labelled only with
             prompts that a checkpoint holds beside its own threshold.
@@ -241,6 +253,7 @@ class Detector:
         prompt_shifts: int | None = None,
         device: str | torch.device | None = None,
         batch_size: int = 16,
+        precision: Literal["float32", "bf16"] = "float32",
         threshold: float | Literal["auto"] | None = None,
         false_alarm_rate: float | None = None,
     ) -> None:
@@ -250,9 +263,11 @@ class Detector:
         check_threshold(threshold, false_alarm_rate)
         self.batch_size = batch_size
         self._threshold, self.false_alarm_rate = threshold, false_alarm_rate
-        # Scores of the normal images that the threshold of a class is computed from.
         self._normal_scores: dict[str, list[float]] = {}
+        # Their largest pixels, which tell what is large on a map.
+        self._normal_peaks: dict[str, float] = {}
         self._device = _device(device)
+        self._precision = precision
         if isinstance(weights, (InCTRL, InCTRLv2)):
             if model not in {None, type(weights).__name__}:
                 msg = f"model={model!r}: weights is a model, and of {type(weights).__name__}. Leave model out."
@@ -318,6 +333,11 @@ class Detector:
         check_threshold(threshold, None)
         self._threshold = threshold
 
+    @property
+    def normal_scores(self) -> dict[str, list[float]]:
+        """Scores of the normal images that ``threshold="auto"`` is computed from, by class name; else empty."""
+        return {name: list(scores) for name, scores in self._normal_scores.items()}
+
     def set_prompts(
         self,
         images: ImageInput | Iterable[ImageInput] | None,
@@ -356,25 +376,29 @@ class Detector:
             conformal_threshold([0.0] * len(normals or inputs), self.false_alarm_rate)
         prepared = [self._prepare(item)[0] for item in inputs]
         model = self.module.model
-        model.set_prompts(
-            torch.cat(prepared) if prepared else torch.empty(0, 3, *model.backbone.image_size),
-            class_name,
-            [item.name for item in inputs if isinstance(item.source, (str, Path))],
-        )
+        images_of_prompts = torch.cat(prepared) if prepared else torch.empty(0, 3, *model.backbone.image_size)
+        files = [item.name for item in inputs if isinstance(item.source, (str, Path))]
+        with self._autocast():
+            model.set_prompts(images_of_prompts, class_name, files)
         self._class_name = class_name
         self._validated.discard(class_name)
         self._normal_scores.pop(class_name, None)
+        self._normal_peaks.pop(class_name, None)
         if normals:
-            self._normal_scores[class_name] = [prediction.score for prediction in self._predict(normals, class_name)]
+            predictions = self._predict(normals, class_name)
+            self._normal_scores[class_name] = [prediction.score for prediction in predictions]
+            self._normal_peaks[class_name] = max(float(prediction._map.max()) for prediction in predictions)
         elif self.threshold == "auto":
-            self._normal_scores[class_name] = self._held_out(prepared, class_name)
+            held_out = self._held_out(prepared, class_name)
+            self._normal_scores[class_name] = to_cpu(held_out.score).tolist()
+            self._normal_peaks[class_name] = float(held_out.anomaly_map.max())
 
     def clear_prompts(self) -> None:
         """Remove all prompts."""
         self.module.model.bank.clear()
         self._class_name = None
         self._validated = set()
-        self._normal_scores = {}
+        self._normal_scores, self._normal_peaks = {}, {}
 
     def predict(
         self,
@@ -460,19 +484,21 @@ class Detector:
             ImageDataError: If an image in memory cannot be used; names it.
         """
         _check_class_name(class_name)
-        return self._held_out([self._prepare(item)[0] for item in list_inputs(images)], class_name)
+        held_out = self._held_out([self._prepare(item)[0] for item in list_inputs(images)], class_name)
+        return to_cpu(held_out.score).tolist()
 
-    def _held_out(self, prepared: Sequence[Tensor], class_name: str) -> list[float]:
-        images = torch.cat(list(prepared))
-        return to_cpu(self.module.model.held_out(images, class_name, self.batch_size).score).tolist()
+    def _held_out(self, prepared: Sequence[Tensor], class_name: str) -> ScoreComponents:
+        with self._autocast():
+            return self.module.model.held_out(torch.cat(list(prepared)), class_name, self.batch_size)
 
     @torch.inference_mode()
     def _predict_batch(
         self, inputs: Sequence[NamedImage], prepared: Sequence[tuple[Tensor, tuple[int, int]]], class_name: str
     ) -> list[Prediction]:
         model = self.module.model
-        result = model.score_components(torch.cat([image for image, _ in prepared]).to(self._device), class_name)
-        maps = to_cpu(model.to_inference_batch(result).anomaly_map.squeeze(1))  # type: ignore[union-attr]
+        with self._autocast():
+            result = model.score_components(torch.cat([image for image, _ in prepared]).to(self._device), class_name)
+            maps = to_cpu(model.to_inference_batch(result).anomaly_map.squeeze(1))  # type: ignore[union-attr]
         scores = to_cpu(result.score).tolist()
         components = {name: values.tolist() for name, values in score_components(result).items()}
         if wild := [row for row, score in enumerate(scores) if not math.isfinite(score)]:
@@ -487,6 +513,8 @@ class Detector:
         if validated:
             threshold = post_processor_value(self.module, "image_threshold") if threshold is None else threshold
             largest = post_processor_value(self.module, "pixel_max")
+        if class_name in self._normal_peaks:
+            largest = min(2 * self._normal_peaks[class_name], 1.0)
         map_range = (0.0, largest) if largest is not None and largest > 0 else RESIDUAL_RANGE
         return [
             Prediction(
@@ -497,6 +525,7 @@ class Detector:
                 components={name: values[row] for name, values in components.items()},
                 threshold=threshold,
                 p_value=None if normals is None else p_value(scores[row], normals),
+                normal_scores=tuple(normals or ()),
                 k_shot=k_shot,
                 size=size,
                 map_range=map_range if k_shot else (0.0, 1.0),
@@ -513,6 +542,10 @@ class Detector:
             return self.threshold
         normals = self._normal_scores.get(class_name)
         return None if normals is None else conformal_threshold(normals, self.false_alarm_rate)
+
+    def _autocast(self) -> torch.autocast:
+        # A new one each time: it keeps the state to restore, and an app predicts in several threads.
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bf16")
 
     def _prepare(self, item: NamedImage) -> tuple[Tensor, tuple[int, int]]:
         """An image preprocessed for the backbone ``(1, 3, S, S)``, and its own height and width."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import open_clip
 import torch
-from timing import CLASS_NAME, MODELS, make_model, parse, parser_of, report
+from timing import FULL_SIZE, MODELS, add_prompts, parse, parser_of, report
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -81,6 +81,7 @@ def _storage(tensor: torch.Tensor) -> int:
 def main(argv: Sequence[str] | None = None) -> None:
     """Count both models' operations and memory."""
     parser = parser_of(__doc__)
+    parser.add_argument("--backbone", default=FULL_SIZE, help="OpenCLIP model, with random weights")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 64], help="batch sizes")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8, 64], help="numbers of prompts")
     args = parse(parser, argv)
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     with FakeTensorMode(), torch.no_grad():
         clip = open_clip.model.CLIP(**open_clip.get_model_config(args.backbone)).eval()
-        sentences = torch.zeros(sum(map(len, text_prompts(CLASS_NAME))), clip.context_length, dtype=torch.long)
+        sentences = torch.zeros(sum(map(len, text_prompts("object"))), clip.context_length, dtype=torch.long)
         text = count_operations(lambda: clip.encode_text(sentences))
         one = torch.empty(1, 3, *clip.visual.image_size)
         backbone = count_operations(lambda: clip.encode_image(one))
@@ -97,8 +98,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             memory = peak_bytes(lambda images=images: clip.encode_image(images))
             for name in MODELS:
                 for k_shot in args.shots:
-                    model = make_model(name, clip, k_shot)
-                    counted = _count(model, images)
+                    model = add_prompts(MODELS[name](clip), [k_shot])
+                    counted = _count(model, images, f"K = {k_shot}")
                     operations = counted["operations"] / batch
                     rows.append(
                         {
@@ -110,14 +111,14 @@ def main(argv: Sequence[str] | None = None) -> None:
                             "scoring MB": counted["scoring"] / 1e6, "prompts MB": counted["prompts"] / 1e6,
                         }
                     )  # fmt: skip
-    report(args, f"{args.backbone}, {backbone / 1e9:.1f} GFLOP an image by itself", rows)
+    report(args, {f"{args.backbone}, {backbone / 1e9:.1f} GFLOP an image by itself": rows})
 
 
-def _count(model: Any, images: torch.Tensor) -> dict[str, float]:
-    query, context = model.backbone.encode_image(images), model.bank.select(CLASS_NAME)
+def _count(model: Any, images: torch.Tensor, class_name: str) -> dict[str, float]:
+    query, context = model.backbone.encode_image(images), model.bank.select(class_name)
     return {
-        "operations": count_operations(lambda: model(images, CLASS_NAME)),
-        "whole": peak_bytes(lambda: model(images, CLASS_NAME)),
+        "operations": count_operations(lambda: model(images, class_name)),
+        "whole": peak_bytes(lambda: model(images, class_name)),
         "scoring": peak_bytes(lambda: model.score_features(query, context)),
         "prompts": context.patches.nbytes,
     }

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from timing import NOT_RUN, clock_of, parse, parser_of, report
+from timing import FULL_SIZE, NOT_RUN, clock_of, parse, parser_of, report
 
 from anomalib_inctrl import InCTRLDemo
 from anomalib_inctrl.benchmark.config import ModelConfig
@@ -30,6 +30,7 @@ from anomalib_inctrl.prompts.selection import create_selector
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the three runs and print the multiples."""
     parser = parser_of(__doc__)
+    parser.add_argument("--backbone", default=FULL_SIZE, help="OpenCLIP model, with random weights")
     parser.add_argument("--images", type=int, default=120, help="test images of the category")
     parser.add_argument("--k_shots", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         rows.append(dict(zip(keys, (f"{images}, computed", few, many, large, large / few, large / many), strict=True)))
     parts = f"encode {1000 * encode:.1f}, compare with a prompt {1000 * compare:.2f}, setting {1000 * setting:.2f}"
-    report(args, f"{len(settings)} settings, {union} prompts; ms an image: {parts}", rows)
+    report(args, {f"{len(settings)} settings, {union} prompts; ms an image: {parts}": rows})
 
 
 def _three_runs(args: Any, settings: Sequence[tuple[int, int]], root: str) -> tuple[float, float, float, int]:

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images per second in anomalib's engine: both models beside WinCLIP or AnomalyDINO on the same backbone.
 
-    python benchmarks/peers.py --backbone ViT-B-16-plus-240 --output winclip.json
-    python benchmarks/peers.py --backbone timm/vit_small_patch14_dinov2 --image_size 448 --output anomaly_dino.json
+    python benchmarks/peers.py --output peers.json
 
 All predict the same rendered images, read from disk, with their own pre- and post-processing in the trainer of
 anomalib's engine, without visualizer. Prompts are set before. All weights are random: where a model would download its
@@ -12,6 +11,7 @@ own, the benchmark replaces its loader; the cost is the same.
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ import torch
 from anomalib.data import ImageBatch, PredictDataset
 from anomalib.models import AnomalyDINO, WinClip
 from lightning.pytorch import Trainer
-from timing import CLASS_NAME, parse, parser_of, ratio, report, time_interleaved
+from timing import FULL_SIZE, MINIATURE, parse, parser_of, ratio, report, time_interleaved
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.utils import save_image
@@ -33,6 +33,10 @@ from torchvision.utils import save_image
 from anomalib_inctrl import InCTRL, InCTRLDemo, InCTRLv2
 from anomalib_inctrl.io.images import list_images, read_image
 
+# Backbone and input size: OpenCLIP's are compared with WinCLIP, timm's with AnomalyDINO.
+PEERS: list[tuple[str, int | None]] = [(FULL_SIZE, None), ("timm/vit_small_patch14_dinov2", 448)]
+SMALL_PEERS: list[tuple[str, int | None]] = [(MINIATURE, None), ("timm/vit_small_patch14_dinov2", 112)]
+CLASS_NAME = "object"
 _OFF: dict[str, Any] = {"evaluator": False, "visualizer": False}
 
 
@@ -79,40 +83,57 @@ def _anomaly_dino(backbone: str, side: int, prompts: Tensor) -> dict[str, Any]:
     return {"AnomalyDINO": module}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Time all models."""
-    parser = parser_of(__doc__, rounds=3)
-    parser.add_argument("--images", type=int, default=16, help="images predicted a round")
-    parser.add_argument("--batch", type=int, default=8, help="batch size")
-    parser.add_argument("--image_size", type=int, help="side of the input; the backbone's own by default")
-    parser.add_argument("--shots", type=int, default=4, help="prompts of each model")
-    args = parse(parser, argv)
+def compare(
+    backbone: str, image_size: int | None, args: argparse.Namespace, count: int, batch: int, shots: int
+) -> list[dict[str, Any]]:
+    """Images a second of both models and a peer on the same backbone.
+
+    Args:
+        backbone: OpenCLIP model, for WinCLIP, or ``timm/`` and the name of a timm one, for AnomalyDINO.
+        image_size: Side of the input; the backbone's own by default.
+        args: The run's arguments.
+        count: Images predicted a round.
+        batch: Batch size.
+        shots: Prompts of each model.
+    """
     with tempfile.TemporaryDirectory() as root, torch.no_grad():
-        counts = {"train_count": max(args.images, args.shots), "test_normal_count": 1, "test_anomalous_count": 1}
+        counts = {"train_count": max(count, shots), "test_normal_count": 1, "test_anomalous_count": 1}
         data = InCTRLDemo(root=root, **counts)
         data.prepare_data()
         images = [read_image(path) for path in list_images(Path(root) / data.category / "train" / "good")]
         folder = Path(root) / "images"
         folder.mkdir()
-        for number, image in enumerate(images[: args.images]):
+        for number, image in enumerate(images[:count]):
             save_image(image, folder / f"{number:03}.png")
-        modules = make_modules(args.backbone, args.image_size, torch.stack(images[: args.shots]))
-        seconds = time_interleaved({name: _predictor(each, folder, args.batch) for name, each in modules.items()}, args)
-    rows = [
+        modules = make_modules(backbone, image_size, torch.stack(images[:shots]))
+        calls = {name: _predictor(each, folder, batch, args.device) for name, each in modules.items()}
+        seconds = time_interleaved(calls, args)
+    return [
         {
-            "model": name, "ms an image": 1000 * median(times) / args.images, "images/s": args.images / median(times),
-            "over InCTRL": ratio(seconds, name, "InCTRL"),
+            "model": name, "backbone": backbone, "ms an image": 1000 * median(times) / count,
+            "images/s": count / median(times), "over InCTRL": ratio(seconds, name, "InCTRL"),
         }
         for name, times in seconds.items()
     ]  # fmt: skip
-    report(args, f"Models of anomalib, K = {args.shots}, {args.backbone}", rows)
 
 
-def _predictor(module: Any, folder: Path, batch_size: int) -> Callable[[], Any]:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Time all models."""
+    parser = parser_of(__doc__, rounds=3)
+    parser.add_argument("--images", type=int, default=16, help="images predicted a round")
+    parser.add_argument("--batch", type=int, default=8, help="batch size")
+    parser.add_argument("--shots", type=int, default=4, help="prompts of each model")
+    args = parse(parser, argv)
+    rows = [row for peer in PEERS for row in compare(*peer, args, args.images, args.batch, args.shots)]
+    report(args, {f"Models of anomalib, K = {args.shots}": rows})
+
+
+def _predictor(module: Any, folder: Path, batch_size: int, device: str) -> Callable[[], Any]:
     def predict() -> None:
         loader = DataLoader(PredictDataset(folder), batch_size=batch_size, collate_fn=ImageBatch.collate)
         trainer = Trainer(
-            accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
+            accelerator="cpu" if device == "cpu" else "gpu", devices=1, logger=False,
+            enable_progress_bar=False, enable_model_summary=False,
             enable_checkpointing=False, default_root_dir=folder.parent / "results",
         )  # fmt: skip
         trainer.predict(module, loader, return_predictions=False)

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Shared by the speed benchmarks: interleaved timing, models with random weights, tables and JSON.
+"""Shared by the speed benchmarks: interleaved timing, towers and models, tables as Markdown and JSON.
 
 Ratios are taken within a run: each round calls every candidate once, in turn, so that other load on the machine affects
 all of them. Reported are medians over the rounds, and of the ratios within a round.
@@ -16,27 +16,32 @@ import platform
 import re
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from torch import Tensor
 
 from anomalib_inctrl import InCTRLModel, InCTRLv2Model
-from anomalib_inctrl.backbones.openclip import create_openclip_model
+from anomalib_inctrl.backbones import Backbone
 from anomalib_inctrl.io.files import write_text_atomic
 from anomalib_inctrl.models.components.few_shot_model import FewShotModel
 from anomalib_inctrl.models.components.prompt_bank import PromptContext
 from anomalib_inctrl.models.components.residuals import unit
 
 FULL_SIZE, MINIATURE = "ViT-B-16-plus-240", "mini-clip-16-240"
+# Random weights where none are at hand: the cost is the same.
+TOWERS: dict[str, dict[str, Any]] = {
+    FULL_SIZE: {"backbone": FULL_SIZE, "pretrained": None},
+    "DINOv2 ViT-S/14 at 448": {"backbone": "timm/vit_small_patch14_dinov2", "pretrained": None, "image_size": 448},
+    "demonstration encoder": {"backbone": MINIATURE, "pretrained": "demo"},
+}
 MODELS: dict[str, type[FewShotModel]] = {"InCTRL": InCTRLModel, "InCTRLv2": InCTRLv2Model}
-CLASS_NAME = "object"
 NOT_RUN = "not run"
+Name = TypeVar("Name", bound=Hashable)
 
 
 def parser_of(doc: str | None, rounds: int = 1) -> argparse.ArgumentParser:
@@ -51,7 +56,6 @@ def parser_of(doc: str | None, rounds: int = 1) -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="JSON file to write")
-    parser.add_argument("--backbone", default=FULL_SIZE, help="OpenCLIP model, with random weights")
     parser.add_argument("--rounds", type=int, default=rounds, help="timed rounds, after one to warm up")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of PyTorch")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -74,7 +78,7 @@ def clock_of(args: argparse.Namespace) -> Callable[[], float]:
     return time.process_time if args.clock == "cpu" else time.perf_counter
 
 
-def time_interleaved(candidates: Mapping[str, Callable[[], Any]], args: argparse.Namespace) -> dict[str, list[float]]:
+def time_interleaved(candidates: Mapping[Name, Callable[[], Any]], args: argparse.Namespace) -> dict[Name, list[float]]:
     """Time candidates in turn.
 
     Args:
@@ -88,7 +92,7 @@ def time_interleaved(candidates: Mapping[str, Callable[[], Any]], args: argparse
     wait = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
     for call in candidates.values():
         call()
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    seconds: dict[Name, list[float]] = {name: [] for name in candidates}
     for _ in range(args.rounds):
         for name, call in candidates.items():
             wait()
@@ -99,70 +103,73 @@ def time_interleaved(candidates: Mapping[str, Callable[[], Any]], args: argparse
     return seconds
 
 
-def ratio(seconds: Mapping[str, Sequence[float]], name: str, reference: str) -> float:
+def ratio(seconds: Mapping[Name, Sequence[float]], name: Name, reference: Name) -> float:
     """Median over the rounds of a candidate's time relative to the reference's."""
     return median(one / other for one, other in zip(seconds[name], seconds[reference], strict=True))
 
 
-def random_clip(name: str, device: str = "cpu") -> Any:
-    """An OpenCLIP model with random weights, in evaluation mode."""
-    return create_openclip_model(name, None).eval().requires_grad_(requires_grad=False).to(device)
+def bare_tower(backbone: Backbone) -> Callable[[Tensor], Any]:
+    """The library's own forward pass, as it is called without this package."""
+    return backbone.network.encode_image if backbone.has_text else backbone.network  # type: ignore[no-any-return]
 
 
-def make_model(name: str, clip: Any, k_shot: int, prompt_shifts: int = 1) -> FewShotModel:
-    """A model on a shared backbone with random heads that score, and random prompts.
+def add_prompts(model: FewShotModel, shots: Sequence[int]) -> FewShotModel:
+    """Let random heads score, and put random prompts of classes ``"K = 1"`` and so on into the bank.
 
     Args:
-        name: In :data:`MODELS`.
-        clip: The OpenCLIP module.
-        k_shot: Number of prompts.
-        prompt_shifts: Offsets along each axis at which prompts are seen.
+        model: The model; no sentence is encoded.
+        shots: Numbers of prompts.
 
     Returns:
-        The model, its prompts set without encoding any sentence.
+        The model.
     """
     torch.manual_seed(0)
-    device = next(clip.parameters()).device
-    model = MODELS[name](clip)
-    if device.type != "cpu":
-        model = model.to(device)
     model.heads_trained = True
     backbone = model.backbone
-    shape = k_shot * prompt_shifts**2, len(backbone.blocks), backbone.num_patches, backbone.patch_width
-    context = PromptContext(
-        unit(torch.randn(shape, device=device)),
-        torch.randn(k_shot, backbone.embed_dim, device=device),
-        unit(torch.randn(2, backbone.embed_dim, device=device)),
-    )
-    model.bank.put(CLASS_NAME, context)
+    device = backbone.device
+    for k_shot in shots:
+        shape = k_shot, len(backbone.blocks), backbone.num_patches, backbone.patch_width
+        prototypes = torch.randn(2 if backbone.has_text else 0, backbone.embed_dim, device=device)
+        embeddings = torch.randn(k_shot, backbone.embed_dim, device=device)
+        context = PromptContext(unit(torch.randn(shape, device=device)), embeddings, unit(prototypes))
+        model.bank.put(f"K = {k_shot}", context)
     return model
 
 
-def report(args: argparse.Namespace, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print the table; write it as JSON with hardware and versions, if asked to.
+def report(args: argparse.Namespace, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Print tables; write them as JSON, with hardware and versions, and as Markdown beside it, if asked to.
 
     Args:
         args: The run's arguments.
-        title: Title of the table.
-        rows: Lines; numbers are shown with three digits.
+        tables: Rows by title; numbers are shown with three digits.
     """
     info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.is_file() else None
+    text = info.read_text() if info.is_file() else ""
+    found = re.search(r"model name\s*: (.*)", text)
+    sets = [name for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8") if name in text]
     machine = {
         "processor": found[1] if found else platform.processor() or platform.machine(),
+        "instruction_sets": sets,
         "cores": os.cpu_count(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "load_at_end": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "versions": {name: version(name) for name in ("anomalib_inctrl", "anomalib", "torch", "open_clip_torch")},
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()},
     }
+    where = machine["accelerator"] if args.device.startswith("cuda") else f"{machine['processor']} ({', '.join(sets)})"
+    note = f"{where or NOT_RUN}, {args.threads} CPU thread(s), {args.clock} clock, PyTorch {torch.__version__}\n"
+    markdown = "\n".join([note, *(f"## {title}\n\n{_markdown(rows)}" for title, rows in tables.items())])
+    print(markdown)
     if args.output:
-        write_text_atomic(args.output, json.dumps({"title": title, "machine": machine, "rows": rows}, indent=2) + "\n")
-    place = machine["accelerator" if args.device.startswith("cuda") else "processor"]
-    table = Table(title=title, caption=f"{place}, {args.threads} CPU thread(s), {args.clock} clock")
-    for column, value in rows[0].items():
-        table.add_column(column, justify="left" if isinstance(value, str) else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()])
-    # Without a terminal rich assumes a narrow one.
-    Console(width=None if Console().is_terminal else 160).print(table)
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        content = {"machine": machine, "tables": tables}
+        write_text_atomic(args.output, json.dumps(content, indent=2, default=str) + "\n")
+        write_text_atomic(args.output.with_suffix(".md"), markdown)
+
+
+def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return f"{NOT_RUN}\n"
+    lines = [list(rows[0]), ["---" if isinstance(value, str) else "---:" for value in rows[0].values()]]
+    lines += [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

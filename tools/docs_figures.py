@@ -4,7 +4,7 @@
 
     python tools/docs_figures.py --output docs/images
 
-Heads are trained for 25 steps; give `--heads CHECKPOINT` to use others. The explanation figure is one of `make demo`.
+Heads are trained for 25 steps; give `--heads CHECKPOINT` to use others.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
-from anomalib_inctrl import GeneralistDataModule, InCTRLDemo, InCTRLv2
+from anomalib_inctrl import Detector, GeneralistDataModule, InCTRLDemo, InCTRLv2
 from anomalib_inctrl.backbones.preprocessing import BackbonePreProcessor
 from anomalib_inctrl.data import DataSource
 from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, UNSEEN_CATEGORIES
@@ -40,7 +40,8 @@ from anomalib_inctrl.prompts import create_selector
 
 BACKBONE, PRETRAINED, K_SHOT = "mini-clip-16-240", "demo", 4
 COLOURS = ("#d1495b", "#2e86ab", "#edae49")
-EXPLANATION = Path("results/demo/InCTRLv2/InCTRLDemo/brick/latest/explanations/test/thread/000.png")
+EXPLAINED = "brick", "thread"  # category and defect
+RESULTS = ("washer", "brick")  # a rendered part, and a photograph with composited defects
 NORMAL, ABNORMAL = "#2e86ab", "#d1495b"
 
 
@@ -118,7 +119,7 @@ def draw_residual(example: Example, path: Path) -> None:
     axes[0, 0].contour(example.mask(row), levels=[0.5], colors="white", linewidths=1)
     titles = [*(f"block {number}" for number in backbone.blocks), "mean over blocks, $M_x$"]
     for axis, values, title in zip(axes[0, 1:], [*maps, maps.mean(dim=0)], titles, strict=True):
-        drawn = axis.imshow(values.reshape(backbone.grid), cmap="magma", vmin=0, vmax=float(maps.max()))
+        drawn = axis.imshow(values.reshape(backbone.grid), cmap="inferno", vmin=0, vmax=float(maps.max()))
         axis.set_title(f"{title}\nmax {values.max():.3f}", fontsize=9)
     figure.colorbar(drawn, ax=axes[0, 1:], shrink=0.8, pad=0.01)
     for number, (axis, prompt) in enumerate(zip(axes[1, 1:], example.prompts, strict=True), start=1):
@@ -162,7 +163,7 @@ def draw_branches(example: Example, path: Path) -> None:
         shown = values[list(rows.values())]
         for axis, own in zip(column, shown, strict=True):
             grid = own.reshape(components.grid)
-            axis.imshow(grid, cmap="magma", vmin=float(shown.min()), vmax=float(shown.max()))
+            axis.imshow(grid, cmap="inferno", vmin=float(shown.min()), vmax=float(shown.max()))
             axis.set_title(f"{title}\n{own.min():.3f} to {own.max():.3f}", fontsize=8)
     _save(figure, path, ticks=False)
 
@@ -213,6 +214,46 @@ def draw_temperature(model: InCTRLv2Model, path: Path) -> None:
     _save(figure, path)
 
 
+def draw_explanation(root: Path, results: Path, heads: Path, path: Path) -> None:
+    """Draw the explanation figure of a defect, with a threshold from four normal images."""
+    category, defect = EXPLAINED
+    files = sorted((root / category / "train" / "good").glob("*.png"))[:K_SHOT]
+    model = InCTRLv2(
+        backbone=BACKBONE,
+        pretrained=PRETRAINED,
+        weights=str(heads),
+        prompts=[str(file) for file in files],
+        class_name=category,
+        threshold="auto",
+    )
+    engine = Engine(default_root_dir=results, accelerator="cpu", logger=False, enable_progress_bar=False)
+    engine.predict(model, data_path=root / category / "test" / defect)
+    figure = min((Path(engine.trainer.default_root_dir) / "explanations").rglob("*.png"))
+    write_image_atomic(path, ImageOps.contain(Image.open(figure), (1000, 1000)))
+
+
+def draw_results(root: Path, path: Path) -> None:
+    """Draw a normal image, a defective one and its heat map of two categories, with scores and thresholds."""
+    detector = Detector(backbone=BACKBONE, pretrained=PRETRAINED, device="cpu", threshold="auto")
+    figure, axes = plt.subplots(1, 6, figsize=(11, 2.2), layout="constrained")
+    for (good, bad, heat), category in zip(axes.reshape(2, 3), RESULTS, strict=True):
+        folder = root / category
+        detector.set_prompts(sorted((folder / "train" / "good").glob("*.png"))[:K_SHOT], category)
+        defects = detector.predict(path for path in folder.glob("test/*/*.png") if path.parent.name != "good")
+        normal = detector.predict(min((folder / "test" / "good").glob("*.png")))[0]
+        # The median defect by score: neither the best nor the worst case.
+        defect = sorted(defects, key=lambda prediction: prediction.score)[len(defects) // 2]
+        pictures = {good: ("good", normal, normal.image), bad: ("defective", defect, defect.image)}
+        pictures[heat] = ("heat map", defect, defect.heat_map())
+        for axis, (title, prediction, picture) in pictures.items():
+            axis.imshow(picture)
+            sign = ">" if prediction.label else "≤"
+            axis.set_title(title, fontsize=10)
+            axis.set_xlabel(f"{prediction.score:.3f} {sign} {prediction.threshold:.3f}", fontsize=9)
+        heat.set_xlabel("anomalous" if defect.label else "normal", fontsize=9)
+    _save(figure, path, ticks=False)
+
+
 def _save(figure: Any, path: Path, *, ticks: bool = True) -> None:
     for axis in figure.axes if not ticks else ():
         if axis.get_label() != "<colorbar>":
@@ -220,8 +261,9 @@ def _save(figure: Any, path: Path, *, ticks: bool = True) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
     plt.close(figure)
-    # 192 colours are enough for these figures.
-    image = Image.open(buffer).convert("RGB").quantize(192, dither=Image.Dither.FLOYDSTEINBERG)
+    image = Image.open(buffer).convert("RGB")
+    if path.suffix == ".png":  # 192 colours are enough for these figures
+        image = image.quantize(192, dither=Image.Dither.FLOYDSTEINBERG)
     write_image_atomic(path, image)
 
 
@@ -233,24 +275,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=Path("results/docs"))
     parser.add_argument("--heads", type=Path, help="checkpoint with trained heads")
     parser.add_argument("--category", default="capsule")
-    parser.add_argument("--explanation", type=Path, default=EXPLANATION, help="explanation figure of an earlier run")
     args = parser.parse_args(argv)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     mpl.use("Agg")
-    if not args.explanation.is_file():
-        parser.error(
-            f"--explanation: {args.explanation} does not exist; run `make demo` first, or name another figure."
-        )
     args.output.mkdir(parents=True, exist_ok=True)
     heads = args.heads or train_heads(args.data, args.results)
     model = InCTRLv2(backbone=BACKBONE, pretrained=PRETRAINED, weights=str(heads)).model.eval()
+    draw_results(args.data, args.output / "results.jpg")
     draw_temperature(model, args.output / "temperature.png")
     example = Example(model, args.data, args.category)
     draw_residual(example, args.output / "residual.png")
     draw_branches(example, args.output / "branches.png")
     draw_components(example, args.output / "components.png")
-    write_image_atomic(args.output / "explanation.png", ImageOps.contain(Image.open(args.explanation), (1000, 1000)))
+    draw_explanation(args.data, args.results, heads, args.output / "explanation.png")
     print(f"Heads: {heads}\nFigures: {args.output}")
 
 

@@ -51,7 +51,7 @@ def _tidy(output: Any) -> Any:
     if "image/png" in data:
         buffer = io.BytesIO()
         image = Image.open(io.BytesIO(b64decode(data["image/png"]))).convert("RGB")
-        image.quantize(128, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+        image.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
         data["image/png"] = b64encode(buffer.getvalue()).decode()
     return output
 

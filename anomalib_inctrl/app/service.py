@@ -28,12 +28,10 @@ class ServiceResult(NamedTuple):
     Attributes:
         predictions: One for each readable image, most abnormal first.
         left_out: One message for each image that could not be read.
-        highest_normal: Highest score of a normal reference, each compared with the others; None if there is only one.
     """
 
     predictions: list[Prediction]
     left_out: list[str]
-    highest_normal: float | None
 
 
 class PredictionService:
@@ -117,6 +115,8 @@ class PredictionService:
     ) -> ServiceResult:
         """Predict images, leaving out those that cannot be read.
 
+        The threshold comes from the normal references, each compared with the others; with a single one there is none.
+
         Args:
             prompts: Paths of the normal references.
             queries: Paths of the images to inspect.
@@ -134,28 +134,33 @@ class PredictionService:
         if not name or len(name) > MOST_LETTERS:
             msg = f"Name what the images show, in 1 to {MOST_LETTERS} letters."
             raise PromptError(msg)
-        faults = {path: _fault(path) for path in _check_count(queries, MOST_QUERIES, "images to inspect")}
-        within = [path for path, fault in faults.items() if not fault]
+        paths = _check_count(queries, MOST_QUERIES, "images to inspect")
+        faults = _faults(paths)
+        within = [path for path in paths if path not in faults]
         with self._lock:
             detector = self.detector(model, weights)
+            detector.threshold = "auto" if len(references) > 1 else None
             try:
                 detector.set_prompts(references, name)
                 predictions = detector.predict(within, on_error="skip") if within else Predictions()
-                faults |= {Path(file): str(_unreadable(Path(file))) for file, _ in predictions.failed}
-                left_out = [fault for fault in faults.values() if fault]
-                if not predictions:
-                    raise ImageFileError(" ".join(left_out))
-                highest = max(detector.held_out_scores(references, name)) if len(references) > 1 else None
             finally:
                 detector.clear_prompts()
-        return ServiceResult(sorted(predictions, key=lambda prediction: -prediction.score), left_out, highest)
+        faults |= {Path(file): str(_unreadable(Path(file))) for file, _ in predictions.failed}
+        if not predictions:
+            raise ImageFileError("\n".join(faults.values()))
+        predictions.sort(key=lambda prediction: -prediction.score)
+        return ServiceResult(predictions, list(faults.values()))
 
 
 def check_prompts(files: Sequence[str] | None) -> list[Path]:
-    """The paths of normal references; raises ImageFileError if one cannot be used, or their number is wrong."""
+    """The paths of normal references.
+
+    Raises:
+        ImageFileError: If some cannot be used, with a line for each, or their number is wrong.
+    """
     paths = _check_count(files, MOST_PROMPTS, "normal references")
-    for path in paths:
-        check_image(path)
+    if faults := _faults(paths):
+        raise ImageFileError("\n".join(faults.values()))
     return paths
 
 
@@ -165,6 +170,11 @@ def _check_count(files: Sequence[str] | None, most: int, kind: str) -> list[Path
         msg = f"{found} Drop 1 to {most}."
         raise ImageFileError(msg)
     return [Path(file) for file in files]
+
+
+def _faults(paths: Sequence[Path]) -> dict[Path, str]:
+    """The files that cannot be used, each with one message."""
+    return {path: fault for path in paths if (fault := _fault(path))}
 
 
 def _fault(path: Path) -> str:
@@ -211,7 +221,37 @@ def _unreadable(path: Path) -> ImageFileError:
     return ImageFileError(f"{path.name}: {size} bytes, not readable as an image. Replace or remove the file.")
 
 
-def score_table(predictions: Sequence[Prediction], threshold: float) -> pd.DataFrame:
+def label_of(prediction: Prediction, threshold: float | None) -> str:
+    """``anomalous`` or ``normal``; empty without a threshold."""
+    return "" if threshold is None else "anomalous" if prediction.score > threshold else "normal"
+
+
+def summary(predictions: Sequence[Prediction], left_out: int, threshold: float | None) -> str:
+    """Counts of labels, and how many false alarms to expect, in a sentence each.
+
+    Args:
+        predictions: Of one request, one or more.
+        left_out: Number of images that could not be read.
+        threshold: Score above which an image is anomalous; None if there is none.
+    """
+    labels = [label_of(prediction, threshold) for prediction in predictions]
+    counts = [f"{labels.count(label)} {label}" for label in ("anomalous", "normal")]
+    normals = predictions[0].normal_scores
+    if threshold is None:
+        counts = [f"{len(predictions)} scored"]
+        promise = "A single reference gives no threshold: drop two or more, and images are labelled."
+    else:
+        above = sum(score > threshold for score in normals)
+        # A threshold above all of them has fewer false alarms; how many fewer they cannot tell.
+        about = "About" if threshold <= max(normals) + 1e-3 else "At most about"
+        promise = (
+            f"{about} {above + 1} in {len(normals) + 1} normal images will be labelled anomalous, by your "
+            f"{len(normals)} normal references."
+        )
+    return f"{', '.join([*counts, f'{left_out} unreadable'])}. {promise}"
+
+
+def score_table(predictions: Sequence[Prediction], threshold: float | None) -> pd.DataFrame:
     """Predictions as a table, with the columns of ``scores.csv``; 1 is anomalous, with a score above the threshold."""
     rows = [
         {
@@ -219,7 +259,8 @@ def score_table(predictions: Sequence[Prediction], threshold: float) -> pd.DataF
             "class_name": prediction.class_name,
             "score": prediction.score,
             "threshold": threshold,
-            "pred_label": int(prediction.score > threshold),
+            "pred_label": {"anomalous": 1, "normal": 0}.get(label_of(prediction, threshold)),
+            "p_value": prediction.p_value,
             **prediction.components,
         }
         for prediction in predictions

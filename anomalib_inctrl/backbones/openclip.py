@@ -194,6 +194,27 @@ def weights_file(name: str, pretrained: str) -> Path | None:
 def create_openclip_model(name: str, pretrained: str | None, image_size: int | None = None) -> Any:
     """Create an OpenCLIP model with its weights, on the CPU in float32; see :class:`OpenCLIPBackbone`."""
     check_openclip_model(name)
+    network = _create_with_weights(name, pretrained, image_size)
+    _put_tokens_first(getattr(network.visual, "transformer", None))
+    return network
+
+
+def _put_tokens_first(transformer: Any) -> None:
+    """Let a transformer work on (token, batch, width).
+
+    On (batch, token, width), PyTorch's attention multiplies a transposed view by frozen weights image by image: in
+    bfloat16 on a CPU ten times slower, in float32 up to a tenth. The result is the same to rounding.
+    """
+    blocks = getattr(transformer, "resblocks", [])
+    plain = all(isinstance(getattr(block, "attn", None), nn.MultiheadAttention) for block in blocks)
+    # Older releases work so by themselves; OpenCLIP's own attention knows the other order only.
+    if plain and getattr(transformer, "batch_first", False):
+        transformer.batch_first = False
+        for block in blocks:
+            block.attn.batch_first = False
+
+
+def _create_with_weights(name: str, pretrained: str | None, image_size: int | None) -> Any:
     if pretrained is None:
         logger.warning("Backbone %s has random weights (pretrained=None): its scores mean nothing.", name)
         with torch.random.fork_rng(devices=[]):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ def random_product(rng: np.random.Generator, pattern: str | None = None) -> tupl
         ground = v.matte(*backdrop, speckle)
         return v.scene(albedo, sdf / zoom, ground, relief=relief / zoom, **light)
 
-    kinds = ("scratch", "crack", "stain", "colour", "contamination", "bent", "hole")
+    kinds: tuple[str, ...] = ("scratch", "crack", "stain", "colour", "contamination", "bent", "hole")
     kinds += (("chip",) if name.endswith("part") else ()) + (("missing",) if arrays and not part else ())
     turn = float(rng.choice([180.0, rng.uniform(4, 25), rng.uniform(1, 4)], p=[0.4, 0.2, 0.4]))
     return name, Category(render, kinds, turn, *rng.uniform(0.01, 0.05, 2).tolist())
@@ -331,7 +332,8 @@ def _array(rng: np.random.Generator) -> _Array:
 
     Between colour and height stands how much of the colour shows.
     """
-    count, size, sdf = rng.choice([_ring, _lattice, _few], p=[0.3, 0.45, 0.25])(rng)
+    layouts: Any = [_ring, _lattice, _few]
+    count, size, sdf = rng.choice(layouts, p=[0.3, 0.45, 0.25])(rng)
     effect = str(rng.choice(["print", "stud", "well", "hole"], p=[0.4, 0.25, 0.2, 0.15]))
     height = {"print": 0.0, "stud": 1.0, "well": -1.0, "hole": 0.0}[effect] * rng.uniform(0.3, 0.6) * size
     strength = float(rng.uniform(0.5, 1.0)) if effect == "print" else float(rng.choice([0.0, rng.uniform(0.3, 1.0)]))
@@ -376,7 +378,9 @@ def _ring(rng: np.random.Generator) -> _Layout:
 
 
 def _lattice(rng: np.random.Generator) -> _Layout:
-    columns, rows = int(rng.integers(2, 9)), int(rng.choice([1, rng.integers(2, 6)], p=[0.45, 0.55]))
+    columns = int(rng.integers(2, 9))
+    row_counts: Any = [1, rng.integers(2, 6)]
+    rows = int(rng.choice(row_counts, p=[0.45, 0.55]))
     wide, high = rng.uniform(0.12, 0.3, 2)
     cx, cy = rng.uniform(-0.15, 0.15, 2) * (rng.random() < 0.5)
     size = float(min(rng.uniform(0.02, 0.14), 0.45 * min(wide, high)))

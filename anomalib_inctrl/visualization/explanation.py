@@ -1,11 +1,11 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""One figure per query: what it was compared with, where it differs, and what its score is made of."""
+"""One figure per image: what it was compared with, where it differs, and what its score is made of."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,21 +13,20 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from PIL import Image, ImageOps
 
-from anomalib_inctrl.visualization.heat_map import HeatMap, check_heat_map, colours, heat_overlay
+from anomalib_inctrl.visualization.heat_map import CLEAR_SHARE, HeatMap, check_heat_map, colours, heat_overlay
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    _Tile = tuple[str, Image.Image, HeatMap | None]
-
 MAX_PROMPTS = 8
 
 # Lengths in inches.
-_TILE, _PANEL, _GAP, _HEADER, _CAPTION, _BELOW = 4.4, 3.2, 0.25, 0.65, 0.28, 0.65
-_SCORE, _LINE, _BAR = 1.0, 0.25, 0.42
-_INK, _MUTED, _GROUND, _BLUE, _RED, _GREEN = "#1a1a1a", "#666666", "#e4e4e4", "#3b6ea5", "#b3261e", "#2e7d32"
+_TILE, _PANEL, _GAP, _HEADER, _CAPTION, _LINE = 4.4, 3.6, 0.25, 0.65, 0.28, 0.2
+_SCORE, _AXIS, _NOTE, _BAR, _BELOW = 1.05, 0.75, 0.25, 0.36, 0.45
+_LARGEST_MAP = 3.0
+_INK, _MUTED, _GROUND, _BAND, _BLUE, _RED = "#1a1a1a", "#666666", "#e4e4e4", "#7fabdb", "#2f5f96", "#b3261e"
 
 
 def explanation_figure(
@@ -38,8 +37,8 @@ def explanation_figure(
     prompts: Sequence[Image.Image] = (),
     k_shot: int | None = None,
     score: float | None = None,
-    pred_score: float | None = None,
     threshold: float | None = None,
+    normal_scores: Sequence[float] = (),
     pred_label: bool | None = None,
     gt_label: bool | None = None,
     components: Mapping[str, float] | None = None,
@@ -47,27 +46,28 @@ def explanation_figure(
     file_name: str = "",
     dpi: int = 100,
 ) -> Image.Image:
-    """Draw the explanation figure of one query.
+    """Draw the explanation figure of one image.
 
-    On the left the query, the overlay, and every map with its colour bar; on the right the score, its components as
-    bars, and the prompts. Each map is drawn on the fixed range that comes with it, never stretched to its own
-    extremes, so that figures with the same ranges can be compared by eye. Values that are not finite are grey.
+    Large on the left the image and the last map over it, below them every map where there are several; on the right
+    the score beside its threshold and the scores of normal images, its components as bars, and the normal references.
+    Each map is drawn on the fixed range that comes with it, never stretched to its own extremes, so that figures with
+    the same ranges can be compared by eye. Values that are not finite are grey.
 
     Args:
-        image: The query, of any size and mode.
-        maps: The maps by name, drawn in the order given; the last one is laid over the query too.
+        image: The image that was predicted, of any size and mode.
+        maps: The maps by name, drawn in the order given; the last one is laid over the image too.
         mask: Ground truth `(H, W)`, anomalous where non-zero; drawn as a contour on the overlay.
-        prompts: The prompt images; the first eight are drawn.
-        k_shot: Number of prompts in use. Defaults to the number of images.
-        score: Raw anomaly score in [0, 1].
-        pred_score: Normalised score.
-        threshold: Value above which the normalised score, or the raw one where none is normalised, means anomalous.
-        pred_label: True where the query was labelled anomalous.
-        gt_label: True where the query is anomalous.
+        prompts: The normal references; the first eight are drawn.
+        k_shot: Number of normal references in use. Defaults to the number of images.
+        score: Anomaly score in [0, 1].
+        threshold: Score above which an image is anomalous, on the scale of `score`.
+        normal_scores: Scores of normal images, on the scale of `score`; their range is drawn.
+        pred_label: True where the image was labelled anomalous.
+        gt_label: True where the image is anomalous.
         components: What the score is computed from, by name, each in [0, 1].
         class_name: Class name; characters that DejaVu Sans lacks appear as question marks.
-        file_name: Name of the query's file. Names that are too long are shortened in the middle.
-        dpi: Pixels per inch; the figure is about 12 inches wide.
+        file_name: Name of the image's file. Names that are too long are shortened in the middle.
+        dpi: Pixels per inch; the figure is about 13 inches wide.
 
     Returns:
         The figure, in mode `RGB`; equal arguments give equal pixels.
@@ -80,57 +80,76 @@ def explanation_figure(
     ratio = min(max(image.height / image.width, 0.25), 1.6)
     tile = _TILE / max(ratio, 1)
     query = ImageOps.contain(image.convert("RGB"), (round(tile * dpi), max(1, round(tile * ratio * dpi))))
-    tiles: list[_Tile] = [("query", query, None)]
+    large: list[_Tile] = [_Tile("image", query)]
+    truth = []
+    if mask is not None:
+        found = "white line" if mask.any() else "no pixel marked" if gt_label else "no defect"
+        truth = [f"ground truth: {found}"]
     if maps:
-        last = list(maps)[-1]
-        tiles.append((f"{last} on query", heat_overlay(query, maps[last]), None))
+        name, heat_map = list(maps.items())[-1]
+        notes = [*_notes(heat_map), *truth]
+        large.append(_Tile(f"{name} over the image", heat_overlay(query, heat_map), heat_map, mask, notes))
     elif mask is not None:
-        tiles.append(("ground truth", query, None))
-    drawn_maps: list[_Tile] = [(name, colours(heat_map, query.size), heat_map) for name, heat_map in maps.items()]
-    # A single map would leave its row half empty.
-    rows = [tiles, drawn_maps] if len(maps) > 1 else [tiles + drawn_maps]
-    width = len(rows[0]) * (tile + _GAP)
-    sides = [width / len(row) - _GAP for row in rows]
+        large.append(_Tile("ground truth", query, None, mask, truth))
+    # A single map is what the overlay shows.
+    small = [_Tile(name, colours(heat, query.size), heat, None, _notes(heat)) for name, heat in maps.items()]
+    rows = [large, small] if len(small) > 1 else [large]
+    width = len(large) * (tile + _GAP)
+    sides = [tile, min(width / max(len(small), 1) - _GAP, _LARGEST_MAP)][: len(rows)]
+    below = [_BELOW + _LINE * max(len(drawn.notes) for drawn in row) for row in rows]
 
-    values = {
-        "normalised score": None if pred_score is None else f"{pred_score:.3f}",
-        "threshold" if pred_score is None else "its threshold": None if threshold is None else f"{threshold:.3f}",
-        "ground truth": None if gt_label is None else _label(gt_label),
-    }
-    notes = [f"{name}: {value}" for name, value in values.items() if value is not None]
-    panel = _SCORE + len(notes) * _LINE + len(components) * _BAR + 2 * (_GAP + _CAPTION) + (1.7 if prompts else 0)
-    height = _HEADER + max(panel, sum(_CAPTION + side * ratio + _BELOW for side in sides))
+    label = None if gt_label is None else f"ground truth: {_label(gt_label)}"
+    bars = _CAPTION + len(components) * _BAR + _GAP if components else 0
+    panel = _SCORE + _AXIS + bool(label) * _NOTE + bars + _CAPTION + _GAP + bool(prompts) * 0.9
+    height = _HEADER + max(panel, sum(_CAPTION + s * ratio + b for s, b in zip(sides, below, strict=True)))
     page = _Page(width + _PANEL + 2 * _GAP, height, dpi)
     half = (page.width - 3 * _GAP) / 2
     page.write(class_name, _GAP, 0.18, half, 17, weight="bold")
     page.write(file_name, page.width - _GAP, 0.24, half, 10, color=_MUTED, ha="right")
-    y = _HEADER + _CAPTION
-    for row, side in zip(rows, sides, strict=True):
-        below = y + side * ratio + 0.06
-        for position, (name, drawn, heat_map) in enumerate(row):
-            x = _GAP + position * (side + _GAP)
-            contour = mask if heat_map is None and name != "query" else None
-            page.write(name, x, y - _CAPTION, side, 10, weight="bold")
-            page.show(drawn, x, y, side, side * ratio, contour)
-            if heat_map is not None:
-                page.show_colour_bar(heat_map, x, below, side)
-            elif contour is not None:
-                found = "white line" if contour.any() else "no pixel marked" if gt_label else "no defect"
-                page.write(f"ground truth: {found}", x, below, side, 9, color=_MUTED)
-        y += _CAPTION + side * ratio + _BELOW
+    y = _HEADER
+    for row, side, space in zip(rows, sides, below, strict=True):
+        for position, drawn in enumerate(row):
+            page.show_tile(drawn, _GAP + position * (side + _GAP), y, side, side * ratio)
+        y += _CAPTION + side * ratio + space
 
     x, y = width + _GAP, _HEADER
-    page.show_score(score, pred_label, x, y)
-    y += _SCORE
-    for note in notes:
-        page.write(note, x, y, _PANEL, 10, color=_MUTED)
-        y += _LINE
-    y += _GAP / 2
+    page.show_score(score, threshold, pred_label, x, y)
+    page.show_axis(score, threshold, normal_scores, x, y + _SCORE)
+    y += _SCORE + _AXIS
+    if label:
+        page.write(label, x, y - _NOTE / 2, _PANEL, 10, color=_MUTED)
+        y += _NOTE
     page.show_bars(components, x, y)
-    y += len(components) * _BAR + (_CAPTION + _GAP if components else 0)
-    page.show_prompts(prompts, len(prompts) if k_shot is None else k_shot, x, y)
+    page.show_prompts(prompts, len(prompts) if k_shot is None else k_shot, x, y + bars)
     page.canvas.draw()
     return Image.fromarray(np.asarray(page.canvas.buffer_rgba())).convert("RGB")
+
+
+class _Tile(NamedTuple):
+    """A picture, the map it shows and the mask to draw on it, and notes to write below."""
+
+    name: str
+    picture: Image.Image
+    heat_map: HeatMap | None = None
+    mask: NDArray[Any] | None = None
+    notes: Sequence[str] = ()
+
+
+def _notes(heat_map: HeatMap) -> list[str]:
+    """What a reader cannot see in the colours: a map that is empty, where the threshold is, what is not finite."""
+    low, high, threshold = heat_map.low, heat_map.high, heat_map.threshold
+    finite = heat_map.values[np.isfinite(heat_map.values)]
+    faint = low + CLEAR_SHARE * (high - low)
+    notes = []
+    if finite.size and finite.max() < faint:
+        notes.append(f"empty: no value above {faint:.3g}")
+    elif finite.size and finite.max() == finite.min():
+        notes.append("the same value everywhere")
+    if threshold is not None:
+        notes.append(f"threshold {threshold:.3g}")
+    if finite.size < heat_map.values.size:
+        notes.append("grey: not finite")
+    return notes
 
 
 def _check(maps: Mapping[str, HeatMap], mask: NDArray[Any] | None, dpi: int) -> None:
@@ -186,14 +205,32 @@ class _Page:
         for colour, line_width in (("black", 3.5), ("white", 1.6)):
             self.axes.contour(columns, rows, marked, [0.5], colors=colour, linewidths=line_width)
 
+    def show_tile(self, drawn: _Tile, x: float, y: float, width: float, height: float) -> None:
+        """Show a picture under its name, and below it the colour bar and the notes."""
+        self.write(drawn.name, x, y, width, 10, weight="bold")
+        self.show(drawn.picture, x, y + _CAPTION, width, height, drawn.mask)
+        y += _CAPTION + height + 0.06
+        if drawn.heat_map is not None:
+            self.show_colour_bar(drawn.heat_map, x, y, width)
+            y += 0.3
+        for note in drawn.notes:
+            self.write(note, x + width / 2, y, width, 9, color=_MUTED, ha="center")
+            y += _LINE
+
     def show_prompts(self, prompts: Sequence[Image.Image], k_shot: int, x: float, y: float) -> None:
-        """Show the prompts in squares, four in a row, as large as the space below `y` allows."""
+        """Show the normal references in squares, as large as the space below `y` allows."""
         shown = prompts[:MAX_PROMPTS]
-        caption = f"prompts (K={k_shot})" + (f", {len(shown)} shown" if len(shown) < k_shot else "")
-        self.write(caption if k_shot else "zero-shot: no prompts", x, y, _PANEL, 10, weight="bold")
-        gap, columns = 0.08, max(1, min(len(shown), 4))
-        height = (self.height - y - _CAPTION - _GAP + gap) / max(1, math.ceil(len(shown) / columns))
-        side = min((_PANEL + gap) / columns, height) - gap
+        caption = f"normal references ({k_shot})" + (f", {len(shown)} shown" if len(shown) < k_shot else "")
+        self.write(caption if k_shot else "no normal references (zero-shot)", x, y, _PANEL, 10, weight="bold")
+        if not shown:
+            return
+        gap, space = 0.08, self.height - y - _CAPTION - _GAP
+
+        def side_of(columns: int) -> float:
+            return min((_PANEL + gap) / columns, (space + gap) / math.ceil(len(shown) / columns)) - gap
+
+        columns = max(range(1, len(shown) + 1), key=side_of)
+        side = side_of(columns)
         for position, image in enumerate(shown):
             row, column = divmod(position, columns)
             small = ImageOps.contain(image.convert("RGB"), (max(1, round(side * self.dpi)),) * 2)
@@ -208,31 +245,70 @@ class _Page:
         self.write(f"{low:.3g}", x, y + 0.15, width / 4, 9, color=_MUTED)
         self.write(f"{high:.3g}", x + width, y + 0.15, width / 4, 9, color=_MUTED, ha="right")
         self.write(note, x + width / 2, y + 0.15, width / 2, 9, ha="center")
-        marks = ["grey: not finite"] if finite.size < heat_map.values.size else []
         if threshold is not None and low <= threshold <= high:
-            self.axes.vlines(x + (threshold - low) / (high - low) * width, y - 0.02, y + 0.13, _INK, linewidths=2)
-            marks.append(f"threshold {threshold:.3g}")
-        self.write(", ".join(marks), x + width / 2, y + 0.32, width, 9, color=_MUTED, ha="center")
+            self.tick(x + (threshold - low) / (high - low) * width, y - 0.02, y + 0.13)
 
-    def show_score(self, score: float | None, label: bool | None, x: float, y: float) -> None:
-        colour = _INK if label is None else _RED if label else _GREEN
-        self.write("score", x, y, _PANEL, 10, weight="bold")
-        text = "n/a" if score is None else f"{score:.3f}"
-        self.write(text, x, y + _CAPTION, _PANEL, 38, weight="bold", color=colour)
+    def tick(self, x: float, top: float, bottom: float) -> None:
+        """Mark a place on a bar, visible on dark and light colours."""
+        for colour, line_width in (("white", 4), (_INK, 2)):
+            self.axes.vlines(x, top, bottom, colour, linewidths=line_width)
+
+    def show_score(self, score: float | None, threshold: float | None, label: bool | None, x: float, y: float) -> None:
+        colour = _INK if label is None else _RED if label else _BLUE
+        caption = "score (no threshold is known)" if threshold is None else "score and threshold"
+        self.write(caption, x, y, _PANEL, 10, weight="bold")
+        text = _comparison(score, threshold, label)
+        self.write(text, x, y + _CAPTION + 0.05, _PANEL, 23 if len(text) < 14 else 18, weight="bold", color=colour)
         if label is not None:
             box = {"boxstyle": "round,pad=0.4", "facecolor": colour, "edgecolor": "none"}
             style: dict[str, Any] = {"ha": "right", "va": "center", "weight": "bold", "color": "white", "bbox": box}
-            self.write(_label(label), x + _PANEL - 0.1, y + 0.57, 1.2, 11, **style)
+            self.write(_label(label), x + _PANEL - 0.1, y + 0.08, 1.2, 11, **style)
+
+    def show_axis(
+        self, score: float | None, threshold: float | None, normals: Sequence[float], x: float, y: float
+    ) -> None:
+        """Show the score, its threshold and the range of normal scores on one axis."""
+        normals = [value for value in normals if math.isfinite(value)]
+        centre = max(normals, default=0.5) if threshold is None else threshold
+        high = min(1.0, 2 * centre) if centre > 0 else 1.0
+
+        def place(value: float) -> float:
+            return x + float(np.clip(value / high, 0, 1)) * _PANEL
+
+        self.axes.barh(y, _PANEL, 0.16, left=x, color=_GROUND)
+        if normals:
+            left, right = place(min(normals)), place(max(normals))
+            self.axes.barh(y, max(right - left, 0.03), 0.16, left=left, color=_BAND)
+        if threshold is not None:
+            self.tick(place(threshold), y - 0.13, y + 0.13)
+        if score is not None and math.isfinite(score):
+            self.axes.scatter([place(score)], [y - 0.13], s=60, c=_INK, marker="v", linewidths=0, clip_on=False)
+        self.write("0", x, y + 0.14, _PANEL / 4, 9, color=_MUTED)
+        self.write(f"{high:.3g}", x + _PANEL, y + 0.14, _PANEL / 4, 9, color=_MUTED, ha="right")
+        span = f"{min(normals):.3f} to {max(normals):.3f}" if normals else "not known"
+        count = f"{len(normals)} normal images" if normals else "scores of normal images"
+        self.write(f"{count}: {span}", x, y + 0.34, _PANEL, 10, color=_MUTED)
 
     def show_bars(self, components: Mapping[str, float], x: float, y: float) -> None:
         if components:
             self.write("components of the score", x, y, _PANEL, 10, weight="bold")
         for name, value in components.items():
-            self.write(name, x, y + _CAPTION + 0.04, 0.75 * _PANEL, 10)
-            self.write(f"{value:.3f}", x + _PANEL, y + _CAPTION + 0.04, 0.25 * _PANEL, 10, ha="right")
-            for length, colour in ((1.0, _GROUND), (float(np.clip(np.nan_to_num(value), 0, 1)), _BLUE)):
-                self.axes.barh(y + _CAPTION + 0.28, length * _PANEL, 0.12, left=x, color=colour)
+            self.write(name, x, y + _CAPTION, 0.75 * _PANEL, 10)
+            self.write(f"{value:.3f}", x + _PANEL, y + _CAPTION, 0.25 * _PANEL, 10, ha="right")
+            for length, colour in ((1.0, _GROUND), (float(np.clip(np.nan_to_num(value), 0, 1)), _MUTED)):
+                self.axes.barh(y + _CAPTION + 0.23, length * _PANEL, 0.08, left=x, color=colour)
             y += _BAR
+
+
+def _comparison(score: float | None, threshold: float | None, label: bool | None) -> str:
+    """Score and threshold with as many digits as it takes to tell them apart."""
+    if score is None:
+        return "n/a"
+    if threshold is None:
+        return f"{score:.3f}"
+    above = score > threshold if label is None else label
+    digits = next((count for count in range(3, 7) if f"{score:.{count}f}" != f"{threshold:.{count}f}"), 3)
+    return f"{score:.{digits}f} {'>' if above else '≤'} {threshold:.{digits}f}"
 
 
 def _label(label: bool) -> str:

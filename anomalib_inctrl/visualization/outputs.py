@@ -43,6 +43,24 @@ def post_processor_value(pl_module: LightningModule, name: str) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
+def raw_threshold(pl_module: LightningModule, level: str) -> float | None:
+    """Threshold of raw scores (`image`) or maps (`pixel`) that the post-processor's labels amount to; None without one.
+
+    anomalib applies `1 - sensitivity` to what it has normalised, or to raw values where it does not normalise.
+    """
+    threshold, cut = (post_processor_value(pl_module, f"{prefix}{level}_threshold") for prefix in ("", "normalized_"))
+    if threshold is None or cut is None or not is_normalised(pl_module, level):
+        return None if threshold is None else cut
+    low, high = (float(post_processor_value(pl_module, f"{level}_{end}") or 0) for end in ("min", "max"))
+    return threshold + (cut - 0.5) * (high - low)
+
+
+def is_normalised(pl_module: LightningModule, level: str) -> bool:
+    """Whether the post-processor normalises scores (`image`) or maps (`pixel`); it needs validation images for that."""
+    enabled = getattr(getattr(pl_module, "post_processor", None), "enable_normalization", False)
+    return enabled and None not in {post_processor_value(pl_module, f"{level}_{end}") for end in ("min", "max")}
+
+
 def image_rows(batch: ImageBatch, trainer: Trainer, pl_module: LightningModule | None) -> list[dict[str, Any]]:
     """Path, class name, raw and final score, labels and score components of every image; None where not known."""
     size = batch.batch_size

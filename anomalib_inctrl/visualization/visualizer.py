@@ -27,7 +27,9 @@ from anomalib_inctrl.visualization.explanation import MAX_PROMPTS, explanation_f
 from anomalib_inctrl.visualization.heat_map import RESIDUAL_RANGE, HeatMap
 from anomalib_inctrl.visualization.outputs import (
     image_rows,
+    is_normalised,
     post_processor_value,
+    raw_threshold,
     score_components,
     tensor_components,
     to_cpu,
@@ -44,7 +46,7 @@ MAP_NAMES = {"patch_map": "residual map", "dasl_map": "DASL map", "oasl_map": "O
 
 
 class ExplanationVisualizer(ImageVisualizer):
-    """Writes anomalib's image of every query, and a figure that explains its score.
+    """Writes anomalib's image of every image, and a figure that explains its score.
 
     anomalib's images go to `images/`, the figures to `explanations/` under the same names, as PNG; both from `test`
     and from `predict`. See :func:`~anomalib_inctrl.visualization.explanation_figure` for what a figure shows.
@@ -53,9 +55,13 @@ class ExplanationVisualizer(ImageVisualizer):
     where a run holds several categories or nested folders. When the images of a run would do so, all of them keep
     their folders from their common parent folder on.
 
-    Ranges of the maps: those in `map_ranges`; else 0 to 1, which a normalised anomaly map fills with its threshold
-    in the middle. The residual map, and an anomaly map that was not normalised, reach from 0 to the largest pixel of
-    the validation images, or to 0.3 where no validation was run.
+    anomalib's image shows a mask only where one is known: no predicted mask without a threshold of pixels, no ground
+    truth of images that have none. A map that was not normalised is drawn on the figure's range.
+
+    Scores, maps and thresholds are those before normalisation. Ranges of the maps: those in `map_ranges`; else the
+    anomaly map reaches from 0 to twice its threshold, without one to the largest pixel of the validation images, or to
+    0.3. The maps it is made of are drawn where there are several: from 0 to twice the largest pixel of the normal
+    images that `threshold="auto"` has scored, otherwise to 0.3 (residual map) or 1.
 
     Args:
         explanations: Whether to write figures.
@@ -110,11 +116,21 @@ class ExplanationVisualizer(ImageVisualizer):
         """
         if batch.image_path is None:
             return
-        run_dir, output_dir = Path(trainer.default_root_dir), self.output_dir
+        run_dir, output_dir, overlay_fields = Path(trainer.default_root_dir), self.output_dir, self.overlay_fields
+        known, heat_map = _masks_known(batch), self._maps(batch, pl_module).get("anomaly map")
         try:
             with TemporaryDirectory() as scratch:
                 for index, (item, path) in enumerate(zip(batch, batch.image_path, strict=True)):
                     self.output_dir = Path(output_dir or run_dir / "images") / _folders_between(self._root, Path(path))
+                    if heat_map is not None and not is_normalised(pl_module, "pixel"):
+                        low, high = heat_map.low, heat_map.high
+                        item.anomaly_map = ((torch.as_tensor(item.anomaly_map) - low) / (high - low)).clamp(0, 1)
+                    if not known[index]:
+                        item.gt_mask = None
+                    # The base class would draw the image once more, without a title, for an overlay that is missing.
+                    self.overlay_fields = [
+                        (base, fields) for base, fields in overlay_fields if any(_has(item, field) for field in fields)
+                    ]
                     if (image := self._redrawn(path, batch, index, pl_module)) is not None:
                         # The base class opens the path and names its image after it.
                         file = Path(scratch, *Path(path).absolute().parts[1:])
@@ -124,7 +140,7 @@ class ExplanationVisualizer(ImageVisualizer):
                     # One item at a time, since the folder may differ; the base class only iterates over the batch.
                     super().on_test_batch_end(trainer, pl_module, outputs, [item], batch_idx, dataloader_idx)  # type: ignore[arg-type]
         finally:  # the next run may have another folder, also where this one failed
-            self.output_dir = output_dir
+            self.output_dir, self.overlay_fields = output_dir, overlay_fields
         if not self.explanations:
             return
         for path, figure in zip(batch.image_path, self.figures(trainer, pl_module, batch), strict=True):
@@ -145,26 +161,29 @@ class ExplanationVisualizer(ImageVisualizer):
         """Draw the explanation figure of every image of a batch that has been through a test or predict step."""
         maps, rows = self._maps(batch, pl_module), image_rows(batch, trainer, pl_module)
         masks = None if batch.gt_mask is None else to_cpu(batch.gt_mask).numpy()
-        # Batches that mix sources name the images with a mask; elsewhere its zeros mean nothing.
-        known = getattr(batch, "mask_valid", None)
+        known = _masks_known(batch)
         components = score_components(getattr(batch, "components", None))
-        normalised = _is_normalised(pl_module, "image")
+        if not _has_prompts(pl_module):
+            components.pop("patch_score", None)  # compared with nothing
         prompt_files: dict[str, list[str]] = getattr(pl_module, "prompt_files", None) or {}
-        threshold = post_processor_value(pl_module, "normalized_image_threshold")
+        normal: Any = getattr(pl_module, "normal_components", None)
+        score, threshold = "score", raw_threshold(pl_module, "image")
+        if getattr(batch, "raw_score", None) is None:  # another model's
+            score, threshold = "pred_score", post_processor_value(pl_module, "normalized_image_threshold")
         for index, (row, image) in enumerate(zip(rows, _query_images(batch.image, pl_module), strict=True)):
             files = prompt_files.get(row["class_name"], [])
             yield explanation_figure(
                 image,
                 maps={name: heat_map._replace(values=heat_map.values[index]) for name, heat_map in maps.items()},
-                mask=masks[index] if masks is not None and (known is None or known[index]) else None,
+                mask=masks[index] if masks is not None and known[index] else None,
                 prompts=[_thumbnail(file) for file in files[:MAX_PROMPTS]],
                 # Prompts given as tensors have no files.
                 k_shot=len(files) or int(getattr(pl_module, "hparams", {}).get("k_shot") or 0),
-                score=row["score"],
-                pred_score=row["pred_score"] if normalised else None,
+                score=row[score],
+                threshold=None if row["pred_label"] is None else threshold,
+                normal_scores=[] if normal is None else normal.score.tolist(),
                 pred_label=row["pred_label"],
                 gt_label=row["gt_label"],
-                threshold=None if row["pred_label"] is None else threshold,
                 components={name.replace("_", " "): row[name] for name in components},
                 class_name=row["class_name"],
                 file_name=str(Path(*Path(row["image_path"]).parts[-3:])),
@@ -173,25 +192,50 @@ class ExplanationVisualizer(ImageVisualizer):
 
     def _maps(self, batch: ImageBatch, pl_module: LightningModule) -> dict[str, HeatMap]:
         """The maps of a batch by name, each `(B, h, w)`."""
-        highest = post_processor_value(pl_module, "pixel_max")
-        raw_range = RESIDUAL_RANGE if highest is None or highest <= 0 else (0.0, highest)
+        normal_maps = tensor_components(getattr(pl_module, "normal_components", None))
+        with_prompts = _has_prompts(pl_module)
         maps = {}
         components: Any = getattr(batch, "components", None)
         for field, values in tensor_components(components).items():
-            if field.endswith("_map"):
+            if field.endswith("_map") and field != "anomaly_map" and (with_prompts or field != "patch_map"):
+                seen = _above(normal_maps[field].max().item() if field in normal_maps else None)
                 name = MAP_NAMES.get(field, field.replace("_", " "))
-                grids = values.reshape(len(values), *components.grid).numpy()
-                maps[name] = HeatMap(grids, *(raw_range if field == "patch_map" else (0.0, 1.0)))
-        if batch.anomaly_map is not None:
-            maps.pop("anomaly map", None)  # of the components, that is before post-processing
-            scale: tuple[Any, ...] = raw_range
-            if _is_normalised(pl_module, "pixel"):
-                scale = (0.0, 1.0, post_processor_value(pl_module, "normalized_pixel_threshold"))
-            maps["anomaly map"] = HeatMap(to_cpu(batch.anomaly_map).numpy(), *scale)
+                default = RESIDUAL_RANGE if field == "patch_map" else (0.0, 1.0)
+                maps[name] = HeatMap(values.reshape(len(values), *components.grid).numpy(), *(seen or default))
+        raw = getattr(batch, "raw_map", None)
+        if raw is not None:
+            if len(maps) == 1:
+                maps = {}  # it is the anomaly map
+            threshold, highest = raw_threshold(pl_module, "pixel"), post_processor_value(pl_module, "pixel_max")
+            seen = None if highest is None or highest <= 0 else (0.0, highest)
+            scale = _above(threshold) or seen or RESIDUAL_RANGE
+            if not with_prompts:  # the text score at every pixel, or the DASL branch
+                scale = (0.0, 1.0)
+            maps["anomaly map"] = HeatMap(to_cpu(raw).numpy(), *scale, threshold)
+        elif batch.anomaly_map is not None:  # another model's
+            known = is_normalised(pl_module, "pixel")
+            threshold = post_processor_value(pl_module, "normalized_pixel_threshold") if known else None
+            scale = (0.0, 1.0) if known else RESIDUAL_RANGE
+            maps["anomaly map"] = HeatMap(to_cpu(batch.anomaly_map).numpy(), *scale, threshold)
         for name, (low, high) in self.map_ranges.items():
             if name in maps:
                 maps[name] = maps[name]._replace(low=low, high=high)
         return maps
+
+
+def _masks_known(batch: ImageBatch) -> list[bool]:
+    """Whether each image's ground truth is known: batches that mix sources say so, as zeros may mean nothing there."""
+    known = getattr(batch, "mask_valid", None)
+    return [True] * batch.batch_size if known is None else [bool(value) for value in known]
+
+
+def _has(item: Any, field: str) -> bool:
+    return getattr(item, field, None) is not None
+
+
+def _above(value: float | None) -> tuple[float, float] | None:
+    """The range with a value in its middle; None without a positive value."""
+    return None if value is None or value <= 0 else (0.0, min(2 * value, 1.0))
 
 
 @lru_cache(maxsize=64)
@@ -252,7 +296,7 @@ def _query_images(images: Any, pl_module: LightningModule) -> Iterable[Image.Ima
     return (to_pil_image(image) for image in images.nan_to_num().clamp(0, 1))
 
 
-def _is_normalised(pl_module: LightningModule, level: str) -> bool:
-    """Whether the post-processor normalises scores (`image`) or maps (`pixel`); it needs validation images for that."""
-    enabled = getattr(getattr(pl_module, "post_processor", None), "enable_normalization", False)
-    return enabled and None not in {post_processor_value(pl_module, f"{level}_{end}") for end in ("min", "max")}
+def _has_prompts(pl_module: LightningModule) -> bool:
+    files: dict[str, list[str]] = getattr(pl_module, "prompt_files", None) or {}
+    # Prompts given as tensors have no files.
+    return any(files.values()) or getattr(pl_module, "hparams", {}).get("k_shot") != 0

@@ -12,7 +12,15 @@ import pytest
 
 from anomalib_inctrl import Detector
 from anomalib_inctrl.app import run
-from anomalib_inctrl.app.service import UNTRAINED, PredictionService, check_image, render_example, score_table, to_csv
+from anomalib_inctrl.app.service import (
+    UNTRAINED,
+    PredictionService,
+    check_image,
+    render_example,
+    score_table,
+    summary,
+    to_csv,
+)
 from anomalib_inctrl.errors import CheckpointError, ImageFileError, PromptError
 
 
@@ -46,7 +54,11 @@ def test_predictions_are_those_of_the_detector(checkpoints, good, queries, model
     for prediction in result.predictions:
         assert prediction.score == pytest.approx(expected[prediction.name].score, abs=1e-6)
     assert scores(result) == sorted(scores(result), reverse=True)
-    assert result.highest_normal == pytest.approx(max(detector.held_out_scores(good[:3], "steel washer")), abs=1e-6)
+    normals = detector.held_out_scores(good[:3], "steel washer")
+    for prediction in result.predictions:
+        assert prediction.threshold == pytest.approx(max(normals), abs=1e-6)
+        assert prediction.label == (prediction.score > prediction.threshold)
+        assert prediction.p_value == (1 + sum(normal >= prediction.score for normal in normals)) / 4
     assert result.left_out == []
     assert service.detector(model, weights).class_names == []  # the prompts of a request do not stay
 
@@ -62,7 +74,8 @@ def test_requests_at_the_same_time_do_not_share_prompts(service, good, queries):
         together = list(pool.map(ask, asked))
     assert [scores(result) for result in alone] == [scores(result) for result in together]
     assert scores(alone[0]) != scores(alone[1])
-    assert alone[0].highest_normal is None  # one reference has no other to be compared with
+    assert {prediction.threshold for prediction in alone[0].predictions} == {None}  # one has no other to compare with
+    assert {prediction.label for prediction in alone[2].predictions} <= {True, False}
 
 
 def test_images_that_cannot_be_read_are_left_out_and_named(service, good, queries, hostile):
@@ -75,6 +88,9 @@ def test_images_that_cannot_be_read_are_left_out_and_named(service, good, querie
     for prompts, images in ((good[:1], broken), ([good[0], broken[0]], queries[:1])):
         with pytest.raises(ImageFileError, match=r"page\.png"):
             service.predict(prompts, images, "washer", "InCTRLv2", UNTRAINED)
+    with pytest.raises(ImageFileError) as found:
+        service.predict([*broken, good[0]], queries, "washer", "InCTRLv2", UNTRAINED)
+    assert [line.split(":")[0] for line in str(found.value).splitlines()] == ["page.png", "cut.png"]
 
 
 @pytest.mark.parametrize(
@@ -115,8 +131,38 @@ def test_the_table_holds_no_formulas_and_keeps_the_numbers(service, good, querie
     assert {row["image_path"] for row in rows} == {"'=HYPERLINK(1),2.png", Path(queries[1]).name}
     assert {row["class_name"] for row in rows} == {"'@washer"}
     assert [row["pred_label"] for row in rows] == ["1", "0"]
+    unknown = list(csv.DictReader(io.StringIO(to_csv(score_table(result.predictions, None)))))
+    assert {row[name] for row in unknown for name in ("threshold", "pred_label", "p_value")} == {""}
     assert [float(row["score"]) for row in rows] == pytest.approx(scores(result), rel=1e-8)
     assert {"text_score", "patch_score"} <= rows[0].keys()
+
+
+@pytest.mark.parametrize(
+    ("count", "rank", "words"),
+    [
+        (4, None, "At most about 1 in 5 normal images"),
+        (4, 0, "About 1 in 5 normal images will be labelled anomalous, by your 4 normal references."),
+        (4, 2, "About 3 in 5 normal images"),
+        (3, 1, "About 2 in 4 normal images"),
+        (2, 0, "About 1 in 3 normal images"),
+    ],
+)
+def test_labels_are_counted_and_false_alarms_are_put_in_words(service, good, queries, count, rank, words):
+    predictions = service.predict(good[:count], queries, "washer", "InCTRLv2", UNTRAINED).predictions
+    normals = sorted(predictions[0].normal_scores, reverse=True)
+    threshold = normals[0] + 0.05 if rank is None else normals[rank]
+    anomalous = sum(prediction.score > threshold for prediction in predictions)
+    text = summary(predictions, 2, threshold)
+    assert text.startswith(f"{anomalous} anomalous, {len(queries) - anomalous} normal, 2 unreadable. {words}")
+    table = score_table(predictions, threshold)
+    assert table.pred_label.tolist() == [1] * anomalous + [0] * (len(queries) - anomalous)
+    assert table.p_value.min() == 1 / (count + 1)
+
+
+def test_a_single_reference_gives_scores_and_no_labels(service, good, queries):
+    predictions = service.predict(good[:1], queries, "washer", "InCTRLv2", UNTRAINED).predictions
+    assert summary(predictions, 0, None).startswith(f"{len(queries)} scored, 0 unreadable. A single reference")
+    assert score_table(predictions, None).pred_label.isna().all()
 
 
 def test_the_example_has_references_and_images_of_different_names(tmp_path):

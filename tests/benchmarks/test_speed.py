@@ -4,8 +4,15 @@
 
 import importlib
 import json
+from importlib.util import find_spec
 
 import pytest
+import timing
+import torch
+
+from tests.benchmarks.conftest import BACKBONE
+
+TOWER, KINDS = "demonstration encoder", ("float32", "bf16")
 
 
 def run(name, tmp_path, *arguments):
@@ -13,11 +20,62 @@ def run(name, tmp_path, *arguments):
     importlib.import_module(name).main(["--output", str(output), "--rounds", "1", "--threads", "1", *arguments])
     content = json.loads(output.read_text())
     assert {"processor", "cores", "accelerator", "versions", "settings"} <= content["machine"].keys()
-    return content["rows"]
+    return content["tables"]
+
+
+@pytest.fixture
+def tiny_tower(monkeypatch):
+    """The benchmark's small tower is a tiny one."""
+    monkeypatch.setitem(timing.TOWERS, TOWER, {"backbone": BACKBONE, "pretrained": None})
+
+
+@pytest.mark.usefixtures("tiny_tower")
+def test_the_gpu_benchmark_fills_every_table_on_the_cpu_too(tmp_path):
+    tables = run("gpu", tmp_path, "--small")
+    assert {(row["precision"], row["K"]) for row in tables["Throughput"]} >= {(p, k) for p in KINDS for k in (1, 4)}
+    assert all(row["over bare tower"] > 0 for row in tables["Throughput"])
+    exact, *half = tables["Scores in half precision"]
+    assert exact["largest change"] == 0
+    assert all(0 < row["largest change"] < 0.05 for row in half)
+    one, two = (row for row in tables["Peak memory"] if row["precision"] == "float32")
+    assert 0 < one["bare tower MB"] <= one["K = 1, MB"] < two["K = 1, MB"]
+    assert [row["store"] for row in tables["Training"]] == ["none", "memory"]
+    models = [row["model"] for row in tables["Models of anomalib, K = 4"]]
+    assert models == ["InCTRL", "InCTRLv2", "WinCLIP", "InCTRL", "InCTRLv2", "AnomalyDINO"]
+    page = (tmp_path / "gpu.md").read_text()
+    assert all(f"## {title}\n" in page for title in tables)
+
+
+@pytest.mark.usefixtures("tiny_tower")
+def test_steps_that_would_begin_too_late_are_not_run(tmp_path):
+    tables = run("gpu", tmp_path, "--small", "--minutes", "0")
+    assert len(tables) == 5
+    assert not any(tables.values())
+    assert (tmp_path / "gpu.md").read_text().count("\nnot run\n") == 5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="runs there")
+def test_the_gpu_benchmark_says_what_to_do_without_a_gpu(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run("gpu", tmp_path)
+    assert "no CUDA GPU was found. Use --small" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("tiny_tower")
+def test_precisions_are_compared_with_float32(tmp_path):
+    options = ["--towers", TOWER, "--batches", "2", "--categories", "brick", "--images", "6", "--no-compile"]
+    tables = run("precision", tmp_path, *options)
+    exact, *others = tables["Scores"]
+    assert (exact["precision"], exact["largest change"]) == ("float32", 0)
+    changes = {row["precision"]: row["largest change"] for row in others}
+    assert 0 < changes["bf16"] < 0.05
+    if find_spec("openvino"):
+        assert changes["OpenVINO f32"] < 1e-4
+    assert [row["precision"] for row in tables["Images a second"]] == ["float32", *changes]
 
 
 def test_scoring_adds_few_operations_and_little_memory_to_the_full_size_backbone(tmp_path):
-    rows = run("counts", tmp_path, "--batches", "32", "--shots", "4", "8", "64")
+    (rows,) = run("counts", tmp_path, "--batches", "32", "--shots", "4", "8", "64").values()
     assert [(row["model"], row["K"]) for row in rows] == [(m, k) for m in ("InCTRL", "InCTRLv2") for k in (4, 8, 64)]
     for four, eight, many in (rows[:3], rows[3:]):
         assert 1 <= four["over backbone"] <= 1.05

@@ -16,6 +16,7 @@ from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
 from safetensors.torch import save_file
 
 from anomalib_inctrl.errors import CheckpointError, DatasetError, PretrainedWeightsError, PromptError
+from anomalib_inctrl.visualization import visualizer
 from tests.engine.conftest import BACKBONE, COUNTS
 
 
@@ -220,3 +221,19 @@ def test_a_checkpoint_of_another_model_is_refused_with_its_keys(make_model, make
             _ = model.model
     with pytest.raises(CheckpointError, match=rf"part\.ckpt: .*missing keys: \['model\.{key}'\]"):
         make_engine().test(make_model(visualizer=False), datamodule=target(), ckpt_path=lacking)
+
+
+def test_figures_show_the_scores_of_the_normal_images(make_model, make_engine, data, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(visualizer, "explanation_figure", lambda image, **shown: drawn.append(shown) or image)
+    model = make_model(prompts=str(data / "washer/train/good"), class_name="washer", threshold="auto")
+    assert model.normal_components is None
+    make_engine().predict(model, data_path=data / "washer/test/scratch")
+    normals = model.normal_components.score.tolist()
+    assert len(normals) == COUNTS["train_count"]
+    pixel = float(model.normal_components.anomaly_map.max())
+    for shown in drawn:
+        assert shown["normal_scores"] == normals
+        assert shown["threshold"] == pytest.approx(max(normals), abs=1e-6)
+        assert shown["pred_label"] == (shown["score"] > max(normals))
+        assert shown["maps"]["anomaly map"][1:] == pytest.approx((0, 2 * pixel, pixel), abs=1e-6)

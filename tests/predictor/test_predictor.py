@@ -8,14 +8,14 @@ import torch
 from anomalib.engine import Engine
 from PIL import Image
 
-from anomalib_inctrl import Detector, InCTRL, InCTRLv2
+from anomalib_inctrl import Detector, InCTRL, InCTRLv2, predictor
 from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError, PromptError
 from anomalib_inctrl.io.images import read_image
 
 
-def engine(folder):
+def engine(folder, **options):
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
-    return Engine(**quiet, default_root_dir=folder)
+    return Engine(**quiet, **options, default_root_dir=folder)
 
 
 def trained(kind, **options):
@@ -54,6 +54,24 @@ def test_scores_and_maps_are_those_of_anomalibs_predict(kind, resize_mode, good,
         assert prediction.components["text_score"] == pytest.approx(float(batch.components.text_score), abs=1e-5)
         expected = batch.anomaly_map.squeeze().as_subclass(torch.Tensor)
         torch.testing.assert_close(prediction._map, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [InCTRL, InCTRLv2])
+def test_bf16_scores_as_the_engine_does_and_its_prompts_serve_in_float32(kind, good, queries, tmp_path):
+    detector = Detector(trained(kind), device="cpu", precision="bf16")
+    detector.set_prompts(good[:3], class_name="washer")
+    found = detector.predict(queries[:2])
+    exact = Detector(trained(kind), device="cpu")
+    exact.set_prompts(good[:3], class_name="washer")
+    expected = exact.predict(queries[:2])
+    module = trained(kind, visualizer=False, prompts=[str(path) for path in good[:3]], class_name="washer")
+    for prediction, other in zip(found, expected, strict=True):
+        assert 0 < abs(prediction.score - other.score) < 0.02
+        (batch,) = engine(tmp_path, precision="bf16-mixed").predict(module, data_path=prediction.name)
+        assert prediction.score == pytest.approx(float(batch.pred_score), abs=2e-3)
+    assert 0 < np.abs(np.subtract(detector.held_out_scores(good[:3]), exact.held_out_scores(good[:3]))).max() < 0.02
+    restored = Detector(detector.save(tmp_path / "bf16.ckpt"), device="cpu")
+    assert scores(restored.predict(queries[:2])) == pytest.approx(scores(expected), abs=0.02)
 
 
 @pytest.mark.parametrize("size", [(301, 500), (480, 240)])
@@ -120,6 +138,7 @@ def test_several_classes_are_kept_apart(make_detector, good, queries):
         ({"model": "WinClip"}, ValueError, "model='WinClip'"),
         ({"device": "gpu"}, ValueError, "device='gpu'"),
         ({"batch_size": 0}, ValueError, "batch_size=0"),
+        ({"precision": "int8"}, ValueError, "precision='int8'"),
         ({"weights": "none.ckpt"}, PretrainedWeightsError, r"none\.ckpt: no such weights file"),
     ],
 )
@@ -193,3 +212,46 @@ def test_heat_maps_and_explanation_figures(detector, good, odd_images, tmp_path)
     with pytest.raises(ValueError, match=r"heat\.xyz.*\.png"):
         predictions[0].save(tmp_path / "heat.xyz")
     assert not (tmp_path / "heat.xyz").exists()
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Arguments of the explanation figures of predictions."""
+    calls = []
+    monkeypatch.setattr(predictor, "explanation_figure", lambda image, **arguments: calls.append(arguments))
+    return calls
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_figures_have_the_threshold_and_the_scores_of_normal_images(make_detector, good, queries, drawn, calibrated):
+    detector = make_detector(threshold="auto")
+    detector.set_prompts(good[:3], "washer", calibration=good[3:] if calibrated else None)
+    others = make_detector()
+    others.set_prompts(good[:3], "washer")
+    normals = scores(others.predict(good[3:])) if calibrated else others.held_out_scores(good[:3], "washer")
+    assert detector.normal_scores == {"washer": pytest.approx(normals, abs=1e-6)}
+    prediction = detector.predict(queries[0])[0]
+    prediction.explain()
+    (shown,) = drawn
+    assert shown["score"] == prediction.score
+    assert shown["threshold"] == pytest.approx(max(normals), abs=1e-6)
+    assert shown["normal_scores"] == pytest.approx(normals, abs=1e-6)
+    if calibrated:
+        peak = max(float(normal._map.max()) for normal in others.predict(good[3:]))
+        assert shown["maps"]["anomaly map"][1:] == pytest.approx((0, 2 * peak, None), abs=1e-6)
+    detector.clear_prompts()
+    assert detector.normal_scores == {}
+
+
+def test_figures_without_normal_images_do_not_invent_them(make_detector, good, queries, drawn):
+    detector = make_detector()
+    assert detector.normal_scores == {}
+    for prompts in (good[:1], None):
+        detector.set_prompts(prompts, "washer")
+        detector.predict(queries[0])[0].explain()
+    one, zero = drawn
+    assert list(one["normal_scores"]) == list(zero["normal_scores"]) == []
+    assert one["threshold"] is zero["threshold"] is None
+    assert one["maps"]["anomaly map"][1:] == (0, 0.3, None)
+    assert set(one["components"]) == {"text score", "patch score"}
+    assert set(zero["components"]) == {"text score"}  # a patch score would compare with nothing

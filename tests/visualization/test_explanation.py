@@ -11,15 +11,17 @@ from matplotlib.text import Text
 from PIL import Image
 
 from anomalib_inctrl.visualization import HeatMap, explanation_figure, heat_overlay
+from anomalib_inctrl.visualization.heat_map import colours
 
 QUERY = Image.new("RGB", (60, 60), (90, 120, 90))
 FULL = {
     "maps": {"residual map": HeatMap(np.eye(9)), "anomaly map": HeatMap(np.eye(15), 0, 1, 0.5)},
     "mask": np.eye(60),
     "prompts": [Image.new("RGB", (50, 50), "blue")] * 2,
+    "k_shot": 3,
     "score": 0.25,
-    "pred_score": 0.75,
     "threshold": 0.5,
+    "normal_scores": [0.1, 0.2],
     "pred_label": True,
     "gt_label": False,
     "components": {"text score": 0.1},
@@ -85,15 +87,56 @@ def test_ranges_maxima_and_thresholds_are_written(written):
         "OASL map": HeatMap(holes),
         "anomaly map": HeatMap(np.full((4, 4), np.inf), 0, 1, 0.4),
     }
-    draw(maps=maps, score=0.43, pred_score=0.79, threshold=0.5, pred_label=True, prompts=[QUERY] * 9)
+    draw(maps=maps, prompts=[QUERY] * 9, class_name="part", file_name="0.png")
     assert {"0.0314", "max 0.25", "max 0.0001", "max 1", "grey: not finite", "no finite value"} <= set(written)
-    assert "grey: not finite, threshold 0.4" in written
-    assert {"0.430", "anomalous", "normalised score: 0.790", "its threshold: 0.500"} <= set(written)
-    assert "prompts (K=9), 8 shown" in written
+    assert written.count("threshold 0.4") == 2  # below the overlay and below the map
+    assert {"image", "anomaly map over the image", "normal references (9), 8 shown"} <= set(written)
     assert not [text for text in written if "…" in text]
     written.clear()
-    draw(score=float("nan"), threshold=0.4, pred_label=False, mask=np.zeros((4, 4)), gt_label=True)
-    assert {"nan", "normal", "threshold: 0.400", "ground truth: no pixel marked"} <= set(written)
+    draw(mask=np.zeros((4, 4)), gt_label=True)
+    assert {"ground truth: no pixel marked", "ground truth: anomalous"} <= set(written)
+    assert {"n/a", "no normal references (zero-shot)", "scores of normal images: not known"} <= set(written)
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ({"score": 0.345, "threshold": 0.309, "pred_label": True}, {"0.345 > 0.309", "anomalous"}),
+        ({"score": 0.309, "threshold": 0.309, "pred_label": False}, {"0.309 ≤ 0.309", "normal"}),
+        ({"score": 0.30904, "threshold": 0.30901, "pred_label": True}, {"0.30904 > 0.30901", "anomalous"}),
+        ({"score": 0.345}, {"0.345", "score (no threshold is known)"}),
+        ({"score": float("nan"), "threshold": 0.4, "pred_label": False}, {"nan ≤ 0.400"}),
+        ({"score": 0.3, "normal_scores": [0.25, 0.1, 0.2]}, {"3 normal images: 0.100 to 0.250"}),
+        ({"score": 0.3, "threshold": 0.8, "normal_scores": [0.0]}, {"1 normal images: 0.000 to 0.000", "1"}),
+    ],
+)
+def test_score_threshold_and_normal_scores_are_written_on_one_scale(written, values, texts):
+    draw(**values)
+    assert texts <= set(written)
+    assert not [text for text in written if "…" in text or "normalised" in text]
+
+
+@pytest.mark.parametrize(
+    ("heat_map", "note"),
+    [
+        (HeatMap(spot(30, 30, 0.03), 0, 0.3), "empty: no value above 0.0375"),
+        (HeatMap(np.zeros((4, 4))), "empty: no value above 0.125"),
+        (HeatMap(spot(30, 30, 0.2), 0.5, 0.9), "empty: no value above 0.55"),
+        (HeatMap(np.full((4, 4), 0.6)), "the same value everywhere"),
+        (HeatMap(spot(30, 30, 0.04), 0, 0.3), None),
+    ],
+)
+def test_a_map_that_shows_nothing_is_said_to(written, heat_map, note):
+    draw(maps={"anomaly map": heat_map})
+    assert [text for text in written if text.startswith(("empty", "the same"))] == ([note] if note else [])
+    overlay = heat_overlay(QUERY, heat_map)
+    assert (note is not None and note.startswith("empty")) == (overlay.tobytes() == QUERY.tobytes())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.75, 1.0])
+def test_maps_have_the_colours_of_inferno(share):
+    colour = np.asarray(colours(HeatMap(np.full((2, 2), 3 * share), 0, 3), (4, 4)))[0, 0]
+    assert colour == pytest.approx([255 * part for part in matplotlib.colormaps["inferno"](share)[:3]], abs=3)
 
 
 @pytest.mark.filterwarnings("error")
@@ -106,11 +149,11 @@ def test_odd_and_long_names_stay_on_the_figure(name):
 
 
 def test_the_range_is_fixed_whatever_the_values():
-    red = []
+    bright = []
     for peak, high in ((0.1, 1), (1, 1), (0.1, 0.1)):
-        pixels = draw(maps={"m": HeatMap(spot(30, 30, peak), 0, high)})
-        red.append(int(((pixels[..., 0] > 100) & (pixels[..., 2] < 50)).sum()))
-    assert red[0] < red[1] == red[2]
+        pixels = np.asarray(colours(HeatMap(spot(30, 30, peak), 0, high), (60, 60))).astype(int)
+        bright.append(int((pixels[..., 0] > 200).sum()))
+    assert bright[0] == 0 < bright[1] == bright[2]
 
 
 def test_the_overlay_is_coloured_where_the_map_is_high_and_plain_elsewhere():

@@ -148,25 +148,37 @@ def test_every_figure_is_given_its_own_image_and_numbers(tmp_path, make_trainer,
         score = original.mean(-1).max() / 255 - 0.4
         assert shown["score"] == pytest.approx(score, abs=1e-5)
         assert shown["components"] == pytest.approx({"text score": score / 3, "patch score": score}, abs=1e-5)
-        assert shown["pred_score"] == pytest.approx(np.clip((score - 0.25) / 0.5 + 0.5, 0, 1), abs=1e-5)
-        assert shown["threshold"] == 0.5
+        assert shown["threshold"] == 0.25
         assert shown["k_shot"] == len(shown["prompts"]) == 2
-        residual, final = shown["maps"]["residual map"], shown["maps"]["anomaly map"]
-        assert residual.values.shape == (6, 6)
-        assert residual[1:] == (0.0, 0.5, None)
+        assert shown["normal_scores"] == []
+        assert set(shown["maps"]) == {"anomaly map"}  # the residual map is the same
+        final = shown["maps"]["anomaly map"]
         assert final.values.shape == (SIDE, SIDE)
-        assert final[1:] == (0.0, 1.0, 0.5)
+        assert final[1:] == (0.0, 0.5, 0.25)
+        assert final.values.max() == pytest.approx(score, abs=1e-5)
         if row.label_index:
-            row_at, column_at = np.unravel_index(residual.values.argmax(), (6, 6))
-            assert shown["mask"][row_at * 8 : row_at * 8 + 8, column_at * 8 : column_at * 8 + 8].any()
+            assert shown["mask"][np.unravel_index(final.values.argmax(), (SIDE, SIDE))]
 
 
-def test_without_normalisation_the_anomaly_map_has_the_raw_range(drawn, predict, fakes):
-    predict("0.png", model=fakes.BrightSpots(normalises=False))
+@pytest.mark.parametrize(
+    ("settings", "threshold", "pixel_threshold"),
+    [
+        ({}, 0.25, 0.25),
+        ({"image_sensitivity": 0.6, "pixel_sensitivity": 0.3}, 0.2, 0.35),  # over a range of 0.5
+        ({"enable_normalization": False}, 0.5, 0.5),  # anomalib then cuts raw values there
+    ],
+)
+def test_thresholds_are_those_of_the_labels_on_the_raw_scale(
+    drawn, predict, fakes, settings, threshold, pixel_threshold
+):
+    model = fakes.BrightSpots()
+    for name, value in settings.items():
+        setattr(model.post_processor, name, value)
+    predict("0.png", model=model)
     (shown,) = drawn.values()
-    assert shown["pred_score"] is None
-    assert shown["threshold"] == 0.5
-    assert shown["maps"]["anomaly map"][1:3] == shown["maps"]["residual map"][1:3] == (0.0, 0.5)
+    assert shown["score"] == pytest.approx(250 / 255 - 0.4, abs=1e-5)
+    assert shown["threshold"] == pytest.approx(threshold)
+    assert shown["maps"]["anomaly map"][1:] == pytest.approx((0.0, 2 * pixel_threshold, pixel_threshold))
 
 
 def test_without_validation_nothing_is_labelled_and_maps_have_the_common_range(drawn, predict, fakes):
@@ -176,9 +188,67 @@ def test_without_validation_nothing_is_labelled_and_maps_have_the_common_range(d
     run = predict("0.png", model=model)
     (shown,) = drawn.values()
     assert shown["score"] > 0.1
-    assert shown["pred_label"] is shown["pred_score"] is shown["threshold"] is None
-    assert shown["maps"]["anomaly map"][1:3] == (0.0, 0.3)
+    assert shown["pred_label"] is shown["threshold"] is None
+    assert shown["maps"]["anomaly map"][1:] == (0.0, 0.3, None)
     assert "pred_label" not in (run / "scores.csv").read_text().splitlines()[0].split(",")
+
+
+def test_component_maps_are_drawn_where_there_are_several_on_the_range_of_normal_images(make_batch, drawn):
+    def components(values):
+        one, patches = torch.tensor([0.5]), torch.full((1, 36), values)
+        return ScoreComponents(one, patches, one, one, 3 * patches, (6, 6), dasl_map=2 * patches)
+
+    batch = make_batch(1, image_path=["a.png"])
+    batch.components, batch.raw_score, batch.raw_map = components(0.1), torch.tensor([0.5]), torch.rand(1, SIDE, SIDE)
+    figures_of(batch)
+    maps = drawn["", "a.png"]["maps"]
+    assert {name: heat_map[1:] for name, heat_map in maps.items()} == {
+        "residual map": (0.0, 0.3, None),
+        "DASL map": (0.0, 1.0, None),
+        "anomaly map": (0.0, 0.3, None),
+    }
+    model = type("Model", (), {"normal_components": components(0.2)})()
+    figures_of(batch, model)
+    shown = drawn["", "a.png"]
+    assert shown["maps"]["residual map"].high == pytest.approx(0.4)
+    assert shown["maps"]["DASL map"].high == pytest.approx(0.8)
+    assert shown["normal_scores"] == [0.5]
+    figures_of(batch, type("ZeroShot", (), {"hparams": {"k_shot": 0}})())
+    assert set(drawn["", "a.png"]["maps"]) == {"anomaly map"}  # which the DASL map is
+    assert set(drawn["", "a.png"]["components"]) == {"text score"}
+
+
+@pytest.mark.parametrize(
+    ("unknown", "tiles"),
+    [([], ["image", "mask", "map", "contour"]), (["pred_mask"], ["image", "mask", "map"]),
+     (["gt_mask"], ["image", "map", "contour"]), (["gt_mask", "pred_mask", "anomaly_map"], ["image"])],
+)  # fmt: skip
+def test_anomalibs_images_leave_out_what_is_not_known(tmp_path, make_trainer, make_batch, fakes, unknown, tiles):
+    path = fakes.write_image(tmp_path / "data" / "0.png", spot=(12, 36))
+    mask = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
+    mask[:, 8:16, 32:40] = True
+    fields = {"gt_mask": mask, "pred_mask": mask, "anomaly_map": mask.float()}
+    batch = make_batch(1, image_path=[path], **{name: value for name, value in fields.items() if name not in unknown})
+    if "gt_mask" in unknown:  # as collated beside images that have one
+        batch.gt_mask, batch.mask_valid = torch.zeros_like(mask), torch.tensor([False])
+    visualizer = ExplanationVisualizer(explanations=False)
+    overlays = list(visualizer.overlay_fields)
+    visualizer.on_test_batch_end(make_trainer(), object(), None, batch, 0)
+    written = Image.open(next((tmp_path / "run" / "images").rglob("*.png")))
+    assert written.width == len(tiles) * 256
+    assert visualizer.overlay_fields == overlays
+
+
+def test_a_raw_map_is_drawn_by_anomalib_on_the_figures_range(tmp_path, predict, fakes):
+    model = fakes.BrightSpots()
+    for name in ("_image_threshold", "_pixel_threshold", "pixel_min", "pixel_max", "image_min", "image_max"):
+        getattr(model.post_processor, name).fill_(float("nan"))
+    run = predict("0.png", model=model)
+    image = np.asarray(Image.open(next((run / "images").rglob("*.png"))).convert("RGB")).astype(int)
+    overlay = image[:, 256:512]  # after the image
+    at = 12 * 256 // SIDE, 36 * 256 // SIDE
+    assert overlay[at][0] > overlay[at][2] + 50  # red: a value above 0.3, where a range to 1 would give green
+    assert overlay[200, 60][2] > overlay[200, 60][0] + 50
 
 
 def test_a_mask_that_is_not_known_is_not_drawn(make_batch, drawn):

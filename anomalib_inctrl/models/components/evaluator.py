@@ -13,46 +13,51 @@ from typing import Any
 import torch
 from anomalib import metrics
 from anomalib.metrics import Evaluator
-from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
 _IMAGE = ("raw_score", "gt_label")
 _PIXEL = ("raw_map", "gt_mask")
 
 
-class _RanksTwoClasses:
-    """NaN in place of a number where there are only normal or only abnormal images or pixels; then it has no value."""
-
-    target: Any
-
-    def compute(self) -> Tensor | None:
-        """Compute the metric."""
-        # A list of batches, or a tensor once the processes have exchanged them.
-        if len(self.target) and len(dim_zero_cat(self.target).unique()) < 2:
-            return torch.tensor(torch.nan)
-        return super().compute()  # type: ignore[misc,no-any-return]
+def _is_unknown(metric: Any) -> bool:
+    """Whether the labels seen so far are all alike, so that a metric of two classes has no value."""
+    # A list of batches, or a tensor once the processes have exchanged them.
+    return bool(len(metric.target)) and len(dim_zero_cat(metric.target).unique()) < 2
 
 
 # The names of the classes are those of the results.
-class AUROC(_RanksTwoClasses, metrics.AUROC):
+class AUROC(metrics.AUROC):
     """anomalib's AUROC; NaN where there is one class only."""
 
+    def compute(self) -> Any:
+        """Compute the metric."""
+        return torch.tensor(torch.nan) if _is_unknown(self) else super().compute()
 
-class AUPR(_RanksTwoClasses, metrics.AUPR):
+
+class AUPR(metrics.AUPR):
     """anomalib's average precision; NaN where there is one class only."""
 
+    def compute(self) -> Any:
+        """Compute the metric."""
+        return torch.tensor(torch.nan) if _is_unknown(self) else super().compute()
 
-class AUPRO(_RanksTwoClasses, metrics.AUPRO):
+
+class AUPRO(metrics.AUPRO):
     """anomalib's AUPRO; NaN where there is one class only."""
+
+    def compute(self) -> Any:
+        """Compute the metric."""
+        return torch.tensor(torch.nan) if _is_unknown(self) else super().compute()
 
 
 class F1Score(metrics.F1Score):
     """anomalib's F1; NaN where nothing is abnormal."""
 
-    def compute(self) -> Tensor | None:
+    def compute(self) -> Any:
         """Compute the metric."""
-        value: Tensor | None = super().compute()
-        return torch.full_like(value, torch.nan) if value is not None and not self.tp + self.fn else value
+        value: Any = super().compute()
+        positives: Any = self.tp + self.fn  # type: ignore[operator]
+        return torch.full_like(value, torch.nan) if value is not None and not positives else value
 
 
 def generalist_evaluator() -> Evaluator:

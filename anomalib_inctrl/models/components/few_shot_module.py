@@ -299,7 +299,7 @@ class FewShotModule(ModelHubMixin, _Base):
         paths, calibration = self.prompt_files[names[0]], self.hparams["calibration"]
         key = (calibration, *paths)
         if self._normal is None or self._normal[0] != key:
-            self._normal = key, self._normal_components(names[0], paths, calibration)
+            self._normal = key, self._score_normal(names[0], paths, calibration)
         normal = self._normal[1]
         rate = self.hparams["false_alarm_rate"]
         image = conformal_threshold(normal.score.tolist(), rate)
@@ -309,7 +309,12 @@ class FewShotModule(ModelHubMixin, _Base):
             f"{rate or smallest_rate(len(normal.score)):.0%} of normal images are expected above it."
         )
 
-    def _normal_components(self, class_name: str, paths: Sequence[str], calibration: str | None) -> ScoreComponents:
+    @property
+    def normal_components(self) -> ScoreComponents | None:
+        """Scores and maps ``(n, P)`` of the normal images that ``threshold="auto"`` is computed from; else None."""
+        return None if self._normal is None else self._normal[1]
+
+    def _score_normal(self, class_name: str, paths: Sequence[str], calibration: str | None) -> ScoreComponents:
         """Score calibration images against the prompts, or without any each prompt against the others."""
         files = paths if calibration is None else [item.name for item in list_inputs(calibration, "calibration")]
         if calibration is None and len(files) < 2:

@@ -46,7 +46,7 @@ class ScoreFusion(nn.Module):
         for name in ("mean", "deviation", "weight"):
             self.register_buffer(name, torch.zeros(len(names)))
         self.register_buffer("bias", torch.zeros(()))
-        self.register_load_state_dict_post_hook(ScoreFusion._find_fitted)
+        self.register_load_state_dict_post_hook(ScoreFusion._find_fitted)  # type: ignore[no-untyped-call]
 
     def _find_fitted(self, _incompatible: Any) -> None:
         self.fitted = bool(self.deviation.any())

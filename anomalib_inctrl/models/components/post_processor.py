@@ -35,18 +35,20 @@ class FewShotPostProcessor(PostProcessor):
         return self._known
 
     def set_thresholds(self, image: float | None, pixel: float | None) -> None:
-        """Set thresholds of raw scores and maps; normalising then only moves them to 0.5.
+        """Set thresholds of raw scores and maps; normalising then only moves that of scores to 0.5.
+
+        Maps are divided by twice their threshold, else what is above it would hardly differ from it in colour.
 
         Args:
             image: Threshold of image scores in [0, 1]; None leaves it as it is.
             pixel: Threshold of maps in [0, 1]; None leaves it as it is.
         """
-        for name, value in (("image", image), ("pixel", pixel)):
+        for name, value, highest in (("image", image, 1.0), ("pixel", pixel, 2 * (pixel or 0.5))):
             if value is not None:
-                for buffer, content in ((f"_{name}_threshold", value), (f"{name}_min", 0.0), (f"{name}_max", 1.0)):
+                for buffer, content in ((f"_{name}_threshold", value), (f"{name}_min", 0.0), (f"{name}_max", highest)):
                     getattr(self, buffer).fill_(content)
 
-    def threshold_batch(self, batch: Batch) -> None:
+    def threshold_batch(self, batch: Batch[Any]) -> None:
         """Label a batch as far as thresholds are known."""
         super().threshold_batch(batch)
         image, pixel = self.known()

@@ -76,7 +76,7 @@ class PromptBank(nn.Module):
         super().__init__()
         self.entries = nn.ModuleList()
         self._index = _Index()
-        # Knows the model's device while the bank is still empty.
+        # Knows the model's device and precision while the bank is still empty.
         self.register_buffer("_anchor", torch.empty(0), persistent=False)
 
     @property
@@ -109,7 +109,10 @@ class PromptBank(nn.Module):
         with torch.inference_mode(mode=False), torch.no_grad():
             # In memory block by block, as queries read it.
             patches = context.patches.transpose(0, 1).clone(memory_format=torch.contiguous_format).transpose(0, 1)
-            entry = _Entry(patches, context.embeddings.clone(), context.prototypes.clone())
+            # In the model's own precision: queries may come, or a checkpoint be loaded, without the autocast of now.
+            dtype = self._anchor.dtype
+            rest = (tensor.to(dtype, copy=True) for tensor in (context.embeddings, context.prototypes))
+            entry = _Entry(patches.to(dtype), *rest)
         if class_name in self:
             position = self._index.class_names.index(class_name)
             self.entries[position] = entry

@@ -95,7 +95,12 @@ def from_official_file(
     """
     official = read_official_state_dict(source)
     clip, _ = from_official(official)
-    options = {"backbone": backbone, "pretrained": None, "resize_mode": "center_crop", "fusion": "paper"}
+    options: dict[str, Any] = {
+        "backbone": backbone,
+        "pretrained": None,
+        "resize_mode": "center_crop",
+        "fusion": "paper",
+    }
     model = InCTRL(**options, visualizer=False).eval()
     network = InCTRLModel(backbone=create_without_weights(backbone), resize_mode="center_crop")
     network.backbone.name = backbone

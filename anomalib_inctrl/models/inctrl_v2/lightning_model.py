@@ -30,7 +30,6 @@ from anomalib_inctrl.errors import DatasetError
 from anomalib_inctrl.models.components.few_shot_module import FewShotModule
 from anomalib_inctrl.models.components.losses import BinaryFocalLoss, DiceLoss
 from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
-from anomalib_inctrl.visualization import ExplanationVisualizer
 
 
 class InCTRLv2(FewShotModule, AnomalibModule):
@@ -166,11 +165,6 @@ class InCTRLv2(FewShotModule, AnomalibModule):
         trains_branches = arguments.pop("pixel_losses")
         arguments |= {name: arguments[name] and trains_branches for name in ("use_dasl", "use_oasl")}
         return InCTRLv2Model(**arguments)
-
-    @classmethod
-    def configure_visualizer(cls) -> ExplanationVisualizer:
-        """Anomalib's images and one explanation figure per image, residuals on a range of their own."""
-        return ExplanationVisualizer(map_ranges={"residual map": (0.0, 0.3)})
 
     @property
     def needs_one_class_queries(self) -> bool:
