@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,7 +135,7 @@ class PredictionService:
             msg = f"Name what the images show, in 1 to {MOST_LETTERS} letters."
             raise PromptError(msg)
         paths = _check_count(queries, MOST_QUERIES, "images to inspect")
-        faults = _faults(paths)
+        faults = _faults(paths, _check_limits)
         within = [path for path in paths if path not in faults]
         with self._lock:
             detector = self.detector(model, weights)
@@ -159,7 +159,7 @@ def check_prompts(files: Sequence[str] | None) -> list[Path]:
         ImageFileError: If some cannot be used, with a line for each, or their number is wrong.
     """
     paths = _check_count(files, MOST_PROMPTS, "normal references")
-    if faults := _faults(paths):
+    if faults := _faults(paths, check_image):
         raise ImageFileError("\n".join(faults.values()))
     return paths
 
@@ -172,14 +172,14 @@ def _check_count(files: Sequence[str] | None, most: int, kind: str) -> list[Path
     return [Path(file) for file in files]
 
 
-def _faults(paths: Sequence[Path]) -> dict[Path, str]:
-    """The files that cannot be used, each with one message."""
-    return {path: fault for path in paths if (fault := _fault(path))}
+def _faults(paths: Sequence[Path], check: Callable[[Path], None]) -> dict[Path, str]:
+    """The files that a check refuses, each with one message."""
+    return {path: fault for path in paths if (fault := _fault(path, check))}
 
 
-def _fault(path: Path) -> str:
+def _fault(path: Path, check: Callable[[Path], None]) -> str:
     try:
-        _check_limits(path)
+        check(path)
     except ImageFileError as error:
         return str(error)
     return ""

@@ -10,7 +10,9 @@ import torch
 from anomalib_inctrl.demo import (
     AUXILIARY_CATEGORIES,
     CATEGORIES,
+    CONFIRMATION_CATEGORIES,
     IMAGE_SIZE,
+    RANDOM_PRODUCTS,
     REGISTRY,
     UNSEEN_CATEGORIES,
     Sample,
@@ -60,9 +62,10 @@ def test_masks_cover_exactly_what_each_defect_changes(category):
         assert (changed[mask] > 10).float().mean() > 0.6, kind
 
 
-def test_categories_are_split_into_halves():
-    assert sorted(AUXILIARY_CATEGORIES + UNSEEN_CATEGORIES) == list(CATEGORIES) == sorted(REGISTRY)
-    assert len(AUXILIARY_CATEGORIES) == len(UNSEEN_CATEGORIES)
+def test_every_category_is_for_training_for_development_or_for_confirmation():
+    parts = AUXILIARY_CATEGORIES + UNSEEN_CATEGORIES + CONFIRMATION_CATEGORIES
+    assert sorted(parts) == list(CATEGORIES) == sorted(REGISTRY)
+    assert not RANDOM_PRODUCTS.keys() & set(CATEGORIES)
     assert {kind for c in REGISTRY.values() for kind in c.defects} == {*KINDS, "bent", "missing"}
 
 
