@@ -237,3 +237,23 @@ def test_figures_show_the_scores_of_the_normal_images(make_model, make_engine, d
         assert shown["threshold"] == pytest.approx(max(normals), abs=1e-6)
         assert shown["pred_label"] == (shown["score"] > max(normals))
         assert shown["maps"]["anomaly map"][1:] == pytest.approx((0, 2 * pixel, pixel), abs=1e-6)
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, 10), ({"max_epochs": 2}, 2), ({"max_steps": 3}, -1)])
+def test_the_number_of_epochs_is_the_users_or_finite(make_model, make_engine, generalist, given, expected):
+    engine = make_engine(**given)
+    engine.fit(make_model(visualizer=False), datamodule=generalist(targets=False, steps_per_epoch=1, k_shot=1))
+    assert engine.trainer.max_epochs == expected
+    assert engine.trainer.global_step == given.get("max_steps", expected)
+
+
+def test_zero_shot_scores_by_text_alone(make_model, make_engine, target):
+    engine = make_engine()
+    engine.test(make_model(k_shot=0, visualizer=False), datamodule=target())
+    scores = scores_of(engine)
+    assert scores.score.to_list() == pytest.approx(scores.text_score.to_list())
+
+
+def test_test_before_any_train_leaves_train_working(make_model, make_engine, target):
+    make_engine().test(make_model(visualizer=False), datamodule=target())
+    make_engine().train(make_model(visualizer=False), datamodule=target())
