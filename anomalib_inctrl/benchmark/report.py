@@ -33,7 +33,7 @@ class ReportTable:
 
     Attributes:
         columns: Headings.
-        rows: Cells; a cell in ``**`` is the best of its dataset and K.
+        rows: Cells; a cell in ``**`` is ahead of all others of its dataset and K by more than the spread over seeds.
         caption: What it shows.
     """
 
@@ -109,13 +109,12 @@ class Report:
         return pd.concat([measured, pd.DataFrame({"mean": entries.values(), "std": float("nan")}, index)])
 
     def _results(self, metric: str) -> ReportTable:
-        """A line for each dataset and method, the best of each K marked; a missing number reads why."""
+        """A line for each dataset and method, what is ahead beyond noise marked; a missing number reads why."""
         numbers = self.numbers(metric)
-        rounded = numbers["mean"].astype(float).round(1)
-        best = rounded.groupby(level=["target", "k_shot"]).transform("max") == rounded
-        shared = rounded.groupby(level=["target", "k_shot"]).transform("count") > 1
+        best = {key for _, group in numbers.groupby(level=["target", "k_shot"]) for key in [_best(group)] if key}
         cells = {}
-        for key, mean, spread, mark in zip(numbers.index, numbers["mean"], numbers["std"], best & shared, strict=True):
+        for key, mean, spread in zip(numbers.index, numbers["mean"], numbers["std"], strict=True):
+            mark = key in best
             text = "no masks" if pd.isna(mean) else f"{mean:.1f}" if pd.isna(spread) else f"{mean:.1f} ± {spread:.1f}"
             cells[key] = f"**{text}**" if mark else text
         rows = []
@@ -128,6 +127,21 @@ class Report:
                 ]
                 rows.append([target, f"{method} †" if published else method, *texts])
         return ReportTable(["dataset", "method", *map(_shot_title, self.k_shots)], rows)
+
+    def _conclusion(self, metric: str) -> list[str]:
+        """A sentence for each dataset: which method is ahead at the largest K that several have, or that none is."""
+        sentences = []
+        for target, numbers in self.numbers(metric).dropna(subset="mean").groupby(level="target", sort=False):
+            counts = numbers.groupby(level="k_shot").size()
+            shared = [k for k in self.k_shots if counts.get(k, 0) > 1]
+            if not shared:
+                continue
+            at = numbers.xs(shared[-1], level="k_shot", drop_level=False).sort_values("mean", ascending=False)
+            (first, second), means = at.index.get_level_values("method")[:2], at["mean"].tolist()
+            where = f"{target}, {_shot_title(shared[-1])}: {first} has {means[0]:.1f} % {TITLES[metric]}"
+            ahead = "ahead of" if _best(at) else "level, within the spread over draws of prompts, with"
+            sentences.append(f"{where}, {ahead} {second} ({means[1]:.1f} %).")
+        return sentences
 
     def _categories(self, metrics: Sequence[str]) -> list[ReportTable]:
         """Means of each category over seeds, at the largest K of each model."""
@@ -155,6 +169,7 @@ class Report:
         medians = times.astype(float).groupby(table["model"], sort=False).median().round(1).reset_index().astype(str)
         return {
             "config": config,
+            "conclusion": self._conclusion("image_AUROC"),
             "results": results,
             "categories": self._categories(metrics),
             "rows": len(table),
@@ -177,13 +192,34 @@ class Report:
                 # Names may hold dollar signs, and the same numbers give the same file.
                 with rc_context({"svg.fonttype": "none", "text.parse_math": False, "svg.hashsalt": "anomalib-inctrl"}):
                     axes = (figure := Figure(figsize=(4.6, 3.2), layout="constrained")).add_subplot()
-                    for method, line in lines.groupby("method", sort=False):
-                        axes.errorbar(line["k_shot"], line["mean"], line["std"].fillna(0), label=method, marker="o")
+                    for names, line in _distinct(lines):
+                        axes.errorbar(line["k_shot"], line["mean"], line["std"].fillna(0), label=names, marker="o")
                     axes.set(xlabel="K, number of normal prompt images", ylabel=f"{TITLES[metric]}, %", title=target)
                     axes.legend(fontsize="small")
                     figure.savefig(file := io.BytesIO(), format="svg", metadata={"Date": None})
                 found.append((f"{target}, {TITLES[metric]}", base64.b64encode(file.getvalue()).decode()))
         return found
+
+
+def _best(numbers: pd.DataFrame) -> Any:
+    """Key of the largest mean, if it is ahead of every other by more than either standard deviation; else None."""
+    ordered = numbers.dropna(subset="mean").sort_values("mean", ascending=False)
+    if len(ordered) < 2:
+        return None
+    lead = ordered["mean"].iloc[0] - ordered["mean"].iloc[1:]
+    noise = ordered["std"].fillna(0).iloc[1:].clip(lower=ordered["std"].fillna(0).iloc[0])
+    return ordered.index[0] if bool((lead > noise).all()) else None
+
+
+def _distinct(lines: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Curves with their methods; one curve for methods whose values are all the same, as of models with equal maps."""
+    found: dict[tuple[Any, ...], list[str]] = {}
+    curves = {}
+    for method, line in lines.groupby("method", sort=False):
+        key = (*line["k_shot"], *line["mean"].round(6))
+        found.setdefault(key, []).append(str(method))
+        curves[key] = line
+    return [(" = ".join(names), curves[key]) for key, names in found.items()]
 
 
 def _shot_title(k_shot: int) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from anomalib_inctrl.benchmark.config import read_config
 from anomalib_inctrl.benchmark.metrics import METRICS
-from anomalib_inctrl.benchmark.report import Report
+from anomalib_inctrl.benchmark.report import _LINE, Report, _best, _distinct
 from anomalib_inctrl.benchmark.results_folder import COLUMNS
 
 CATEGORIES = [("VisA", "candle"), ("VisA", "pcb <1>")]
@@ -126,3 +126,30 @@ def test_the_markdown_tables_are_tables(config, table):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(widths) == 1, block
     assert "\n\n\n" not in text
+
+
+def numbers(*rows):
+    index = pd.MultiIndex.from_tuples([("Demo", name, False, 4) for name, *_ in rows], names=_LINE)
+    return pd.DataFrame([values for _, *values in rows], index, columns=["mean", "std"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([("a", 93.0, 0.3), ("b", 92.0, 0.4)], "a"),
+        ([("a", 93.0, 0.3), ("b", 92.0, 1.2)], None),  # the other one varies by more than the lead
+        ([("a", 93.0, 1.2), ("b", 92.0, 0.3)], None),
+        ([("b", 92.0, 0.1), ("a", 93.0, 0.1), ("c", 92.95, 0.1)], None),
+        ([("a", 93.0, 0.3)], None),
+    ],
+)
+def test_only_what_is_ahead_beyond_the_spread_is_marked(rows, expected):
+    found = _best(numbers(*rows))
+    assert (found and found[1]) == expected
+
+
+def test_methods_with_the_same_values_share_a_curve():
+    lines = pd.DataFrame(
+        {"method": list("aabbcc"), "k_shot": [1, 2] * 3, "mean": [90.0, 91, 90, 91, 90, 92], "std": 0.1}
+    )
+    assert [name for name, _ in _distinct(lines)] == ["a = b", "c"]
