@@ -199,7 +199,7 @@ def check_image(path: Path) -> None:
 
 
 def _check_limits(path: Path) -> None:
-    """Check what can be told without reading the pixels."""
+    """Check what is known without reading the pixels."""
     name, size = path.name, path.stat().st_size
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         msg = f"{name}: not one of the formats {', '.join(sorted(IMAGE_SUFFIXES))}."

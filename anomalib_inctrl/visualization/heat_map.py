@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 RESIDUAL_RANGE = (0.0, 0.3)
 # Share of a range, from its lowest value on, that an overlay leaves clear.
 CLEAR_SHARE = 1 / 8
-# Perceptually uniform, and told apart by readers with any colour vision.
+# Perceptually uniform, and distinct for readers with any colour vision.
 _COLOURS = (colormaps["inferno"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
 
 

@@ -64,7 +64,7 @@ def test_mask_follows_its_image(mode):
     assert bool(small[:, :20].all()) == (mode == "squash")
 
 
-def test_a_mask_of_another_size_and_an_unknown_mode_are_told():
+def test_a_mask_of_another_size_and_an_unknown_mode_are_reported():
     with pytest.raises(ValueError, match="20 x 20 and 30 x 30"):
         BicubicResize(240)(tv_tensors.Image(torch.rand(3, 30, 30)), tv_tensors.Mask(torch.zeros(20, 20)))
     with pytest.raises(ValueError, match=r"20 x 30 and 30 x 20.* EXIF orientation"):

@@ -165,7 +165,7 @@ def test_control_characters_are_still_refused(make_engine, data, tmp_path):
         make_engine().predict(model, data_path=tmp_path / "a\nb")
 
 
-def test_images_that_anomalibs_folders_leave_out_are_told(make_engine, data, tmp_path, caplog):
+def test_images_that_anomalibs_folders_leave_out_are_reported(make_engine, data, tmp_path, caplog):
     image = Image.open(next((data / "washer/test/scratch").glob("*.png")))
     for name in ("a.png", "b.png", "c.jp2", "d.gif", "e.gif"):
         image.save(tmp_path / name)
