@@ -21,9 +21,9 @@ def test_demonstration_trains_tests_and_reports(tmp_path, monkeypatch, capsys):
     assert run.main(["--data", str(tmp_path / "data"), "--results", str(results), "--k_shot", "2"]) == 0
     (rows,) = results.rglob("benchmark/results.csv")
     measured = pd.read_csv(rows)
-    assert len(measured) == 3 * 2 * 2  # models, K, draws
+    assert len(measured) == 4 * 2 * 2  # models, K, draws
     shown = capsys.readouterr().out
-    for model in ("InCTRLv2", "InCTRL", "training-free baseline"):
+    for model in ("InCTRLv2", "InCTRL", "training-free baseline", "patch score alone"):
         assert model in shown
         assert model in set(measured.model)
     of_category = measured[(measured.model == "InCTRLv2") & (measured.k_shot == 2)].image_AUROC.mean()
