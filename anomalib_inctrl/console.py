@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,17 @@ def one_line(error: BaseException) -> str:
     return f"error: {text}"
 
 
+def _refused_arguments(error: BaseException) -> InCTRLError | None:
+    """What a class of this package said of its arguments, out of the listing of all of them that jsonargparse makes."""
+    _, _, listed = str(error).partition("\nErrors:\n")
+    errors, given, arguments = listed.partition("\nGiven value type:")
+    if not given or "class_path='anomalib_inctrl." not in arguments:
+        return None
+    parts = [" ".join(part.split()) for part in re.split(r"^\s*- ", errors, flags=re.MULTILINE)]
+    said = [part for part in parts if part and not part.startswith("Expected a <class 'NoneType'>")]
+    return InCTRLError(" ".join(said)) if said else None
+
+
 def shorten_errors() -> None:
     """Let this package's errors end the process with one line on stderr in place of a traceback."""
     show = sys.excepthook
@@ -64,9 +76,10 @@ def shorten_errors() -> None:
         return
 
     def excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> Any:
-        if not isinstance(error, InCTRLError) or wants_traceback():
+        ours = error if isinstance(error, InCTRLError) else _refused_arguments(error)
+        if ours is None or wants_traceback():
             return show(kind, error, traceback)
-        return print(f"{one_line(error)}\n({DEBUG}=1 shows the traceback.)", file=sys.stderr)
+        return print(f"{one_line(ours)}\n({DEBUG}=1 shows the traceback.)", file=sys.stderr)
 
     excepthook.shortens = True  # type: ignore[attr-defined]
     sys.excepthook = excepthook

@@ -7,10 +7,11 @@ import sys
 import warnings
 
 import pytest
+from anomalib.cli.cli import AnomalibCLI
 from rich.logging import RichHandler
 
 from anomalib_inctrl import cli
-from anomalib_inctrl.console import quiet
+from anomalib_inctrl.console import quiet, shorten_errors
 from anomalib_inctrl.errors import DatasetError
 
 
@@ -52,3 +53,28 @@ def test_only_the_packages_errors_are_shortened(error, monkeypatch, capsys):
     monkeypatch.setenv("ANOMALIB_INCTRL_DEBUG", "0")  # restored afterwards
     with pytest.raises(type(error)):
         cli.main(["demo", "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("threshold", "7", "threshold=7.0: give a number in [0, 1]"),
+        ("backbone", "ViT-B/32", "Did you mean ViT-B-32"),
+        ("prompt_selection", "best", "prompt_selection='best'"),
+    ],
+)
+def test_refused_arguments_are_shown_in_one_line_by_anomalibs_command(argument, value, message, monkeypatch, capsys):
+    arguments = ["anomalib", "predict", "--model", "InCTRLv2", "--data", "images", f"--model.{argument}", value]
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.delenv("ANOMALIB_INCTRL_DEBUG", raising=False)
+    shorten_errors()
+    try:
+        AnomalibCLI()
+    except ValueError as error:
+        capsys.readouterr()
+        sys.excepthook(type(error), error, error.__traceback__)
+    shown = capsys.readouterr().err.splitlines()
+    assert len(shown) == 2
+    assert shown[0].startswith("error: ")
+    assert message in shown[0]
