@@ -297,7 +297,7 @@ class FewShotModule(ModelHubMixin, _Base):
             )
             raise PromptError(msg)
         paths, calibration = self.prompt_files[names[0]], self.hparams["calibration"]
-        key = (calibration, *paths)
+        key = (calibration, self.global_step, *paths)  # heads may have been trained since
         if self._normal is None or self._normal[0] != key:
             self._normal = key, self._score_normal(names[0], paths, calibration)
         normal = self._normal[1]
