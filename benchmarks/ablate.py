@@ -122,7 +122,9 @@ class Ablation(BaseModel):
 
     def options(self, row: Row) -> dict[str, Any]:
         """Arguments of a row's model."""
-        return {"backbone": self.setup.backbone, "pretrained": self.setup.pretrained, **row.options}
+        # The papers' weights, so that what a row changes is not weighted away.
+        own = {"backbone": self.setup.backbone, "pretrained": self.setup.pretrained, "fusion": "paper"}
+        return own | row.options
 
 
 def train(ablation: Ablation, row: Row, seed: int, datamodule: GeneralistDataModule, folder: Path) -> Path:

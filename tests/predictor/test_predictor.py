@@ -255,3 +255,34 @@ def test_figures_without_normal_images_do_not_invent_them(make_detector, good, q
     assert one["maps"]["anomaly map"][1:] == (0, 0.3, None)
     assert set(one["components"]) == {"text score", "patch score"}
     assert set(zero["components"]) == {"text score"}  # a patch score would compare with nothing
+
+
+def test_decisions_from_normal_images_keep_their_rate_and_survive_saving(make_detector, good, queries, tmp_path):
+    detector = make_detector(threshold="auto", false_alarm_rate=0.5)
+    detector.set_prompts(good[:4], "washer")
+    normal = sorted(detector.normal_scores["washer"])
+    found = detector.predict(queries)
+    table = found.to_pandas()
+    assert table["threshold"].tolist() == [normal[-2]] * len(queries)  # the second of four: p-values up to 2/5
+    assert table["label"].tolist() == [score > normal[-2] for score in table["score"]]
+    assert table["label"].tolist() == [value <= 0.5 for value in table["p_value"]]
+    assert table["name"].tolist() == [str(path) for path in queries]
+    assert table["patch_score"].tolist() == [prediction.components["patch_score"] for prediction in found]
+    again = Detector(detector.save(tmp_path / "washer.ckpt"), device="cpu").predict(queries)
+    assert [prediction.label for prediction in again] == table["label"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments", "message"),
+    [
+        ({"threshold": "auto"}, {"images": 1}, "found 1"),
+        ({"threshold": "auto", "false_alarm_rate": 0.05}, {"images": 4}, "needs 19 normal images"),
+        ({"threshold": "auto", "false_alarm_rate": 0.1}, {"images": 2, "calibration": 3}, "needs 9 normal images"),
+        ({}, {"images": 2, "calibration": 3}, "calibration has no effect"),
+    ],
+)
+def test_too_few_normal_images_are_refused(make_detector, good, options, arguments, message):
+    detector = make_detector(**options)
+    with pytest.raises((PromptError, ValueError), match=message):
+        detector.set_prompts(class_name="washer", **{name: good[:count] for name, count in arguments.items()})
+    assert detector.class_names == []
