@@ -85,6 +85,7 @@ _LEAST = dict.fromkeys(("image_size", "patch_pooling"), 1) | dict.fromkeys(
     ("learning_rate", "weight_decay", "seed", "alpha", "beta", "image_weight", "pixel_weight", "one_class_weight"), 0
 )
 _LIGHTNING_MAX_EPOCHS = 1000
+_NEVER = -1  # a step before the first
 
 
 class FewShotModule(ModelHubMixin, _Base):
@@ -130,7 +131,7 @@ class FewShotModule(ModelHubMixin, _Base):
         self.loss_terms = {}
         self._training_features: TrainingFeatures | None = None
         self._exported_class: str | None = None
-        self._fused_at = -1
+        self._fused_at = _NEVER
         self._normal: tuple[tuple[Any, ...], ScoreComponents] | None = None
         check_threshold(self.hparams["threshold"], self.hparams["false_alarm_rate"])
         if self.hparams["calibration"] is not None and self.hparams["threshold"] != "auto":
@@ -475,11 +476,12 @@ class FewShotModule(ModelHubMixin, _Base):
             return
         loader = datamodule.fusion_dataloader()
         if loader is None:
-            logger.warning(
-                "fusion=%r is fitted on auxiliary categories that the heads are not trained on, and there are fewer "
-                "than six with normal and abnormal images: the score keeps the paper's weights.",
-                self.hparams["fusion"],
-            )
+            if self._fused_at == _NEVER:  # once a training, not once an epoch
+                logger.warning(
+                    "fusion=%r is fitted on auxiliary categories that the heads are not trained on, and there are "
+                    "fewer than six with normal and abnormal images: the score keeps the paper's weights.",
+                    self.hparams["fusion"],
+                )
             self._fused_at = self.global_step
             return
         if self._training_features is not None:
