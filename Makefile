@@ -18,9 +18,10 @@ LOWEST := $(VENV)/lowest
 demo: $(INSTALLED)
 	$(BIN)/anomalib-inctrl demo $(ARGS)
 
-# One thread per worker: the tests' tensors are small, and threads of two workers only wait for each other.
+# One thread per worker: the tests' tensors are small, and threads of two workers only wait for each other. A worker that
+# dies is not replaced: pytest-xdist can wait for ever for the tests that it had.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 $(ARGS)
 
 # The tests with each dependency at the lower bound that pyproject.toml states, in an environment of its own. The oldest
 # Python, because the newer ones have no builds of the oldest versions.

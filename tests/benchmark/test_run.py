@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs: repeated, killed, resumed, changed, in several processes, and refused."""
 
-import multiprocessing
-import os
 import re
 import signal
 import time
@@ -23,6 +21,7 @@ from anomalib_inctrl.benchmark.pipeline import main
 from anomalib_inctrl.benchmark.results_folder import KEY, TIMING, ResultsFolder, read_table
 from anomalib_inctrl.errors import BenchmarkError, PretrainedWeightsError
 from tests.benchmark.conftest import BACKBONE, COUNTS
+from tests.processes import needs_fork, start_process
 
 
 def table_of(config):
@@ -98,29 +97,25 @@ def _run(config, backbone_file):
     run_benchmark(config)
 
 
-def _kill_after(context, config, backbone_file, seconds):
-    process = context.Process(target=_run, args=(config, backbone_file))
-    process.start()
+def _kill_after(seconds, config, backbone_file):
+    process = start_process(_run, config, backbone_file)
     process.join(seconds)
-    if process.is_alive():
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+    process.kill()
+    process.join()
     return process.exitcode
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
+@needs_fork
 def test_killed_and_resumed_run_gives_the_same_table(make_config, backbone_file, tmp_path):
     undisturbed = small(make_config, output=str(tmp_path / "complete"), k_shots=[1], pixel_metrics=False)
     begin = time.perf_counter()
     run_benchmark(undisturbed)
     duration = time.perf_counter() - begin
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.benchmark.test_run"])
     killed = undisturbed | {"output": str(tmp_path / "killed")}
-    _kill_after(context, killed, backbone_file, 0.01)  # starts the server
+    _kill_after(0.01, killed, backbone_file)  # starts the server
     for part in (0.1, 0.3, 0.5, 0.7, 0.9):
-        assert _kill_after(context, killed, backbone_file, part * duration) in {0, -signal.SIGKILL}
+        assert _kill_after(part * duration, killed, backbone_file) in {0, -signal.SIGKILL}
         rows = Path(killed["output"]) / "results.csv"
         if rows.is_file():  # written atomically, so never partly
             pd.read_csv(rows)

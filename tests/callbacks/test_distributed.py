@@ -1,18 +1,23 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The callbacks among two processes, which are forked: importing everything twice more would take longer."""
+"""The callbacks among two processes."""
 
-from pathlib import Path
+import json
 
+import open_clip
 import pandas as pd
 import pytest
 import torch
+from anomalib.engine import Engine
 from lightning.pytorch import Callback
 
+from anomalib_inctrl import InCTRLv2
 from anomalib_inctrl.callbacks import BranchMonitor, LossMonitor, LossSchedule
 from tests.callbacks.conftest import moved, parameters
+from tests.engine.conftest import BACKBONE, QUIET, generalist_data
+from tests.processes import needs_fork, run_process
 
-FORKED = {"strategy": "ddp_fork", "devices": 2}
+IN_TWO = {"strategy": "ddp_fork", "devices": 2}
 
 
 class Record(Callback):
@@ -32,19 +37,25 @@ class Record(Callback):
         torch.save((self.losses, self.norms), self.folder / f"{trainer.global_rank}.pt")
 
 
-@pytest.fixture(autouse=True)
-def _can_fork():
-    if torch.cuda.is_initialized():
-        pytest.skip("CUDA is in use in this process, which cannot be forked then.")
+def create_model(backbone):
+    open_clip.add_model_config(backbone)
+    return InCTRLv2(backbone=BACKBONE, pretrained=None, k_shot=2, weight_decay=0.5, visualizer=False)
 
 
-def test_schedule_needs_no_special_strategy_and_losses_are_averaged(fit, make_model, tmp_path):
-    model = make_model(weight_decay=0.5)
+def train_in_two(backbone, data, folder):
+    model = create_model(backbone)
     before = parameters(model)
     schedule = LossSchedule(weights={"one_class": {1: 0.0}}, frozen_until={"oasl_branch": 2, "image_scorer": 1})
-    _, trainer = fit(schedule, LossMonitor(every_n_steps=1), Record(tmp_path), model=model, epochs=2, **FORKED)
+    callbacks = [schedule, LossMonitor(every_n_steps=1), Record(folder)]
+    engine = Engine(max_epochs=2, callbacks=callbacks, default_root_dir=folder, **QUIET, **IN_TWO)
+    engine.fit(model, datamodule=generalist_data(data, targets=False))
     assert moved(before, parameters(model)) == {"image_scorer", "dasl_branch"}
-    (path,) = Path(trainer.default_root_dir).rglob("losses.csv")
+
+
+@needs_fork
+def test_schedule_needs_no_special_strategy_and_losses_are_averaged(backbone, data, tmp_path):
+    assert run_process(train_in_two, backbone, data, tmp_path) == 0
+    (path,) = tmp_path.rglob("losses.csv")
     table = pd.read_csv(path)
     assert table.step.to_list() == [0, 1, 2, 3]
     assert (table["loss/one_class_focal"] == 0).to_list() == [False, False, True, True]
@@ -57,14 +68,21 @@ def test_schedule_needs_no_special_strategy_and_losses_are_averaged(fit, make_mo
     assert table["grad_norm/image_focal/image_scorer"].to_list() == pytest.approx(norms, rel=1e-4)
 
 
-def test_pixels_are_pooled(make_model, make_engine, generalist):
+def validate(backbone, data, folder):
     found = []
-    for options in ({}, FORKED):
-        model = make_model()
+    for options in ({}, IN_TWO):
+        model = create_model(backbone)
         model.model.heads_trained = True
         # The processes see unlike numbers of abnormal pixels: neither one's means nor their mean would do.
-        engine = make_engine(callbacks=[BranchMonitor()], **options)
-        found += engine.validate(model, datamodule=generalist(eval_batch_size=3), verbose=False)
+        engine = Engine(callbacks=[BranchMonitor()], default_root_dir=folder, **QUIET, **options)
+        found += engine.validate(model, datamodule=generalist_data(data, eval_batch_size=3), verbose=False)
+    (folder / "found.json").write_text(json.dumps(found))
+
+
+@needs_fork
+def test_pixels_are_pooled(backbone, data, tmp_path):
+    assert run_process(validate, backbone, data, tmp_path) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
     assert {name for name in found[0] if name.startswith("branch/")} == {
         f"branch/{branch}_{kind}" for branch in ("dasl", "oasl") for kind in ("normal", "abnormal")
     }

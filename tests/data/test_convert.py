@@ -5,10 +5,8 @@
 import csv
 import hashlib
 import json
-import os
 import random
 import shutil
-import signal
 import time
 
 import numpy as np
@@ -22,9 +20,9 @@ from anomalib_inctrl.data.convert import main
 from anomalib_inctrl.data.datasets.converted import COLUMNS, differences, read_manifest, write_converted
 from anomalib_inctrl.errors import DatasetError, ImageFileError
 from tests.data.raw_trees import WRITERS, write_raw
+from tests.processes import needs_fork, start_process
 
 NAMES = sorted(DATASETS)
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the other processes are forks")
 
 
 def convert(name, root, out):
@@ -124,17 +122,6 @@ def test_an_unreadable_image_leaves_no_files(tmp_path):
     assert leftovers(tmp_path) == set()
 
 
-def convert_in_a_fork(root, out):
-    child = os.fork()
-    if not child:
-        try:
-            convert("KolektorSDD", root, out)
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return child
-
-
 @needs_fork
 def test_a_killed_conversion_leaves_all_or_nothing(tmp_path):
     start = time.monotonic()
@@ -144,10 +131,10 @@ def test_a_killed_conversion_leaves_all_or_nothing(tmp_path):
     delays, unfinished = random.Random(0), 0
     for _ in range(8):
         shutil.rmtree(out, ignore_errors=True)
-        child = convert_in_a_fork(root, out)
+        process = start_process(convert, "KolektorSDD", root, out)
         time.sleep(delays.uniform(0, duration))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        process.kill()
+        process.join()
         unfinished += not out.exists()
         if not out.exists():
             convert("KolektorSDD", root, out)
@@ -159,8 +146,10 @@ def test_a_killed_conversion_leaves_all_or_nothing(tmp_path):
 @needs_fork
 def test_several_processes_convert_at_once(tmp_path):
     root, out = WRITERS["KolektorSDD"](tmp_path / "raw"), tmp_path / "out"
-    children = [convert_in_a_fork(root, out) for _ in range(3)]
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    processes = [start_process(convert, "KolektorSDD", root, out) for _ in range(3)]
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
     dataset = DATASETS["KolektorSDD"]
     assert differences(dataset.card, out, dataset.scan(root, check_counts=False)) == []
     assert leftovers(tmp_path) == set()

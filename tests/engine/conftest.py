@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import open_clip
@@ -26,6 +27,7 @@ def backbone(tmp_path_factory):
     path = tmp_path_factory.mktemp("config") / f"{BACKBONE}.json"
     path.write_text(json.dumps({"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}))
     open_clip.add_model_config(path)
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -69,19 +71,22 @@ def target(data):
     return make
 
 
+def generalist_data(data, auxiliary=True, targets=True, **options):
+    """Create a datamodule of several categories."""
+
+    def source(categories):
+        return [DataSource("InCTRLDemo", root=str(data), categories=categories, options=COUNTS)]
+
+    return GeneralistDataModule(
+        auxiliary=source(AUXILIARY) if auxiliary else None,
+        targets=source(TARGETS) if targets else None,
+        **{"k_shot": 2, "train_batch_size": 4, "steps_per_epoch": 2, "num_workers": 0} | options,
+    )
+
+
 @pytest.fixture(scope="session")
 def generalist(data):
-    def make(auxiliary=True, targets=True, **options):
-        def source(categories):
-            return [DataSource("InCTRLDemo", root=str(data), categories=categories, options=COUNTS)]
-
-        return GeneralistDataModule(
-            auxiliary=source(AUXILIARY) if auxiliary else None,
-            targets=source(TARGETS) if targets else None,
-            **{"k_shot": 2, "train_batch_size": 4, "steps_per_epoch": 2, "num_workers": 0} | options,
-        )
-
-    return make
+    return partial(generalist_data, data)
 
 
 @pytest.fixture(scope="session")

@@ -8,15 +8,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pandas as pd
 import pytest
-import torch
 import yaml
 from anomalib.cli.cli import AnomalibCLI
+from anomalib.engine import Engine
 from PIL import Image
 
 from anomalib_inctrl import Detector
-from tests.engine.conftest import AUXILIARY, COUNTS, TARGETS
+from tests.engine.conftest import AUXILIARY, BACKBONE, COUNTS, QUIET, TARGETS, generalist_data
+from tests.processes import needs_fork, run_process
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FLAGS = [part for name, value in COUNTS.items() for part in (f"--data.{name}", str(value))]
@@ -92,12 +94,17 @@ def test_predict_on_image_files_of_every_kind(project, checkpoint, monkeypatch):
     assert by_name["rgba.png"] == pytest.approx(by_name["rgb.png"], abs=1e-6)
 
 
-def test_two_processes_train_and_test_together(kind, make_model, make_engine, generalist):
-    if torch.cuda.is_initialized():
-        pytest.skip("CUDA is in use in this process, which cannot be forked then.")
-    engine = make_engine(max_epochs=1, strategy="ddp_fork", devices=2)
-    engine.train(make_model(visualizer=False), datamodule=generalist())
-    (path,) = Path(engine.trainer.default_root_dir).glob("scores.csv")
+def train_in_two(kind, backbone, data, folder):
+    open_clip.add_model_config(backbone)
+    engine = Engine(max_epochs=1, strategy="ddp_fork", devices=2, default_root_dir=folder, **QUIET)
+    model = kind(backbone=BACKBONE, pretrained=None, k_shot=2, visualizer=False)
+    engine.train(model, datamodule=generalist_data(data))
+
+
+@needs_fork
+def test_two_processes_train_and_test_together(kind, backbone, data, tmp_path):
+    assert run_process(train_in_two, kind, backbone, data, tmp_path) == 0
+    (path,) = tmp_path.rglob("scores.csv")
     scores = pd.read_csv(path)
     assert len(scores) == 18
     assert scores.image_path.is_unique

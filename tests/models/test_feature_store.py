@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from anomalib_inctrl.backbones import ImageFeatures
 from anomalib_inctrl.errors import ImageFileError
 from anomalib_inctrl.models.components.feature_store import FolderStore, ImageKeys, MemoryStore
+from tests.processes import needs_fork, start_process
 
 SETTINGS = {"backbone": "a", "weights": "b", "blocks": [7, 9], "pre_processor": {"image_size": 240}, "precision": "32"}
 
@@ -110,14 +111,11 @@ def keep_writing(folder, count, ready):
         ready.set()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="importing everything in three processes takes long")
+@needs_fork
 def test_several_processes_write_and_one_is_killed(tmp_path):
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    endless = context.Process(target=keep_writing, args=(tmp_path, 10**9, ready))
-    writers = [context.Process(target=keep_writing, args=(tmp_path, 40, ready)) for _ in range(2)]
-    for process in (endless, *writers):
-        process.start()
+    ready = multiprocessing.get_context("forkserver").Event()
+    endless = start_process(keep_writing, tmp_path, 10**9, ready)
+    writers = [start_process(keep_writing, tmp_path, 40, ready) for _ in range(2)]
     assert ready.wait(60)
     endless.kill()
     for process in (endless, *writers):

@@ -18,11 +18,12 @@ COUNTS = {"train_count": 5, "test_normal_count": 2, "test_anomalous_count": 3}
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _backbone(tmp_path_factory):
+def backbone_file(tmp_path_factory):
     """A backbone of a few thousand values."""
     path = tmp_path_factory.mktemp("config") / f"{BACKBONE}.json"
     path.write_text(json.dumps(CONFIG))
     open_clip.add_model_config(path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import os
 import signal
 import tempfile
 
-import pytest
+import open_clip
 import torch
 from anomalib.callbacks.checkpoint import ModelCheckpoint
 from anomalib.engine import Engine
@@ -17,6 +17,7 @@ from torch.testing import assert_close
 from anomalib_inctrl import GeneralistDataModule, InCTRLv2
 from anomalib_inctrl.data import DataSource
 from anomalib_inctrl.io.weights import read_checkpoint
+from tests.processes import needs_fork, run_process
 from tests.reliability.conftest import BACKBONE, COUNTS
 
 EPOCHS, STEPS = 4, 3
@@ -50,8 +51,9 @@ def die_while_writing(epoch):
     LocalFileOpener.write = write
 
 
-def train(data, folder, log, place):
+def train(backbone_file, data, folder, log, place):
     """Train, from the newest checkpoint on if there is one."""
+    open_clip.add_model_config(backbone_file)
     tempfile.tempdir = str(folder.parent)  # Lightning's, from where it moves finished checkpoints
     if isinstance(place, int):
         die_while_writing(place)
@@ -77,32 +79,16 @@ def train(data, folder, log, place):
     engine.fit(model, datamodule=datamodule, ckpt_path=str(kept[-1]) if kept else None)
 
 
-def in_a_fork(*arguments):
-    """Status of a child that trains; importing everything again would take longer than the training."""
-    child = os.fork()
-    if not child:
-        try:
-            torch.set_num_threads(1)  # a fork has none of the threads that OpenMP started, and would wait for them
-            train(*arguments)
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    return os.waitpid(child, 0)[1]
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the killed process is a fork")
-def test_killed_training_resumes_to_the_same_losses_and_weights(data, tmp_path):
+@needs_fork
+def test_killed_training_resumes_to_the_same_losses_and_weights(backbone_file, data, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert in_a_fork(data, whole, tmp_path / "whole.log", None) == 0
+    assert run_process(train, backbone_file, data, whole, tmp_path / "whole.log", None) == 0
     # In the second step of the second epoch; while the third epoch's checkpoint is written; in the fourth's first step.
     for place in ((1, 1), 2, (3, 0)):
-        assert in_a_fork(data, killed, tmp_path / "killed.log", place) == signal.SIGKILL
+        assert run_process(train, backbone_file, data, killed, tmp_path / "killed.log", place) == -signal.SIGKILL
         for path in (killed / "kept").glob("*.ckpt"):
             assert read_checkpoint(path)["state_dict"]  # never a partial file
-    assert in_a_fork(data, killed, tmp_path / "killed.log", None) == 0
+    assert run_process(train, backbone_file, data, killed, tmp_path / "killed.log", None) == 0
     names = [f"epoch={epoch}.ckpt" for epoch in range(EPOCHS)]
     assert sorted(path.name for path in (killed / "kept").glob("*.ckpt")) == names
     for name in names:

@@ -20,6 +20,8 @@ from anomalib_inctrl.models.components.score_components import ScoreComponents
 from anomalib_inctrl.visualization import ExplanationVisualizer, ScoreTable
 
 SIDE, GRID = 48, 6
+QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+QUIET |= {"enable_model_summary": False}
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
@@ -119,9 +121,7 @@ def fakes():
 @pytest.fixture
 def make_trainer(tmp_path):
     def make(**options):
-        defaults = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
-        defaults |= {"enable_checkpointing": False, "enable_model_summary": False, "default_root_dir": tmp_path / "run"}
-        return Trainer(**(defaults | options))
+        return Trainer(**QUIET | {"default_root_dir": tmp_path / "run"} | options)
 
     return make
 

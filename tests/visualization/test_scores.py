@@ -11,6 +11,8 @@ from lightning.pytorch import Trainer
 
 from anomalib_inctrl.models.components.score_components import ScoreComponents
 from anomalib_inctrl.visualization import ScoreTable
+from tests.processes import needs_fork, run_process
+from tests.visualization.conftest import QUIET, BrightSpots, loader
 
 FIRST = ["image_path", "class_name", "score", "pred_score", "pred_label", "gt_label"]
 
@@ -25,18 +27,18 @@ def dataset(tmp_path, fakes):
     return fakes.Files(pd.DataFrame(rows, columns=["image_path", "label_index", "class_name"]))
 
 
-@pytest.fixture
-def run(fakes, make_trainer):
-    def test(dataset, folder, *, batch_size=2, table=None, **options):
-        trainer = make_trainer(default_root_dir=folder, **options)
-        model = fakes.BrightSpots(callbacks=[table or ScoreTable()])
-        trainer.test(model, fakes.loader(dataset, batch_size), verbose=False)
-        return folder / "scores.csv"
-
-    return test
+def run(dataset, folder, batch_size=2, table=None, **options):
+    trainer = Trainer(default_root_dir=folder, **QUIET, **options)
+    model = BrightSpots(callbacks=[table or ScoreTable()])
+    trainer.test(model, loader(dataset, batch_size), verbose=False)
+    return folder / "scores.csv"
 
 
-def test_rows_and_columns(tmp_path, dataset, run):
+def run_in_two(dataset, folder):
+    run(dataset, folder, devices=2, strategy="ddp_fork")
+
+
+def test_rows_and_columns(tmp_path, dataset):
     table = pd.read_csv(run(dataset, tmp_path / "run"))
     assert list(table) == [*FIRST, "text_score", "patch_score"]
     expected = dataset.samples.sort_values("image_path", ignore_index=True)
@@ -49,7 +51,7 @@ def test_rows_and_columns(tmp_path, dataset, run):
     np.testing.assert_allclose(table.pred_score, np.clip((score - 0.25) / 0.5 + 0.5, 0, 1), rtol=1e-5)
 
 
-def test_the_file_does_not_depend_on_batch_size_or_order(tmp_path, dataset, fakes, run):
+def test_the_file_does_not_depend_on_batch_size_or_order(tmp_path, dataset, fakes):
     written = {
         run(fakes.Files(dataset.samples.iloc[::order]), tmp_path / str(size), batch_size=size).read_bytes()
         for size, order in ((1, 1), (2, -1), (9, 1))
@@ -57,7 +59,7 @@ def test_the_file_does_not_depend_on_batch_size_or_order(tmp_path, dataset, fake
     assert len(written) == 1
 
 
-def test_each_run_starts_a_new_table_and_repeated_images_are_written_once(tmp_path, dataset, fakes, run):
+def test_each_run_starts_a_new_table_and_repeated_images_are_written_once(tmp_path, dataset, fakes):
     table = ScoreTable()
     run(dataset, tmp_path / "run", table=table)
     path = run(fakes.Files(dataset.samples.iloc[[0, 1, 0]]), tmp_path / "run", table=table)
@@ -81,15 +83,11 @@ def test_numbers_are_restored_exactly(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
 
 
-def test_two_processes_write_one_table(tmp_path, dataset, run):
+@needs_fork
+def test_two_processes_write_one_table(tmp_path, dataset):
     alone = run(dataset, tmp_path / "one")
-    # Forked processes lack the threads that OpenMP started before, and would wait for them for ever.
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        assert alone.read_bytes() == run(dataset, tmp_path / "two", devices=2, strategy="ddp_fork").read_bytes()
-    finally:
-        torch.set_num_threads(count)
+    assert run_process(run_in_two, dataset, tmp_path / "two") == 0
+    assert alone.read_bytes() == (tmp_path / "two" / "scores.csv").read_bytes()
 
 
 @pytest.fixture
