@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -111,7 +112,10 @@ def _openvino(
 
     def encoder(graph: Any, hint: str) -> Callable[[Tensor], ImageFeatures]:
         options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-        compiled = openvino.compile_model(graph, "CPU", options)
+        # In a thread: OpenVINO gives the one that compiles a stack for signals, and frees it before the thread ends. A
+        # process whose main thread kept it would die of the next signal, such as that a child process has ended.
+        with ThreadPoolExecutor(1) as pool:
+            compiled = pool.submit(openvino.compile_model, graph, "CPU", options).result()
 
         def encode(images: Tensor) -> ImageFeatures:
             patches, embedding = compiled(images.numpy()).to_tuple()
