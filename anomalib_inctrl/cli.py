@@ -54,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status. Anomalib's command line ends the process itself where it fails.
     """
+    # OpenMP's threads wait for each other in a busy loop, which on a machine with other work costs several times the
+    # computation itself. Read when PyTorch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "--debug" in arguments:
         arguments.remove("--debug")
