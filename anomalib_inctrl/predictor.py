@@ -17,7 +17,7 @@ import inspect
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -486,26 +486,25 @@ class Detector:
             class_name: Class whose prompts to compare with.
             failed: Where names and errors of images that cannot be used are added; None raises the errors.
         """
-
-        def read(start: int) -> tuple[list[NamedImage], list[tuple[Tensor, tuple[int, int]]]]:
-            usable, prepared = [], []
-            for item in inputs[start : start + self.batch_size]:
-                try:
-                    prepared.append(self._prepare(item))
-                except (ImageFileError, ImageDataError) as error:  # noqa: PERF203  # each image on its own
-                    if failed is None:
-                        raise
-                    failed.append((item.name, str(error)))
-                else:
-                    usable.append(item)
-            return usable, prepared
-
         starts = range(0, len(inputs), self.batch_size)
-        with ThreadPoolExecutor(1) as reader:
-            upcoming = reader.submit(read, 0)
+        with ThreadPoolExecutor() as readers:
+
+            def read(start: int) -> list[tuple[NamedImage, Future[tuple[Tensor, tuple[int, int]]]]]:
+                return [(item, readers.submit(self._prepare, item)) for item in inputs[start : start + self.batch_size]]
+
+            upcoming = read(0)
             for start in tqdm(starts, desc="Predicting", unit="batch", leave=False, disable=len(starts) < 2):
-                usable, prepared = upcoming.result()
-                upcoming = reader.submit(read, start + self.batch_size)
+                reading, upcoming = upcoming, read(start + self.batch_size)
+                usable, prepared = [], []
+                for item, image in reading:
+                    try:
+                        prepared.append(image.result())
+                    except (ImageFileError, ImageDataError) as error:  # noqa: PERF203  # each image on its own
+                        if failed is None:
+                            raise
+                        failed.append((item.name, str(error)))
+                    else:
+                        usable.append(item)
                 if usable:
                     yield self._predict_batch(usable, prepared, class_name)
 

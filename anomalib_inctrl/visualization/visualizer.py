@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -91,6 +92,7 @@ class ExplanationVisualizer(ImageVisualizer):
         self.dpi = dpi
         self.map_ranges = map_ranges or {}
         self._root: Path | None = None
+        self._drawing: list[Future[None]] = []
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out whether the names of this run's images need folders."""
@@ -143,10 +145,36 @@ class ExplanationVisualizer(ImageVisualizer):
             self.output_dir, self.overlay_fields = output_dir, overlay_fields
         if not self.explanations:
             return
-        for path, figure in zip(batch.image_path, self.figures(trainer, pl_module, batch), strict=True):
+        self._finish_figures()  # of the batch before, so that at most one waits
+        drawer = ThreadPoolExecutor(
+            1
+        )  # draws while the model scores the next batch; a lasting one would not outlive a fork
+        for path, content in zip(batch.image_path, self._contents(trainer, pl_module, batch), strict=True):
             folder = run_dir / "explanations" / _folders_between(self._root, Path(path))
             name = _image_name(path, folder, trainer)
-            write_image_atomic(name if name.suffix.lower() == ".png" else name.with_name(f"{name.name}.png"), figure)
+            name = name if name.suffix.lower() == ".png" else name.with_name(f"{name.name}.png")
+            self._drawing.append(drawer.submit(_write_figure, name, content))
+        drawer.shutdown(wait=False)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wait for the last figures."""
+        del trainer, pl_module
+        self._finish_figures()
+
+    on_predict_end = on_test_end
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Finish the figures of the last batch that was scored."""
+        del trainer, pl_module, exception
+        wait(self._drawing)
+        self._drawing = []
+
+    def _finish_figures(self) -> None:
+        """Wait for the figures under way, and raise what kept one from being written."""
+        drawing, self._drawing = self._drawing, []
+        wait(drawing)
+        for figure in drawing:
+            figure.result()
 
     def _redrawn(self, path: str, batch: ImageBatch, index: int, pl_module: LightningModule) -> Image.Image | None:
         """The image of a file that the base class cannot open or would draw wrongly; None for any other."""
@@ -159,6 +187,10 @@ class ExplanationVisualizer(ImageVisualizer):
 
     def figures(self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch) -> Iterator[Image.Image]:
         """Draw the explanation figure of every image of a batch that has been through a test or predict step."""
+        return (explanation_figure(**content) for content in self._contents(trainer, pl_module, batch))
+
+    def _contents(self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch) -> Iterator[dict[str, Any]]:
+        """What the figure of every image shows, as arguments of :func:`explanation_figure`."""
         maps, rows = self._maps(batch, pl_module), image_rows(batch, trainer, pl_module)
         masks = None if batch.gt_mask is None else to_cpu(batch.gt_mask).numpy()
         known = _masks_known(batch)
@@ -172,23 +204,23 @@ class ExplanationVisualizer(ImageVisualizer):
             score, threshold = "pred_score", post_processor_value(pl_module, "normalized_image_threshold")
         for index, (row, image) in enumerate(zip(rows, _query_images(batch.image, pl_module), strict=True)):
             files = prompt_files.get(row["class_name"], [])
-            yield explanation_figure(
-                image,
-                maps={name: heat_map._replace(values=heat_map.values[index]) for name, heat_map in maps.items()},
-                mask=masks[index] if masks is not None and known[index] else None,
-                prompts=[_thumbnail(file) for file in files[:MAX_PROMPTS]],
+            yield {
+                "image": image,
+                "maps": {name: heat_map._replace(values=heat_map.values[index]) for name, heat_map in maps.items()},
+                "mask": masks[index] if masks is not None and known[index] else None,
+                "prompts": [_thumbnail(file) for file in files[:MAX_PROMPTS]],
                 # Prompts given as tensors have no files.
-                k_shot=len(files) or int(getattr(pl_module, "hparams", {}).get("k_shot") or 0),
-                score=row[score],
-                threshold=None if row["pred_label"] is None else threshold,
-                normal_scores=[] if normal is None else normal.score.tolist(),
-                pred_label=row["pred_label"],
-                gt_label=row["gt_label"],
-                components={name.replace("_", " "): row[name] for name in components},
-                class_name=row["class_name"],
-                file_name=str(Path(*Path(row["image_path"]).parts[-3:])),
-                dpi=self.dpi,
-            )
+                "k_shot": len(files) or int(getattr(pl_module, "hparams", {}).get("k_shot") or 0),
+                "score": row[score],
+                "threshold": None if row["pred_label"] is None else threshold,
+                "normal_scores": [] if normal is None else normal.score.tolist(),
+                "pred_label": row["pred_label"],
+                "gt_label": row["gt_label"],
+                "components": {name.replace("_", " "): row[name] for name in components},
+                "class_name": row["class_name"],
+                "file_name": str(Path(*Path(row["image_path"]).parts[-3:])),
+                "dpi": self.dpi,
+            }
 
     def _maps(self, batch: ImageBatch, pl_module: LightningModule) -> dict[str, HeatMap]:
         """The maps of a batch by name, each `(B, h, w)`."""
@@ -221,6 +253,10 @@ class ExplanationVisualizer(ImageVisualizer):
             if name in maps:
                 maps[name] = maps[name]._replace(low=low, high=high)
         return maps
+
+
+def _write_figure(path: Path, content: dict[str, Any]) -> None:
+    write_image_atomic(path, explanation_figure(**content))
 
 
 def _masks_known(batch: ImageBatch) -> list[bool]:

@@ -74,6 +74,15 @@ def test_precisions_are_compared_with_float32(tmp_path):
     assert [row["precision"] for row in tables["Images a second"]] == ["float32", *changes]
 
 
+@pytest.mark.usefixtures("tiny_tower")
+def test_growth_reports_rates_memory_and_parts(tmp_path):
+    stream, engine, parts = run("growth", tmp_path, "--images", "10", "--explained", "5").values()
+    assert [row["images"] for row in stream] == [2, 4, 6, 8, 10]
+    assert [row["images"] for row in engine] == [1, 2, 3, 4, 5]
+    assert all(row["images/s"] > 0 and row["memory MB"] > 0 for row in stream + engine)
+    assert all(row["ms"] > 0 for row in parts)
+
+
 def test_scoring_adds_few_operations_and_little_memory_to_the_full_size_backbone(tmp_path):
     (rows,) = run("counts", tmp_path, "--batches", "32", "--shots", "4", "8", "64").values()
     assert [(row["model"], row["K"]) for row in rows] == [(m, k) for m in ("InCTRL", "InCTRLv2") for k in (4, 8, 64)]

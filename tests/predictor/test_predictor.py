@@ -9,7 +9,7 @@ from anomalib.engine import Engine
 from PIL import Image
 
 from anomalib_inctrl import Detector, InCTRL, InCTRLv2, predictor
-from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError, PromptError
+from anomalib_inctrl.errors import CheckpointError, ImageFileError, PretrainedWeightsError, PromptError
 from anomalib_inctrl.io.images import read_image
 
 
@@ -102,6 +102,20 @@ def test_scores_do_not_depend_on_batch_size_order_or_kind_of_input(detector, mak
     for prediction, expected in zip(predictions, reference, strict=True):
         np.testing.assert_allclose(prediction.anomaly_map, expected.anomaly_map, atol=1e-5)
     assert predictions[0].name == f"images[{len(queries) - 1}]"
+
+
+def test_a_stream_gives_the_same_predictions_before_all_files_are_read(make_detector, good, queries, tmp_path):
+    detector = make_detector(batch_size=2)
+    detector.set_prompts(good[:4], class_name="washer")
+    expected = detector.predict(queries)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(queries[0].read_bytes()[:100])
+    found = detector.stream([*queries, broken])
+    for prediction in expected[:-1]:
+        one = next(found)
+        assert (one.name, one.score) == (prediction.name, prediction.score)
+    with pytest.raises(ImageFileError, match=r"broken\.png"):
+        list(found)
 
 
 @pytest.mark.parametrize(("kind", "prompt_shifts"), [(InCTRL, 1), (InCTRLv2, 2)])

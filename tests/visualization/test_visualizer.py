@@ -72,6 +72,14 @@ def figures_of(batch, model=None, **options):
     return list(ExplanationVisualizer(dpi=20, **options).figures(object(), model or object(), batch))
 
 
+@pytest.mark.parametrize("count", [1, 2])  # the error comes with the next batch, or at the end
+def test_a_figure_that_cannot_be_written_ends_the_run(predict, tmp_path, count):
+    (tmp_path / "run" / "explanations" / "mine").mkdir(parents=True)
+    (tmp_path / "run" / "explanations" / "mine" / "0.png").mkdir()
+    with pytest.raises(OSError, match=r"0\.png"):
+        predict(*[f"{number}.png" for number in range(count)])
+
+
 @pytest.mark.parametrize("stage", ["test", "predict"])
 def test_one_category_has_anomalibs_names(tmp_path, make_trainer, stage, fakes, mvtec):
     dataset = mvtec("MVTecAD", ["gear"])
