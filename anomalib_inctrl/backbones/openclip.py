@@ -45,7 +45,7 @@ HUB_PREFIX = "hf-hub:"
 UNUSED = ("logit_scale", "logit_bias")
 """Weights of OpenCLIP that no model here uses; files may lack them."""
 
-_SENTENCES = 256  # encoded at once: all of a class name
+_SENTENCES = 64  # encoded at once
 
 
 class OpenCLIPBackbone(Backbone):

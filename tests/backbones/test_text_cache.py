@@ -117,7 +117,7 @@ def test_prototypes_equal_those_of_whole_sentences(custom, causal, name, monkeyp
     found = OpenCLIPBackbone(clip).text_prototypes(name)
     assert_close(found, F.normalize(torch.stack(rows), dim=-1), atol=1e-6, rtol=0)
     longest = max(int(part.argmax(dim=-1).max()) + 1 for part in tokens)
-    assert lengths == [longest if causal else 77]  # one batch
+    assert set(lengths) == {longest if causal else 77}
 
 
 def test_words_that_a_cut_vocabulary_lacks_are_found():

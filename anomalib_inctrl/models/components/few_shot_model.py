@@ -34,8 +34,8 @@ from anomalib_inctrl.models.components.score_components import ScoreComponents
 from anomalib_inctrl.models.components.text_alignment import (
     TextAlignment,
     TextPrompts,
+    automatic_prototypes,
     measure_alignment,
-    weighted_prototypes,
 )
 
 
@@ -65,7 +65,8 @@ class FewShotModel(nn.Module, ABC):
             ``"standardized"`` or ``"logistic"`` weights fitted on auxiliary data, see :class:`.ScoreFusion`. Until they
             are fitted, and without image prompts, the paper's count.
         text_prompts: ``"ensemble"``, the mean of all text prompts as in the papers, or, *ours*, ``"automatic"``, those
-            weighted by how little they move on the normal images (:func:`.weighted_prototypes`).
+            weighted by how little they move on the normal images, and none where they do not fit these
+            (:func:`.automatic_prototypes`).
         temperature_image: Divides the cosines of the text score.
         prompt_shifts: *Ours*: offsets along each axis at which the patches of prompts in the bank are seen; 1 sees
             prompts as they are.
@@ -211,10 +212,10 @@ class FewShotModel(nn.Module, ABC):
         """
         if self.text_prompts == "ensemble" or not self.backbone.has_text or not len(normal):
             return self.backbone.text_prototypes(class_name)
-        return weighted_prototypes(self.backbone.text_states(class_name), normal, self.temperature_image)
+        return automatic_prototypes(self.backbone.text_states(class_name), normal, self.temperature_image)
 
     def text_alignment(self, class_name: str | None = None) -> TextAlignment | None:
-        """How well the text prompts of a class fit its prompts in the bank.
+        """Measure how well the text prompts of a class, all of them, fit its normal images in the bank.
 
         Args:
             class_name: The class; may be left out if the bank holds one.
@@ -229,7 +230,10 @@ class FewShotModel(nn.Module, ABC):
         if not self.backbone.has_text:
             return None
         name = self.bank.class_names[0] if class_name is None else class_name
-        return measure_alignment(self.backbone, name, context.prototypes, context.embeddings, self.temperature_image)
+        # Automatic prototypes would hide that those of all prompts do not fit.
+        automatic = self.text_prompts == "automatic"
+        prototypes = self.backbone.text_prototypes(name) if automatic else context.prototypes
+        return measure_alignment(self.backbone, name, prototypes, context.embeddings, self.temperature_image)
 
     # ------------------------------------------------------------------ scores
 

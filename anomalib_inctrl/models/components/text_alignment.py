@@ -22,6 +22,13 @@ logger = logging.getLogger(__name__)
 
 TextPrompts = Literal["ensemble", "automatic"]
 
+WEAK_ALIGNMENT = 0.45
+"""Mean text score of normal images above which the text score is doubted.
+
+On the development categories of the demonstration encoder it costs image AUROC on the categories above, and on none of
+the others much (docs/prompts.md).
+"""
+
 # A pair of states whose text score is higher by this much on the normal images has 1/e of the weight.
 _SCORE_SCALE = 0.1
 
@@ -55,8 +62,11 @@ class TextAlignment:
         if self.unknown_words:
             words = ", ".join(map(repr, self.unknown_words))
             found.append(f"the text encoder does not know {words}, and reads it like any other word that it lacks")
-        if self.mean is not None and self.mean > 0.5:
-            found.append("the text prompts take normal images for abnormal; use_text=False leaves the text score out")
+        if self.mean is not None and self.mean > WEAK_ALIGNMENT:
+            found.append(
+                f"the text prompts hardly tell normal images from abnormal ones (text score of the references "
+                f"{self.mean:.2f} on average); text_prompts='automatic' or use_text=False leaves the text score out"
+            )
         return found
 
     @property
@@ -103,12 +113,13 @@ def measure_alignment(
     )
 
 
-def weighted_prototypes(states: tuple[Tensor, Tensor], normal: Tensor, temperature: float) -> Tensor:
-    """Text prototypes from the states that move least on normal images.
+def automatic_prototypes(states: tuple[Tensor, Tensor], normal: Tensor, temperature: float) -> Tensor:
+    """Text prototypes from the states that move least on normal images; both alike where none fits them.
 
     Each pair of a normal and an abnormal state gives the normal images a text score, which should be 0. Its weight is
     the softmax over all pairs of minus the root mean square of these scores, and a state's weight the sum over its
-    pairs.
+    pairs. If the mean text score is above :data:`WEAK_ALIGNMENT` even so, both prototypes are the mean of the two: the
+    text score is then 1/2 of every image.
 
     Args:
         states: Embeddings of the normal and of the abnormal states ``(S, D)``; see :meth:`.Backbone.text_states`.
@@ -123,4 +134,6 @@ def weighted_prototypes(states: tuple[Tensor, Tensor], normal: Tensor, temperatu
         scores = ((bad.unsqueeze(1) - good.unsqueeze(2)) / temperature).sigmoid()  # (K, S, S')
         movement = scores.square().mean(dim=0).sqrt()
         weights = (-movement / _SCORE_SCALE).flatten().softmax(dim=0).view_as(movement)
-        return unit(torch.stack([weights.sum(dim=1) @ states[0], weights.sum(dim=0) @ states[1]]))
+        prototypes = unit(torch.stack([weights.sum(dim=1) @ states[0], weights.sum(dim=0) @ states[1]]))
+        weak = text_score(normal, prototypes, temperature).mean() > WEAK_ALIGNMENT
+        return torch.where(weak, unit(prototypes.mean(dim=0)), prototypes)

@@ -69,8 +69,8 @@ class InCTRL(FewShotModule, AnomalibModule):
         fusion: How the components give the score: ``"paper"``, fixed weights, or, *ours*, ``"standardized"`` or
             ``"logistic"`` weights, fitted at the end of training on a quarter of the auxiliary categories that the
             heads are kept from. It needs six categories; with fewer, and until it is fitted, the paper's weights count.
-        text_prompts: ``"ensemble"``, the mean of all text prompts, or, *ours*, ``"automatic"``, text prompts weighted
-            by how little they move on the normal images of each class.
+        text_prompts: ``"ensemble"``, the mean of all text prompts, or, *ours*, ``"automatic"``, those weighted by how
+            little they move on a class's normal images, and none where they do not fit these.
         learning_rate: Of AdamW.
         weight_decay: Of AdamW.
         seed: Decides the heads' first weights and the choice of prompts.
