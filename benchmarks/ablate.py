@@ -125,6 +125,7 @@ class Ablation(BaseModel):
         setup: Settings that all rows have in common.
         rows: The rows.
         reference: Name of the row that the others are compared with.
+        only: Names of the rows to run; all if empty.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -132,9 +133,15 @@ class Ablation(BaseModel):
     setup: Setup
     rows: list[Row]
     reference: str
+    only: list[str] = []
 
     @model_validator(mode="after")
     def _check(self) -> Ablation:
+        names = [row.name for row in self.rows]
+        if absent := sorted(set(self.only) - set(names)):
+            msg = f"only={absent} are not rows. Rows: {', '.join(names)}."
+            raise ValueError(msg)
+        self.rows = [row for row in self.rows if row.name in self.only] or self.rows
         names = [row.name for row in self.rows]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             msg = f"rows: the names {twice} are used twice. Give each row its own."
