@@ -41,6 +41,7 @@ from anomalib_inctrl.models import InCTRL, InCTRLv2
 from anomalib_inctrl.models.components.conformal import check_threshold, conformal_threshold, p_value
 from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts
 from anomalib_inctrl.models.components.score_components import ScoreComponents
+from anomalib_inctrl.models.components.text_alignment import TextAlignment
 from anomalib_inctrl.prompts.source import DEFAULT_CLASS_NAME
 from anomalib_inctrl.visualization import HeatMap, explanation_figure, heat_overlay
 from anomalib_inctrl.visualization.heat_map import RESIDUAL_RANGE
@@ -71,6 +72,8 @@ class Prediction:
         size: Height and width of the image in pixels.
         map_range: Values of the map that are drawn in the first and the last colour. With ``threshold="auto"`` the last
             is twice the largest pixel of the normal images, so what lies in the upper half is on none of them.
+        text_alignment: See :meth:`Detector.text_alignment`.
+        text_alignment: See :meth:`Detector.text_alignment`.
     """
 
     name: str
@@ -84,6 +87,7 @@ class Prediction:
     k_shot: int
     size: tuple[int, int]
     map_range: tuple[float, float]
+    text_alignment: TextAlignment | None = field(repr=False)
     _source: NamedImage = field(repr=False)
     _map: Tensor = field(repr=False)
     _seen: tuple[int, int, int, int] = field(repr=False)
@@ -154,6 +158,7 @@ class Prediction:
                 for name, value in self.components.items()
                 if self.k_shot or name != "patch_score"  # which would be compared with nothing
             },
+            notes=[] if self.text_alignment is None else self.text_alignment.notes,
             class_name=self.class_name,
             file_name=Path(self.name).name,
             dpi=dpi,
@@ -381,6 +386,8 @@ class Detector:
         files = [item.name for item in inputs if isinstance(item.source, (str, Path))]
         with self._autocast():
             model.set_prompts(images_of_prompts, class_name, files)
+        if (alignment := model.text_alignment(class_name)) is not None:
+            alignment.log()
         self._class_name = class_name
         self._validated.discard(class_name)
         self._normal_scores.pop(class_name, None)
@@ -393,6 +400,21 @@ class Detector:
             held_out = self._held_out(prepared, class_name)
             self._normal_scores[class_name] = to_cpu(held_out.score).tolist()
             self._normal_peaks[class_name] = float(held_out.anomaly_map.max())
+
+    def text_alignment(self, class_name: str | None = None) -> TextAlignment | None:
+        """Measure how well the text prompts of a class fit its prompts, which tells whether to trust the text score.
+
+        Args:
+            class_name: The class; by default the one set last.
+
+        Returns:
+            Words of the name that the text encoder does not know, the cosine of the text prototypes, and the text score
+            of each prompt; None without a text encoder.
+
+        Raises:
+            PromptError: If no prompts are set for the class.
+        """
+        return self.module.model.text_alignment(self._class_name if class_name is None else class_name)
 
     def clear_prompts(self) -> None:
         """Remove all prompts."""
@@ -552,6 +574,7 @@ class Detector:
             )
             raise CheckpointError(msg)
         k_shot, validated = model.bank.select(class_name).k_shot, class_name in self._validated
+        alignment = model.text_alignment(class_name)
         normals = self._normal_scores.get(class_name)
         threshold, largest = self._threshold_of(class_name), None
         if validated:
@@ -573,6 +596,7 @@ class Detector:
                 k_shot=k_shot,
                 size=size,
                 map_range=map_range if k_shot else (0.0, 1.0),
+                text_alignment=alignment,
                 _source=item,
                 _map=maps[row].clone(),
                 _seen=_seen_part(size, self.module.hparams["resize_mode"], model.backbone.image_size[0]),

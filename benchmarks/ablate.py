@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ablation: train variants of the models on auxiliary data, test them few-shot on unseen categories.
 
-    python benchmarks/ablate.py --config configs/ablations/mini_clip.yaml --output results/ablation
+    python benchmarks/ablate.py --config configs/ablations/three_domains.yaml --output results/three_domains
 
 Each row is trained by anomalib's engine once for each seed, and measured by the package's benchmark with that seed's
-prompts. Settings of the config can be replaced by arguments such as `setup.steps=50`. A second run continues: trained
-heads and measured rows of the same settings are kept.
+prompts on every target; a target may name its domain, which has columns of its own. Settings of the config can be
+replaced by arguments such as `setup.steps=50`. A second run continues: trained heads and measured rows of the same
+settings are kept.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 import pandas as pd
 from anomalib.engine import Engine
 from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, TypeAdapter, model_validator
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
@@ -31,6 +32,8 @@ from anomalib_inctrl import GeneralistDataModule, InCTRL, InCTRLv2
 from anomalib_inctrl.benchmark.config import BenchmarkConfig
 from anomalib_inctrl.benchmark.generalist import Benchmark
 from anomalib_inctrl.benchmark.jobs import quiet
+from anomalib_inctrl.data.sources import DataSource, build_datamodules, prepare, read_parts
+from anomalib_inctrl.errors import DatasetError
 from anomalib_inctrl.io.files import write_text_atomic
 
 MODELS: dict[str, Any] = {"InCTRL": InCTRL, "InCTRLv2": InCTRLv2}
@@ -45,6 +48,30 @@ _QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
 _COMPARED = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
 
 
+class Target(BaseModel):
+    """A source to test on, as in a benchmark, with two further settings.
+
+    Attributes:
+        domain: Whose columns of the table it belongs to: the mean over its targets of the means over their categories.
+        optional: Whether to go on without it where its data is missing.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    domain: str = ""
+    optional: bool = False
+
+    @property
+    def source(self) -> DataSource:
+        """The source alone."""
+        return TypeAdapter(DataSource).validate_python(self.model_extra)
+
+    @model_validator(mode="after")
+    def _check(self) -> Target:
+        _ = self.source
+        return self
+
+
 class Setup(BaseModel):
     """Settings that all rows have in common.
 
@@ -52,7 +79,7 @@ class Setup(BaseModel):
         backbone: Name of the backbone.
         pretrained: Its weights.
         auxiliary: Sources to train on, as for ``GeneralistDataModule``.
-        targets: Sources to test on, by name, as in a benchmark.
+        targets: Sources to test on, by name.
         seeds: Each decides first weights, batches and prompts of one repetition.
         k_shot: Prompts of each test category and of each training query.
         steps: Training steps.
@@ -64,7 +91,7 @@ class Setup(BaseModel):
     backbone: str
     pretrained: bool | str | None = True
     auxiliary: list[dict[str, Any]]
-    targets: dict[str, dict[str, Any]]
+    targets: dict[str, Target]
     seeds: list[int] = [0, 1, 2]
     k_shot: int = 4
     steps: int = 300
@@ -98,6 +125,7 @@ class Ablation(BaseModel):
         setup: Settings that all rows have in common.
         rows: The rows.
         reference: Name of the row that the others are compared with.
+        only: Names of the rows to run; all if empty.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -105,9 +133,15 @@ class Ablation(BaseModel):
     setup: Setup
     rows: list[Row]
     reference: str
+    only: list[str] = []
 
     @model_validator(mode="after")
     def _check(self) -> Ablation:
+        names = [row.name for row in self.rows]
+        if absent := sorted(set(self.only) - set(names)):
+            msg = f"only={absent} are not rows. Rows: {', '.join(names)}."
+            raise ValueError(msg)
+        self.rows = [row for row in self.rows if row.name in self.only] or self.rows
         names = [row.name for row in self.rows]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             msg = f"rows: the names {twice} are used twice. Give each row its own."
@@ -154,6 +188,35 @@ def train(ablation: Ablation, row: Row, seed: int, datamodule: GeneralistDataMod
     return path
 
 
+def find_targets(targets: Mapping[str, Target], console: Console) -> dict[str, Target]:
+    """Read every target's list of images, so that what is missing is known before anything is trained.
+
+    Args:
+        targets: The targets.
+        console: Where those that are left out are named.
+
+    Returns:
+        The targets without the optional ones whose data is missing.
+
+    Raises:
+        DatasetError: If the data of another one is missing.
+    """
+    found = {}
+    for name, target in targets.items():
+        where = f"setup.targets.{name}"
+        try:
+            for class_name, datamodule in build_datamodules([target.source], where).items():
+                prepare(datamodule)
+                read_parts(class_name, datamodule, where)
+        except DatasetError as error:
+            if not target.optional:
+                raise
+            console.print(f"Left out: {error}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            found[name] = target
+    return found
+
+
 def run(ablation: Ablation, output: Path, console: Console) -> pd.DataFrame:
     """Train and measure what is missing.
 
@@ -164,8 +227,13 @@ def run(ablation: Ablation, output: Path, console: Console) -> pd.DataFrame:
 
     Returns:
         A line for each row, seed and category.
+
+    Raises:
+        DatasetError: See :func:`find_targets`.
     """
     setup = ablation.setup
+    with quiet():
+        targets = find_targets(setup.targets, console)
     datamodule = GeneralistDataModule(
         auxiliary=setup.auxiliary,  # type: ignore[arg-type]  # mappings, as from YAML
         k_shot=setup.k_shot,
@@ -186,7 +254,7 @@ def run(ablation: Ablation, output: Path, console: Console) -> pd.DataFrame:
                 "output": output / f"seed_{seed}",
                 "title": f"Ablation, seed {seed}",
                 "models": models,
-                "targets": setup.targets,
+                "targets": {name: target.source for name, target in targets.items()},
                 "k_shots": [setup.k_shot],
                 "seeds": [seed],
             }
@@ -194,6 +262,7 @@ def run(ablation: Ablation, output: Path, console: Console) -> pd.DataFrame:
         tables.append(Benchmark(config, console).run())
     results = pd.concat(tables).rename(columns={"model": "row"})
     results["group"] = results["row"].map({row.name: row.group for row in ablation.rows})
+    results["domain"] = results["target"].map({name: target.domain for name, target in targets.items()})
     write_text_atomic(output / "results.csv", results.to_csv(index=False, float_format="%.6f"))
     return results
 
@@ -209,17 +278,27 @@ def summarize(results: pd.DataFrame, names: Sequence[str], reference: str) -> pd
     Returns:
         A line for each row: ``group``, ``row``, the metrics, and in columns that start with a delta the difference to
         the reference. A star marks a difference that a paired t-test over the seeds calls significant at 5 %, for
-        these categories.
+        these categories. Several domains have the metrics that are compared, each its own, with the star beside them
+        in place of the differences.
     """
-    metrics = [name for name in METRICS if name in results]
-    by_seed = 100 * results.groupby(["row", "seed"])[metrics].mean()
+    domains = list(dict.fromkeys(results["domain"]))
+    several = len(domains) > 1
+    metrics = [name for name in (_COMPARED if several else METRICS) if name in results]
+    by_target = 100 * results.groupby(["row", "seed", "domain", "target"])[metrics].mean()
+    by_seed = by_target.groupby(["row", "seed", "domain"]).mean().unstack("domain")
     groups = results.drop_duplicates("row").set_index("row")["group"]
+    columns = [(key, domain) for domain in domains for key in metrics if by_seed[key, domain].notna().any()]
     lines = []
     for name in names:
         own, shift = by_seed.loc[name], by_seed.loc[name] - by_seed.loc[reference]
-        line = {"group": groups[name], "row": name} | {METRICS[key]: _text(own[key]) for key in metrics}
-        for key in (key for key in _COMPARED if key in metrics):
-            line[f"Δ {METRICS[key]}"] = "" if name == reference else _text(shift[key], "+") + _star(shift[key])
+        line = {"group": groups[name], "row": name}
+        for key, domain in columns:
+            star = _star(shift[key, domain]) if several else ""
+            line[f"{domain}: {METRICS[key]}" if several else METRICS[key]] = _text(own[key, domain]) + star
+        for key, domain in columns:
+            if key in _COMPARED and not several:
+                values = shift[key, domain]
+                line[f"Δ {METRICS[key]}"] = "" if name == reference else _text(values, "+") + _star(values)
         lines.append(line)
     return pd.DataFrame(lines)
 

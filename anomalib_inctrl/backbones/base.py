@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from anomalib_inctrl.errors import BackboneError, CheckpointError
 from anomalib_inctrl.io.weights import check_keys, tensors_sha256
@@ -106,6 +107,7 @@ class Backbone(nn.Module, ABC):
             msg = f"blocks={list(self.blocks)}: name different blocks in 1..{depth}, the depth of {name}."
             raise BackboneError(msg)
         self._fingerprint: str | None = None
+        self._prototypes: dict[str, Tensor] = {}
         self.register_state_dict_post_hook(_drop_network)  # type: ignore[no-untyped-call]
 
     @property
@@ -178,8 +180,37 @@ class Backbone(nn.Module, ABC):
         Returns:
             Unit-length prototypes ``(2, D)``: row 0 normal, row 1 abnormal; ``(0, D)`` without a text encoder.
         """
+        if not self.has_text:
+            return torch.empty(0, self.embed_dim, device=self.device)
+        if class_name not in self._prototypes:
+            # Kept for later, possibly for training: must not be an inference tensor.
+            with torch.inference_mode(mode=False), torch.no_grad():
+                means = torch.stack([states.mean(dim=0) for states in self.text_states(class_name)])
+                self._prototypes[class_name] = F.normalize(means, dim=-1)
+        return self._prototypes[class_name].to(self.device)
+
+    def text_states(self, class_name: str) -> tuple[Tensor, Tensor]:
+        """Encode the text prompts of a class name, state by state (``"flawless {}"``); needs a text encoder.
+
+        Args:
+            class_name: See :meth:`text_prototypes`.
+
+        Returns:
+            For the normal and the abnormal states the mean of each state's unit-length sentences ``(S, D)``.
+        """
+        raise NotImplementedError
+
+    def unknown_words(self, class_name: str) -> list[str] | None:
+        """Words of a class name that the text encoder cannot tell from other words.
+
+        Args:
+            class_name: See :meth:`text_prototypes`.
+
+        Returns:
+            The words; None where that cannot be found out.
+        """
         del class_name
-        return torch.empty(0, self.embed_dim, device=self.device)
+        return None
 
     def load_weights(self, state_dict: Mapping[str, Tensor], source: str) -> None:
         """Replace the weights.
@@ -194,6 +225,7 @@ class Backbone(nn.Module, ABC):
         check_keys(state_dict, self.network.state_dict(), source)
         self.network.load_state_dict(state_dict)
         self._fingerprint = None
+        self._prototypes.clear()
 
     @property
     def fingerprint(self) -> str:

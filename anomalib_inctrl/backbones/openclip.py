@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import logging
 import os
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +21,18 @@ from platformdirs import user_cache_path
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from anomalib_inctrl.backbones.base import RANDOM_WEIGHTS_SEED, Backbone
 from anomalib_inctrl.backbones.packaged import DEMO_BACKBONE, DEMO_PRETRAINED, expand_vocabulary, packaged_weights
-from anomalib_inctrl.backbones.text_prompts import text_prompts
+from anomalib_inctrl.backbones.text_prompts import spoken_name, state_prompts
 from anomalib_inctrl.backbones.timm_vit import is_vision_transformer
 from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
 from anomalib_inctrl.io.tensor_file import read_tensors, write_tensors
 from anomalib_inctrl.io.weights import check_keys, read_state_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 logger = logging.getLogger(__name__)
 open_clip.add_model_config(Path(__file__).parent / "model_configs")
@@ -42,6 +44,8 @@ HUB_PREFIX = "hf-hub:"
 
 UNUSED = ("logit_scale", "logit_bias")
 """Weights of OpenCLIP that no model here uses; files may lack them."""
+
+_SENTENCES = 64  # encoded at once
 
 
 class OpenCLIPBackbone(Backbone):
@@ -92,7 +96,7 @@ class OpenCLIPBackbone(Backbone):
             with torch.no_grad():
                 image = torch.zeros(1, 3, *self.image_size, device=self.device)
                 self.embed_dim = int(self._encode(image)[1].shape[1])
-        self._text_prototypes: dict[str, Tensor] = {}
+        self._text_states: dict[str, tuple[Tensor, Tensor]] = {}
 
     def _encode(self, images: Tensor) -> tuple[Sequence[Tensor], Tensor]:
         visual = self.network.visual
@@ -105,58 +109,124 @@ class OpenCLIPBackbone(Backbone):
     def _used_weights(self) -> Mapping[str, Tensor]:
         return {key: value for key, value in self.network.state_dict().items() if key not in UNUSED}
 
-    def text_prototypes(self, class_name: str) -> Tensor:
-        """Encode the text prompts of a class name; each name is encoded once and kept.
+    def text_states(self, class_name: str) -> tuple[Tensor, Tensor]:
+        """Encode the text prompts of a class name, state by state; each name is encoded once and kept.
 
-        Each sentence embedding is normalised, the ensemble averaged, the average normalised (WinCLIP, section 4.1).
-        Prototypes encoded with the same weights before are read from the folder that the environment variable
-        ``ANOMALIB_INCTRL_CACHE`` names, by default the user's cache folder (``~/.cache/anomalib-inctrl`` on Linux);
-        ``0``, ``off``, ``no`` or ``false`` switches that off.
+        Each sentence embedding is normalised and the ensemble averaged (WinCLIP, section 4.1). States encoded with the
+        same weights before are read from the folder that the environment variable ``ANOMALIB_INCTRL_CACHE`` names, by
+        default the user's cache folder (``~/.cache/anomalib-inctrl`` on Linux); ``0``, ``off``, ``no`` or ``false``
+        switches that off.
 
         Args:
             class_name: Name of the object in the image; underscores read as spaces.
 
         Returns:
-            Unit-length prototypes ``(2, D)``: row 0 normal, row 1 abnormal.
+            For the normal and the abnormal states the mean of each state's unit-length sentences ``(S, D)``.
         """
         device = self.device
-        if class_name not in self._text_prototypes:
+        if class_name not in self._text_states:
             # Kept for later, possibly for training: must not be an inference tensor.
             with torch.inference_mode(mode=False), torch.no_grad(), torch.autocast(device.type, enabled=False):
-                self._text_prototypes[class_name] = self._find_prototypes(class_name, device)
-        return self._text_prototypes[class_name].to(device)
+                self._text_states[class_name] = self._find_states(class_name, device)
+        normal, abnormal = self._text_states[class_name]
+        return normal.to(device), abnormal.to(device)
 
-    def _find_prototypes(self, class_name: str, device: torch.device) -> Tensor:
+    def _find_states(self, class_name: str, device: torch.device) -> tuple[Tensor, Tensor]:
         tokenize = _tokenizer(self.name, getattr(self.network, "context_length", 77))
-        tokens = [tokenize(sentences) for sentences in text_prompts(class_name)]
+        states = state_prompts(class_name)
+        tokens = tokenize([sentence for part in states for state in part for sentence in state])
+        counts = [len(part) for part in states]
+
+        def encode() -> Tensor:
+            sentences = F.normalize(self._encode_tokens(tokens, device), dim=-1)
+            return sentences.view(sum(counts), -1, sentences.shape[-1]).mean(dim=1).cpu()
+
         folder = os.environ.get("ANOMALIB_INCTRL_CACHE", "").strip()
         if folder.lower() in {"0", "off", "no", "false"}:
-            return self._encode_tokens(tokens, device)
-        digest = hashlib.sha256(f"{self.fingerprint} {next(self.network.parameters()).dtype}".encode())
-        for part in tokens:
-            digest.update(f" {tuple(part.shape)} ".encode())
-            digest.update(part.numpy().data)
+            normal, abnormal = encode().split(counts)
+            return normal, abnormal
+        facts = f"states {counts} {self.fingerprint} {next(self.network.parameters()).dtype} {tuple(tokens.shape)} "
+        digest = hashlib.sha256(facts.encode())
+        digest.update(tokens.numpy().data)
         key = digest.hexdigest()
         root = Path(folder).expanduser() if folder else user_cache_path("anomalib-inctrl")
         if stored := read_tensors(path := root / "text" / f"{key}.safetensors", key):
-            return stored["prototypes"]
-        found = self._encode_tokens(tokens, device)
-        try:
-            write_tensors(path, key, {"prototypes": found})
-        except OSError as error:
-            logger.info("Text prototypes are not kept: %s", error)
-        return found
+            found = stored["states"]
+        else:
+            found = encode()
+            try:
+                write_tensors(path, key, {"states": found})
+            except OSError as error:
+                logger.info("Text prototypes are not kept: %s", error)
+        normal, abnormal = found.split(counts)
+        return normal, abnormal
 
-    def _encode_tokens(self, tokens: Sequence[Tensor], device: torch.device) -> Tensor:
-        """Prototypes ``(2, D)`` of the tokens of normal and of abnormal sentences."""
-        rows = [F.normalize(self.network.encode_text(part.to(device)).float(), dim=-1).mean(dim=0) for part in tokens]
-        return F.normalize(torch.stack(rows), dim=-1).cpu()
+    def _encode_tokens(self, tokens: Tensor, device: torch.device) -> Tensor:
+        """Embeddings ``(N, D)`` of sentences, without their padding where it has no influence."""
+        tower, tokens = _without_padding(self.network, tokens.to(device))
+        parts = tqdm(tokens.split(_SENTENCES), desc="Encoding text prompts", unit="batch", leave=False, delay=2)
+        return torch.cat([tower(part).float() for part in parts])
+
+    def unknown_words(self, class_name: str) -> list[str] | None:
+        """Words of a class name whose tokens the text encoder cannot tell from others; see the base class.
+
+        A vocabulary that was cut down, like the demonstration encoder's, has one embedding for all tokens it lacks.
+        Where all tokens have embeddings of their own, a word may still mean nothing to the encoder: that is not known.
+        """
+        lacking = self._tokens_of_one_embedding
+        if lacking is None:
+            return None
+        tokenize = _tokenizer(self.name, self.network.context_length)
+        words = spoken_name(class_name).split()
+        tokens = {word: tokenize([word])[0] for word in words}
+        # Between the start and the end token, which is the largest.
+        return [word for word, row in tokens.items() if bool(lacking[row[1 : row.argmax()]].any())]
+
+    @cached_property
+    def _tokens_of_one_embedding(self) -> Tensor | None:
+        """Which tokens ``(V,)`` share the embedding that most tokens have; None if no embedding has most of them."""
+        embedding = getattr(getattr(self.network, "token_embedding", None), "weight", None)
+        if embedding is None:
+            return None
+        # Equal rows have equal sums; that those of one sum are equal is checked.
+        _, index, counts = embedding.sum(dim=1).unique(return_inverse=True, return_counts=True)
+        lacking = index == counts.argmax()
+        rows = embedding[lacking]
+        return lacking.cpu() if 2 * len(rows) > len(embedding) and bool((rows == rows[0]).all()) else None
 
     def load_weights(self, state_dict: Mapping[str, Tensor], source: str) -> None:
         """Replace the weights, under OpenCLIP's names; see :meth:`Backbone.load_weights`."""
         _load_strictly(self.network, state_dict, source)
-        self._text_prototypes.clear()
+        self._text_states.clear()
+        self._prototypes.clear()
+        self.__dict__.pop("_tokens_of_one_embedding", None)
         self._fingerprint = None
+
+
+def _without_padding(network: Any, tokens: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """A text encoder and the tokens ``(N, T)`` to give it, cut to the longest sentence where that changes nothing.
+
+    In a causal encoder that reads a sentence at its end token, the largest one, what comes after it has no influence.
+    """
+    tower = getattr(network, "text", network)
+    mask, positions = getattr(tower, "attn_mask", None), getattr(tower, "positional_embedding", None)
+    plain = isinstance(network, open_clip.model.CLIP)
+    if plain:
+        pooling = getattr(tower, "text_pool_type", "argmax")
+    else:
+        pooling = getattr(tower, "pool_type", "") if isinstance(tower, open_clip.transformer.TextTransformer) else ""
+    if pooling != "argmax" or mask is None or positions is None or getattr(tower, "cls_emb", None) is not None:
+        return network.encode_text, tokens
+    total = tokens.shape[1]
+    if mask.shape != (total, total) or not bool(mask[torch.ones_like(mask).triu(1).bool()].isneginf().all()):
+        return network.encode_text, tokens
+    length = int(tokens.argmax(dim=-1).max()) + 1
+    # A second module on the same weights: the network itself may be in use by another thread.
+    short = copy.copy(tower)
+    short._parameters, short._buffers = dict(tower._parameters), dict(tower._buffers)
+    short.positional_embedding = nn.Parameter(positions[:length], requires_grad=False)
+    short.attn_mask = mask[:length, :length]
+    return short.encode_text if plain else short, tokens[:, :length]
 
 
 def _encode_with_hooks(visual: Any, indices: Sequence[int], images: Tensor) -> tuple[Sequence[Tensor], Tensor]:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 # Compositional ensemble of WinCLIP (Jeong et al., CVPR 2023, table 8) in the wording of the InCTRL code. anomalib's
 # WinCLIP words seven sentences differently, which would move the scores of released InCTRL weights.
 _NORMAL_STATES = (
@@ -54,17 +56,24 @@ def text_prompts(class_name: str) -> tuple[list[str], list[str]]:
         >>> len(normal), len(abnormal), normal[0]
         (154, 88, 'a cropped photo of the metal nut.')
     """
-    name = class_name.rpartition("/")[2].strip().replace("_", " ")
+    normal, abnormal = state_prompts(class_name)
+    return [*chain.from_iterable(normal)], [*chain.from_iterable(abnormal)]
+
+
+def state_prompts(class_name: str) -> tuple[list[list[str]], list[list[str]]]:
+    """The sentences of :func:`text_prompts`, those of one state (``"flawless {}"``) in one list."""
+    name = spoken_name(class_name)
     if name in NATURAL_CLASS_NAMES:
-        return [f"a photo of {name} for anomaly detection."], [f"a photo without {name} for anomaly detection."]
-    return _ensemble(name, _NORMAL_STATES), _ensemble(name, _ABNORMAL_STATES)
+        return [[f"a photo of {name} for anomaly detection."]], [[f"a photo without {name} for anomaly detection."]]
+    return [_views(name, state) for state in _NORMAL_STATES], [_views(name, state) for state in _ABNORMAL_STATES]
 
 
-def _ensemble(name: str, states: tuple[str, ...]) -> list[str]:
+def spoken_name(class_name: str) -> str:
+    """A class name as it stands in the sentences."""
+    return class_name.rpartition("/")[2].strip().replace("_", " ")
+
+
+def _views(name: str, state: str) -> list[str]:
     # The name is put in by replace, not by format: a class name may hold braces.
-    return [
-        f"a {view.format(article=article, state=state)}.".replace("{}", name)
-        for state in states
-        for view in _VIEWS
-        for article in ("the", "a")
-    ]
+    sentences = [f"a {view.format(article=article, state=state)}." for view in _VIEWS for article in ("the", "a")]
+    return [sentence.replace("{}", name) for sentence in sentences]

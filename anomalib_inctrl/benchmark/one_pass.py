@@ -126,7 +126,6 @@ def measure_category(
         prompts = encode_files(backbone, pre_processor, union, shifts, batch_size)
         prompts = replace(prompts, patches=unit(prompts.patches))
         rows = {setting: [union.index(path) for path in paths] for setting, paths in lists.items()}
-        prototypes = backbone.text_prototypes(class_name)
         for batch in loader:
             images = pre_processor.transform(batch.image).as_subclass(Tensor)
             features = backbone.encode_image(images.to(backbone.device))
@@ -139,10 +138,12 @@ def measure_category(
             with ExitStack() as stack:
                 for module in modules.values():
                     stack.enter_context(_branches_computed_once(module.model))
-                for setting, context in _contexts(features, prompts, shifts, prototypes, rows):
+                for setting, common in _contexts(features, prompts, shifts, rows):
                     for name, module in modules.items():
                         if setting in settings[name]:
                             begin = time.perf_counter()
+                            prototypes = module.model.text_prototypes(class_name, common.embeddings)
+                            context = replace(common, prototypes=prototypes)
                             parts[name, setting].append(_on_cpu(module.model.score_query(features, context)))
                             seconds[name, setting] += time.perf_counter() - begin
         truth = GroundTruth(
@@ -197,15 +198,14 @@ def _contexts(
     query: ImageFeatures,
     prompts: ImageFeatures,
     shifts: int,
-    prototypes: Tensor,
     rows: Mapping[Setting, Sequence[int]],
 ) -> Iterator[tuple[Setting, PromptContext]]:
-    """Compare a batch of queries with every prompt once, and give the context of each setting."""
+    """Compare a batch of queries with every prompt once, and give each setting's context, without text prototypes."""
     each = [nearest_prompt_similarity(query.patches, prompt) for prompt in prompts.patches.split(shifts**2)]
     table = torch.stack(each) if prompts.patches.numel() else None
     for setting, some in rows.items():
         similarity = table[some].amax(dim=0) if table is not None and some else None
-        yield setting, PromptContext(prompts.patches[:0], prompts.embedding[some], prototypes, similarity)
+        yield setting, PromptContext(prompts.patches[:0], prompts.embedding[some], prompts.embedding[:0], similarity)
 
 
 def _on_cpu(components: ScoreComponents) -> ScoreComponents:

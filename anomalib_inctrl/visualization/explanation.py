@@ -42,6 +42,7 @@ def explanation_figure(
     pred_label: bool | None = None,
     gt_label: bool | None = None,
     components: Mapping[str, float] | None = None,
+    notes: Sequence[str] = (),
     class_name: str = "",
     file_name: str = "",
     dpi: int = 100,
@@ -65,6 +66,7 @@ def explanation_figure(
         pred_label: True where the image was labelled anomalous.
         gt_label: True where the image is anomalous.
         components: What the score is computed from, by name, each in [0, 1].
+        notes: Lines of text below the components.
         class_name: Class name; characters that DejaVu Sans lacks appear as question marks.
         file_name: Name of the image's file. Names that are too long are shortened in the middle.
         dpi: Pixels per inch; the figure is about 13 inches wide.
@@ -87,8 +89,8 @@ def explanation_figure(
         truth = [f"ground truth: {found}"]
     if maps:
         name, heat_map = list(maps.items())[-1]
-        notes = [*_notes(heat_map), *truth]
-        large.append(_Tile(f"{name} over the image", heat_overlay(query, heat_map), heat_map, mask, notes))
+        below_map = [*_notes(heat_map), *truth]
+        large.append(_Tile(f"{name} over the image", heat_overlay(query, heat_map), heat_map, mask, below_map))
     elif mask is not None:
         large.append(_Tile("ground truth", query, None, mask, truth))
     # A single map is what the overlay shows.
@@ -100,6 +102,7 @@ def explanation_figure(
 
     label = None if gt_label is None else f"ground truth: {_label(gt_label)}"
     bars = _CAPTION + len(components) * _BAR + _GAP if components else 0
+    bars += len(notes) * _LINE
     panel = _SCORE + _AXIS + bool(label) * _NOTE + bars + _CAPTION + _GAP + bool(prompts) * 0.9
     height = _HEADER + max(panel, sum(_CAPTION + s * ratio + b for s, b in zip(sides, below, strict=True)))
     page = _Page(width + _PANEL + 2 * _GAP, height, dpi)
@@ -120,6 +123,8 @@ def explanation_figure(
         page.write(label, x, y - _NOTE / 2, _PANEL, 10, color=_MUTED)
         y += _NOTE
     page.show_bars(components, x, y)
+    for number, note in enumerate(reversed(notes), start=1):
+        page.write(note, x, y + bars - _GAP - number * _LINE + 0.04, _PANEL, 9, color=_MUTED)
     page.show_prompts(prompts, len(prompts) if k_shot is None else k_shot, x, y + bars)
     page.canvas.draw()
     return Image.fromarray(np.asarray(page.canvas.buffer_rgba())).convert("RGB")

@@ -217,6 +217,7 @@ class ExplanationVisualizer(ImageVisualizer):
                 "pred_label": row["pred_label"],
                 "gt_label": row["gt_label"],
                 "components": {name.replace("_", " "): row[name] for name in components},
+                "notes": _text_notes(pl_module, row["class_name"]) if "text_score" in components else [],
                 "class_name": row["class_name"],
                 "file_name": str(Path(*Path(row["image_path"]).parts[-3:])),
                 "dpi": self.dpi,
@@ -257,6 +258,13 @@ class ExplanationVisualizer(ImageVisualizer):
 
 def _write_figure(path: Path, content: dict[str, Any]) -> None:
     write_image_atomic(path, explanation_figure(**content))
+
+
+def _text_notes(pl_module: LightningModule, class_name: str) -> list[str]:
+    """How well the text prompts of a class fit its normal images."""
+    model: Any = getattr(pl_module, "model", None)
+    alignment = model.text_alignment(class_name) if class_name in getattr(model, "bank", ()) else None
+    return [] if alignment is None else alignment.notes
 
 
 def _masks_known(batch: ImageBatch) -> list[bool]:

@@ -1,19 +1,31 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Text prototypes are encoded once per weights and class name, over all runs."""
+"""Text prompts are encoded once per weights and class name, over all runs, and without needless padding."""
 
 import open_clip
 import pytest
 import torch
+from torch.nn import functional as F
+from torch.testing import assert_close
 
-from anomalib_inctrl.backbones import OpenCLIPBackbone
+from anomalib_inctrl.backbones import OpenCLIPBackbone, create_backbone
+from anomalib_inctrl.backbones.text_prompts import text_prompts
 
 
-def make_clip(seed=0):
+def make_clip(seed=0, custom=False, **text):
     torch.manual_seed(seed)
     vision = {"image_size": 48, "layers": 2, "width": 16, "head_width": 8, "patch_size": 16}
-    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
-    return open_clip.model.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text)
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2} | text
+    cls = open_clip.model.CustomTextCLIP if custom else open_clip.model.CLIP
+    return cls(embed_dim=16, vision_cfg=vision, text_cfg=text).eval()
+
+
+class Counting(OpenCLIPBackbone):
+    calls = 0
+
+    def _encode_tokens(self, tokens, device):
+        self.calls += 1
+        return super()._encode_tokens(tokens, device)
 
 
 @pytest.fixture
@@ -28,22 +40,20 @@ def prototypes(name="gear", change=None):
     if change:
         with torch.no_grad():
             change(clip)
-    calls = []
-    encode = clip.encode_text
-    clip.encode_text = lambda tokens: calls.append(len(tokens)) or encode(tokens)
-    return OpenCLIPBackbone(clip).text_prototypes(name), len(calls)
+    backbone = Counting(clip)
+    return backbone.text_prototypes(name), backbone.calls
 
 
 def test_a_second_run_reads_what_the_first_encoded(folder):
     with torch.autocast("cpu", dtype=torch.bfloat16):  # must not round what is stored
         first, calls = prototypes()
-    assert calls == 2
+    assert calls == 1
     second, calls = prototypes()
     assert calls == 0
     assert first.dtype == torch.float32
     assert torch.equal(first, second)
     assert not second.is_inference()
-    assert prototypes("washer")[1] == 2
+    assert prototypes("washer")[1] == 1
     assert prototypes("data set/gear")[1] == 0  # the same sentences
 
 
@@ -58,7 +68,7 @@ def test_a_second_run_reads_what_the_first_encoded(folder):
 @pytest.mark.usefixtures("folder")
 def test_other_weights_or_operations_are_encoded_again(change):
     prototypes()
-    assert prototypes(change=change)[1] == 2
+    assert prototypes(change=change)[1] == 1
 
 
 @pytest.mark.usefixtures("folder")
@@ -76,7 +86,7 @@ def test_a_damaged_file_is_recomputed(folder, caplog):
     content[-1] ^= 1
     path.write_bytes(content)
     again, calls = prototypes()
-    assert calls == 2
+    assert calls == 1
     assert "damaged" in caplog.text
     assert torch.equal(first, again)
     assert prototypes()[1] == 0
@@ -87,5 +97,33 @@ def test_the_cache_can_be_switched_off_and_an_unusable_folder_is_no_error(value,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("ANOMALIB_INCTRL_CACHE", value.format(folder=tmp_path))
-    assert [prototypes()[1], prototypes()[1]] == [2, 2]
+    assert [prototypes()[1], prototypes()[1]] == [1, 1]
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("custom", [False, True])
+@pytest.mark.parametrize(("causal", "name"), [(True, "gear"), (True, "cat"), (False, "gear")])
+def test_prototypes_equal_those_of_whole_sentences(custom, causal, name, monkeypatch):
+    clip = make_clip(custom=custom)
+    tower = clip.text if custom else clip
+    if not causal:
+        tower.attn_mask = None
+    tokens = [open_clip.SimpleTokenizer(context_length=77)(sentences) for sentences in text_prompts(name)]
+    with torch.no_grad():
+        rows = [F.normalize(clip.encode_text(part), dim=-1).mean(dim=0) for part in tokens]
+    lengths, forward = [], tower.ln_final.forward
+    monkeypatch.setattr(tower.ln_final, "forward", lambda x: lengths.append(x.shape[1]) or forward(x))
+    found = OpenCLIPBackbone(clip).text_prototypes(name)
+    assert_close(found, F.normalize(torch.stack(rows), dim=-1), atol=1e-6, rtol=0)
+    longest = max(int(part.argmax(dim=-1).max()) + 1 for part in tokens)
+    assert set(lengths) == {longest if causal else 77}
+
+
+def test_words_that_a_cut_vocabulary_lacks_are_found():
+    demo = create_backbone("mini-clip-16-240", "demo")
+    assert demo.unknown_words("some_set/steel screw") == ["screw"]
+    assert demo.unknown_words("gear") == []
+    # Its prototypes are those of any other unknown word.
+    assert torch.equal(demo.text_prototypes("screw"), demo.text_prototypes("brick"))
+    assert OpenCLIPBackbone(make_clip()).unknown_words("screw") is None

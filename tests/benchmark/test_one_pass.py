@@ -24,7 +24,8 @@ def results(data, checkpoints, tmp_path_factory):
     config = {
         "output": str(folder),
         "models": {name: {"class_path": name, "weights": path} for name, path in checkpoints.items()}
-        | {"baseline": baseline, "shifted": baseline | {"init_args": baseline["init_args"] | {"prompt_shifts": 2}}},
+        | {"baseline": baseline, "shifted": baseline | {"init_args": baseline["init_args"] | {"prompt_shifts": 2}}}
+        | {"automatic": baseline | {"init_args": baseline["init_args"] | {"text_prompts": "automatic"}}},
         "targets": {
             "Demo": {"datamodule": "InCTRLDemo", "root": str(data), "categories": ["washer"], "options": COUNTS}
         },
@@ -36,12 +37,14 @@ def results(data, checkpoints, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("k_shot", "seed"), [(0, 0), (1, 2), (3, 0), (3, 2)])
-@pytest.mark.parametrize("name", ["InCTRL", "InCTRLv2", "baseline", "shifted"])
+@pytest.mark.parametrize("name", ["InCTRL", "InCTRLv2", "baseline", "shifted", "automatic"])
 def test_every_setting_equals_the_engine(name, k_shot, seed, results, data, checkpoints, tmp_path):
     folder, table = results
     kind = InCTRL if name == "InCTRL" else InCTRLv2
     given = {"weights": checkpoints[name]} if name in checkpoints else {"backbone": BACKBONE, "pretrained": None}
-    model = kind(k_shot=k_shot, seed=seed, visualizer=False, prompt_shifts=2 if name == "shifted" else 1, **given)
+    given |= {"prompt_shifts": 2} if name == "shifted" else {}
+    given |= {"text_prompts": "automatic"} if name == "automatic" else {}
+    model = kind(k_shot=k_shot, seed=seed, visualizer=False, **given)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
     engine = Engine(default_root_dir=tmp_path, **quiet)
     expected = engine.test(model, datamodule=InCTRLDemo(root=data, category="washer", **COUNTS), verbose=False)[0]

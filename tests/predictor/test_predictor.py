@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The detector, compared with anomalib's engine where both do the same."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -300,3 +302,31 @@ def test_too_few_normal_images_are_refused(make_detector, good, options, argumen
     with pytest.raises((PromptError, ValueError), match=message):
         detector.set_prompts(class_name="washer", **{name: good[:count] for name, count in arguments.items()})
     assert detector.class_names == []
+
+
+def test_text_prompts_are_examined_logged_and_shown(detector, good, queries, caplog):
+    alignment = detector.text_alignment()
+    assert (alignment.class_name, alignment.unknown_words) == ("washer", ("washer",))
+    scores = [prediction.components["text_score"] for prediction in detector.predict(good[:4])]
+    assert alignment.normal_scores == pytest.approx(scores, abs=1e-5)
+    with caplog.at_level("INFO"):
+        detector.set_prompts(good[:4], class_name="washer")
+    assert sum("does not know 'washer'" in message for message in caplog.messages) == 1
+    assert sum("cosine of the text prototypes" in message for message in caplog.messages) == 1
+    prediction = detector.predict(queries[0])[0]
+    without = dataclasses.replace(prediction, text_alignment=None)
+    assert prediction.explain() != without.explain()
+
+
+def test_automatic_text_prompts_stay_with_a_saved_detector_and_in_an_export(good, queries, tmp_path):
+    module = InCTRLv2(backbone="mini-clip-16-240", pretrained="demo", text_prompts="automatic")
+    detector = Detector(module, device="cpu")
+    detector.set_prompts(good[:3], class_name="washer")
+    first = detector.predict(queries[:2])
+    again = Detector(detector.save(tmp_path / "washer.ckpt"), device="cpu")
+    assert again.module.hparams["text_prompts"] == "automatic"
+    assert [p.components for p in again.predict(queries[:2])] == [p.components for p in first]
+    exported = torch.load(module.to_torch(tmp_path), weights_only=False)["model"]
+    assert torch.equal(exported.model.bank.select().prototypes, module.model.bank.select().prototypes)
+    again.set_prompts(good[:3], class_name="washer")
+    assert [p.score for p in again.predict(queries[:2])] == [p.score for p in first]

@@ -31,6 +31,12 @@ from anomalib_inctrl.models.components.residuals import (
     unit,
 )
 from anomalib_inctrl.models.components.score_components import ScoreComponents
+from anomalib_inctrl.models.components.text_alignment import (
+    TextAlignment,
+    TextPrompts,
+    automatic_prototypes,
+    measure_alignment,
+)
 
 
 class FewShotModel(nn.Module, ABC):
@@ -58,6 +64,9 @@ class FewShotModel(nn.Module, ABC):
         fusion: How the components give the score: ``"paper"``, the paper's fixed weights, or, *ours*,
             ``"standardized"`` or ``"logistic"`` weights fitted on auxiliary data, see :class:`.ScoreFusion`. Until they
             are fitted, and without image prompts, the paper's count.
+        text_prompts: ``"ensemble"``, the mean of all text prompts as in the papers, or, *ours*, ``"automatic"``, those
+            weighted by how little they move on the normal images, and none where they do not fit these
+            (:func:`.automatic_prototypes`).
         temperature_image: Divides the cosines of the text score.
         prompt_shifts: *Ours*: offsets along each axis at which the patches of prompts in the bank are seen; 1 sees
             prompts as they are.
@@ -86,6 +95,7 @@ class FewShotModel(nn.Module, ABC):
         residual_scale: ResidualScale = "half",
         patch_pooling: int | Literal["max"] = "max",
         fusion: FusionKind = "paper",
+        text_prompts: TextPrompts = "ensemble",
         temperature_image: float = 0.01,
         prompt_shifts: int = 1,
     ) -> None:
@@ -96,6 +106,7 @@ class FewShotModel(nn.Module, ABC):
         check_choice("residual", residual, get_args(ResidualOperation))
         check_choice("residual_scale", residual_scale, get_args(ResidualScale))
         check_choice("fusion", fusion, get_args(FusionKind))
+        check_choice("text_prompts", text_prompts, get_args(TextPrompts))
         check_positive("temperature_image", temperature_image)
         check_prompt_shifts(prompt_shifts)
         check_patch_pooling(patch_pooling)
@@ -113,6 +124,7 @@ class FewShotModel(nn.Module, ABC):
         self.use_patch = use_patch
         self.residual_scale = residual_scale
         self.patch_pooling = patch_pooling
+        self.text_prompts = text_prompts
         self.temperature_image = temperature_image
         self.prompt_shifts = prompt_shifts
         self.bank = PromptBank()
@@ -153,7 +165,7 @@ class FewShotModel(nn.Module, ABC):
             raise PromptError(msg)
         with torch.inference_mode(mode=False), torch.no_grad():
             prompts = encode_prompts(self.backbone, images, self.prompt_shifts)
-            prototypes = self.backbone.text_prototypes(class_name)
+            prototypes = self.text_prototypes(class_name, prompts.embedding)
             context = PromptContext(unit(prompts.patches), prompts.embedding, prototypes)
         self.bank.put(class_name, context, list(files))
 
@@ -177,14 +189,51 @@ class FewShotModel(nn.Module, ABC):
         with torch.inference_mode(mode=False), torch.no_grad():
             features = encode_prompts(self.backbone, images, self.prompt_shifts, batch_size)
             views = features.patches.unflatten(0, (len(images), -1))  # the first view of an image is the image itself
-            unit_views, prototypes = unit(views), self.backbone.text_prototypes(class_name)
+            unit_views = unit(views)
             parts = []
             for row in range(len(images)):
                 others = [other for other in range(len(images)) if other != row]
-                context = PromptContext(unit_views[others].flatten(0, 1), features.embedding[others], prototypes)
+                embeddings = features.embedding[others]
+                prototypes = self.text_prototypes(class_name, embeddings)
+                context = PromptContext(unit_views[others].flatten(0, 1), embeddings, prototypes)
                 query = ImageFeatures(views[row, :1], features.embedding[row : row + 1])
                 parts.append(self.score_query(query, context))
         return ScoreComponents.merge(parts, [[row] for row in range(len(images))])
+
+    def text_prototypes(self, class_name: str, normal: Tensor) -> Tensor:
+        """Text prototypes of a class, by ``text_prompts``.
+
+        Args:
+            class_name: The class.
+            normal: Class embeddings of its prompts ``(K, D)``; ``K = 0`` has the ensemble.
+
+        Returns:
+            Unit-length prototypes ``(2, D)``, ``(0, D)`` without a text encoder.
+        """
+        if self.text_prompts == "ensemble" or not self.backbone.has_text or not len(normal):
+            return self.backbone.text_prototypes(class_name)
+        return automatic_prototypes(self.backbone.text_states(class_name), normal, self.temperature_image)
+
+    def text_alignment(self, class_name: str | None = None) -> TextAlignment | None:
+        """Measure how well the text prompts of a class, all of them, fit its normal images in the bank.
+
+        Args:
+            class_name: The class; may be left out if the bank holds one.
+
+        Returns:
+            The measurement; None without a text encoder.
+
+        Raises:
+            PromptError: If no prompts are set for the class, or several classes have some and none is named.
+        """
+        context = self.bank.select(class_name)
+        if not self.backbone.has_text:
+            return None
+        name = self.bank.class_names[0] if class_name is None else class_name
+        # Automatic prototypes would hide that those of all prompts do not fit.
+        automatic = self.text_prompts == "automatic"
+        prototypes = self.backbone.text_prototypes(name) if automatic else context.prototypes
+        return measure_alignment(self.backbone, name, prototypes, context.embeddings, self.temperature_image)
 
     # ------------------------------------------------------------------ scores
 
@@ -349,10 +398,10 @@ class FewShotModel(nn.Module, ABC):
         """
         batch = len(class_name)
         k_shot = len(features.embedding) // batch - 1
+        embeddings = features.embedding[batch:].unflatten(0, (batch, k_shot))
+        prototypes = [self.text_prototypes(name, own) for name, own in zip(class_name, embeddings, strict=True)]
         context = PromptContext(
-            patches=unit(features.patches[batch:]).unflatten(0, (batch, k_shot)),
-            embeddings=features.embedding[batch:].unflatten(0, (batch, k_shot)),
-            prototypes=torch.stack([self.backbone.text_prototypes(name) for name in class_name]),
+            unit(features.patches[batch:]).unflatten(0, (batch, k_shot)), embeddings, torch.stack(prototypes)
         )
         return features.rows(slice(batch)), context
 

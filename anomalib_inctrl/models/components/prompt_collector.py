@@ -157,6 +157,8 @@ class PromptCollector:
             return
         images = read_images(paths, transform) if paths else torch.empty(0, 3, *model.backbone.image_size)
         model.set_prompts(images, class_name, [str(path) for path in paths])
+        if (alignment := model.text_alignment(class_name)) is not None:
+            alignment.log()
         self._collected[class_name] = key
 
 

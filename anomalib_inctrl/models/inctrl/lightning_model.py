@@ -69,6 +69,8 @@ class InCTRL(FewShotModule, AnomalibModule):
         fusion: How the components give the score: ``"paper"``, fixed weights, or, *ours*, ``"standardized"`` or
             ``"logistic"`` weights, fitted at the end of training on a quarter of the auxiliary categories that the
             heads are kept from. It needs six categories; with fewer, and until it is fitted, the paper's weights count.
+        text_prompts: ``"ensemble"``, the mean of all text prompts, or, *ours*, ``"automatic"``, those weighted by how
+            little they move on a class's normal images, and none where they do not fit these.
         learning_rate: Of AdamW.
         weight_decay: Of AdamW.
         seed: Decides the heads' first weights and the choice of prompts.
@@ -103,6 +105,7 @@ class InCTRL(FewShotModule, AnomalibModule):
         residual_scale: Literal["half", "full"] = "half",
         patch_pooling: int | Literal["max"] = "max",
         fusion: Literal["paper", "standardized", "logistic"] = "logistic",
+        text_prompts: Literal["ensemble", "automatic"] = "ensemble",
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
         seed: int = 0,

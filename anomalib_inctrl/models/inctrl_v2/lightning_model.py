@@ -79,6 +79,8 @@ class InCTRLv2(FewShotModule, AnomalibModule):
         fusion: How the components give the score: ``"paper"``, fixed weights, or, *ours*, ``"standardized"`` or
             ``"logistic"`` weights, fitted at the end of training on a quarter of the auxiliary categories that the
             heads are kept from. It needs six categories; with fewer, and until it is fitted, the paper's weights count.
+        text_prompts: ``"ensemble"``, the mean of all text prompts, or, *ours*, ``"automatic"``, those weighted by how
+            little they move on a class's normal images, and none where they do not fit these.
         alpha: Weight of the patch score in the score.
         beta: Weight of the one-class branch in the anomaly map.
         score_map: *Open*: the map whose maximum is the patch score: ``"residual"``, ``"dasl"`` or ``"fused"``.
@@ -129,6 +131,7 @@ class InCTRLv2(FewShotModule, AnomalibModule):
         residual_scale: Literal["half", "full"] = "half",
         patch_pooling: int | Literal["max"] = "max",
         fusion: Literal["paper", "standardized", "logistic"] = "logistic",
+        text_prompts: Literal["ensemble", "automatic"] = "ensemble",
         alpha: float = 0.5,
         beta: float = 0.75,
         score_map: Literal["residual", "dasl", "fused"] = "residual",
