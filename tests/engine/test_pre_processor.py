@@ -12,7 +12,7 @@ from anomalib.pre_processing import PreProcessor
 from torch import nn
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from anomalib_inctrl import Detector
+from anomalib_inctrl import Detector, InCTRLv2
 from anomalib_inctrl.backbones.openclip import CLIP_MEAN, CLIP_STD
 from anomalib_inctrl.backbones.preprocessing import BackbonePreProcessor, ExportableResize
 from anomalib_inctrl.errors import BackboneError
@@ -93,7 +93,7 @@ def test_a_checkpoint_keeps_it_and_onnx_runs(form, make_model, files, tmp_path):
     with torch.no_grad():
         expected = model(images).pred_score
         assert torch.equal(loaded(images).pred_score, expected)
-    if form != "nothing":  # an export takes long
+    if form != "nothing" or type(model) is not InCTRLv2:  # an export takes long
         return
     path = loaded.to_onnx(tmp_path)
     session = onnxruntime.InferenceSession(path)
