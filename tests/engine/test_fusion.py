@@ -28,8 +28,7 @@ def products(tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("feature_store", ["memory", None])
-@pytest.mark.parametrize("fusion", ["logistic", "standardized"])
+@pytest.mark.parametrize(("fusion", "feature_store"), [("logistic", "memory"), ("standardized", None)])
 def test_it_is_fitted_on_classes_that_no_batch_of_training_has(
     make_model, make_engine, products, fusion, feature_store, monkeypatch
 ):
