@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from anomalib_inctrl.backbones import ImageFeatures
 from anomalib_inctrl.models import InCTRLModel, InCTRLv2Model
 from anomalib_inctrl.models.components.patch_metric import PatchMetric
 from anomalib_inctrl.models.components.residuals import nearest_prompt_similarity, residual_of, unit
@@ -93,8 +92,7 @@ def test_it_learns_which_directions_are_normal_variation_on_products_it_has_not_
 @pytest.mark.parametrize("model_class", [InCTRLModel, InCTRLv2Model])
 def test_no_other_loss_trains_it(model_class):
     model = with_metric(model_class).train()
-    query = ImageFeatures(torch.randn(4, len(model.backbone.blocks), model.backbone.num_patches, 64), torch.randn(4, 64))
-    features = ImageFeatures(query.patches.repeat(3, 1, 1, 1), query.embedding.repeat(3, 1))
+    features = model.backbone.encode_image(torch.randn(12, 3, 64, 64))
     query, context = model.split_pairs(features, ["object"] * 4)
     losses, known = model.metric_losses(query, context, torch.tensor([0, 1, 0, 1]))
     assert list(losses) == ["metric_loss"]
