@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the number of auxiliary products and the fusion of the score do for unseen product families.
+"""What the number of auxiliary products, the metric and the fusion of the score do for unseen product families.
 
     python benchmarks/auxiliary.py --output results/auxiliary
 
@@ -31,7 +31,8 @@ from anomalib_inctrl.io.files import write_text_atomic
 
 COUNTS = {"train_count": 6, "test_normal_count": 1, "test_anomalous_count": 6}
 METRICS = ["image_AUROC", "pixel_AUROC", "pixel_AUPRO"]
-KEYS = ["families", "model", "fusion", "products"]
+KEYS = ["families", "model", "metric", "fusion", "products"]
+UNTRAINED: dict[str, dict[str, Any]] = {"training-free baseline": {}, "patch score alone": {"use_text": False}}
 MODELS = {"InCTRL": InCTRL, "InCTRLv2": InCTRLv2}
 TARGETS = {"development": UNSEEN_CATEGORIES, "confirmation": CONFIRMATION_CATEGORIES}
 
@@ -42,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--products", type=int, nargs="+", default=[9, 30, 100, 300], help="numbers of products")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--fusions", nargs="+", default=["paper", "standardized", "logistic"])
+    parser.add_argument("--metrics", nargs="+", default=["cosine"], help="patch_metric of the models: cosine, learned")
+    parser.add_argument("--backbone", default=DEMO_BACKBONE)
+    parser.add_argument("--pretrained", default=DEMO_PRETRAINED, help="tag or file of the backbone's weights")
     parser.add_argument("--families", nargs="+", choices=TARGETS, default=["confirmation"])
     parser.add_argument("--trainings", type=int, default=3, help="trainings of each, with seeds 0, 1, ...")
     parser.add_argument("--epochs", type=int, default=3, help="of 100 steps")
@@ -53,26 +57,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.disable(logging.WARNING)
     path = args.output / "rows.csv"
     rows = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=[*KEYS, "training"])
-    runs: list[tuple[str | None, str, int, int]] = [(None, "paper", 0, 0)]
+    runs: list[tuple[str, str, str, int, int]] = [(name, "cosine", "paper", 0, 0) for name in UNTRAINED]
     for seed in range(args.trainings):
-        runs += [(m, f, n, seed) for n in args.products for m in args.models for f in args.fusions]
-    for model, fusion, products, seed in runs:
-        name = model or "training-free baseline"
-        known = rows[(rows.model == name) & (rows.fusion == fusion) & (rows.products == products)]
+        runs += [
+            (name, metric, fusion, products, seed)
+            for products in args.products
+            for name in args.models
+            for metric in args.metrics
+            for fusion in args.fusions
+        ]
+    for name, metric, fusion, products, seed in runs:
+        known = rows[(rows.model == name) & (rows.metric == metric) & (rows.fusion == fusion)]
+        known = known[known.products == products]
         missing = set(args.families) - set(known[known.training == seed].families)
         if missing:
-            weights = train(args, model, fusion, products, seed) if model else None
+            if name in UNTRAINED:
+                options = {"backbone": args.backbone, "pretrained": args.pretrained} | UNTRAINED[name]
+                chosen: dict[str, Any] = {"class_path": "InCTRLv2", "init_args": options}
+            else:
+                weights = train(args, name, metric, fusion, products, seed)
+                chosen = {"class_path": name, "weights": str(weights)}
             measured = measure(
-                args, weights, model, sorted(missing), args.output / f"{name}-{fusion}-{products}-{seed}"
+                args, chosen, sorted(missing), args.output / f"{name}-{metric}-{fusion}-{products}-{seed}"
             )
-            measured = measured.assign(model=name, fusion=fusion, products=products, training=seed)
+            measured = measured.assign(model=name, metric=metric, fusion=fusion, products=products, training=seed)
             rows = pd.concat([rows, measured], ignore_index=True) if len(rows) else measured
             write_text_atomic(path, rows.to_csv(index=False))
             print(summary(rows).to_string(), flush=True)
     print(summary(rows).to_string())
 
 
-def train(args: argparse.Namespace, model: str, fusion: str, products: int, seed: int) -> Path:
+def train(args: argparse.Namespace, model: str, metric: str, fusion: str, products: int, seed: int) -> Path:
     """Train heads on random products; gives the checkpoint."""
     names = list(RANDOM_PRODUCTS)[:products]
     for name in names:
@@ -85,23 +100,19 @@ def train(args: argparse.Namespace, model: str, fusion: str, products: int, seed
         feature_store=str(args.output / "features"),
         seed=seed,
     )
-    module = MODELS[model](backbone=DEMO_BACKBONE, pretrained=DEMO_PRETRAINED, fusion=fusion, seed=seed)
+    module = MODELS[model](
+        backbone=args.backbone, pretrained=args.pretrained, patch_metric=metric, fusion=fusion, seed=seed
+    )
     options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_model_summary": False}
     engine = Engine(default_root_dir=args.output, max_epochs=args.epochs, enable_progress_bar=False, **options)
     engine.fit(module, datamodule=datamodule)
     return Path(str(engine.best_model_path))
 
 
-def measure(
-    args: argparse.Namespace, weights: Path | None, model: str | None, families: Sequence[str], output: Path
-) -> pd.DataFrame:
-    """Test on unseen families; one row per category and draw of prompts."""
+def measure(args: argparse.Namespace, chosen: dict[str, Any], families: Sequence[str], output: Path) -> pd.DataFrame:
+    """Test a model on unseen families; one row per category and draw of prompts."""
     for name in [name for family in families for name in TARGETS[family]]:
         InCTRLDemo(root=args.data, category=name).prepare_data()
-    init_args = {"backbone": DEMO_BACKBONE, "pretrained": DEMO_PRETRAINED}
-    chosen = (
-        {"class_path": model, "weights": str(weights)} if model else {"class_path": "InCTRLv2", "init_args": init_args}
-    )
     config = BenchmarkConfig.model_validate(
         {
             "output": output,

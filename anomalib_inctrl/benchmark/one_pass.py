@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures InCTRL and InCTRLv2 on a category in one pass: every image is encoded once for every K, seed and model.
 
-Which prompt patch is nearest does not depend on heads, and the nearest over several prompts is the nearest of the
-nearest of each. So queries are compared with the union of all prompts, one by one, and a setting takes the maximum over
-its own.
+Which prompt patch is nearest does not depend on heads, unless the metric is learned, and the nearest over several
+prompts is the nearest of the nearest of each. So queries are compared with the union of all prompts, one by one, and a
+setting takes the maximum over its own.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from anomalib_inctrl.errors import BenchmarkError, InCTRLError
 from anomalib_inctrl.io.images import read_image
 from anomalib_inctrl.models.components.prompt_bank import PromptContext
 from anomalib_inctrl.models.components.prompt_shifts import encode_prompts
-from anomalib_inctrl.models.components.residuals import nearest_prompt_similarity, unit
+from anomalib_inctrl.models.components.residuals import unit
 from anomalib_inctrl.models.components.score_components import ScoreComponents
 
 PromptChooser = Callable[[int | None, int, Callable[[Sequence[Path]], Tensor]], list[Path]]
@@ -138,13 +138,15 @@ def measure_category(
             with ExitStack() as stack:
                 for module in modules.values():
                     stack.enter_context(_branches_computed_once(module.model))
-                for setting, common in _contexts(features, prompts, shifts, rows):
-                    for name, module in modules.items():
-                        if setting in settings[name]:
+                for names in _by_metric(modules):
+                    similarity = modules[names[0]].model.similarity
+                    for setting, common in _contexts(similarity, features, prompts, shifts, rows):
+                        for name in [name for name in names if setting in settings[name]]:
                             begin = time.perf_counter()
-                            prototypes = module.model.text_prototypes(class_name, common.embeddings)
+                            model = modules[name].model
+                            prototypes = model.text_prototypes(class_name, common.embeddings)
                             context = replace(common, prototypes=prototypes)
-                            parts[name, setting].append(_on_cpu(module.model.score_query(features, context)))
+                            parts[name, setting].append(_on_cpu(model.score_query(features, context)))
                             seconds[name, setting] += time.perf_counter() - begin
         truth = GroundTruth(
             dataset.samples["image_path"].tolist(),
@@ -194,14 +196,22 @@ def _choose_all(
     return lists
 
 
+def _by_metric(modules: Mapping[str, Any]) -> list[list[str]]:
+    """Names of the models that share the metric of patches; a learned one is shared with no other model."""
+    learned = [name for name, module in modules.items() if module.model.patch_metric is not None]
+    shared = [name for name in modules if name not in learned]
+    return [names for names in (shared, *([name] for name in learned)) if names]
+
+
 def _contexts(
+    similarity_of: Callable[[Tensor, Tensor], Tensor],
     query: ImageFeatures,
     prompts: ImageFeatures,
     shifts: int,
     rows: Mapping[Setting, Sequence[int]],
 ) -> Iterator[tuple[Setting, PromptContext]]:
     """Compare a batch of queries with every prompt once, and give each setting's context, without text prototypes."""
-    each = [nearest_prompt_similarity(query.patches, prompt) for prompt in prompts.patches.split(shifts**2)]
+    each = [similarity_of(query.patches, prompt) for prompt in prompts.patches.split(shifts**2)]
     table = torch.stack(each) if prompts.patches.numel() else None
     for setting, some in rows.items():
         similarity = table[some].amax(dim=0) if table is not None and some else None

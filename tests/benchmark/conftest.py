@@ -42,9 +42,9 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def checkpoints(data, tmp_path_factory):
-    """Heads of both models after a few steps."""
+    """Heads of both models after a few steps, one of them with a metric of its own, changed enough to be seen."""
     found = {}
-    for kind in (InCTRL, InCTRLv2):
+    for kind, metric in ((InCTRL, "cosine"), (InCTRLv2, "learned")):
         datamodule = GeneralistDataModule(
             auxiliary=[DataSource("InCTRLDemo", root=str(data), categories=["gear"], options=COUNTS)],
             k_shot=2,
@@ -59,7 +59,8 @@ def checkpoints(data, tmp_path_factory):
             logger=False,
             enable_progress_bar=False,
         )
-        engine.fit(kind(backbone=BACKBONE, pretrained=None, k_shot=2), datamodule=datamodule)
+        model = kind(backbone=BACKBONE, pretrained=None, k_shot=2, patch_metric=metric, learning_rate=0.01)
+        engine.fit(model, datamodule=datamodule)
         found[kind.__name__] = str(engine.best_model_path)
     return found
 

@@ -166,8 +166,9 @@ def test_weights_and_a_folder_of_prompts_go_into_one_file(make_model, make_engin
     assert eager(loaded, images_of((1, 3, 64, 64))).pred_score.isfinite().all()
 
 
-def test_a_timm_backbone_with_a_fitted_fusion_exports_to_onnx(tmp_path):
-    model = InCTRLv2(backbone="timm/test_vit", pretrained=None, image_size=64).eval()
+def test_a_timm_backbone_with_a_fitted_fusion_and_metric_exports_to_onnx(tmp_path):
+    model = InCTRLv2(backbone="timm/test_vit", pretrained=None, image_size=64, patch_metric="learned").eval()
+    torch.nn.init.normal_(model.model.patch_metric.weight, std=0.2)
     images = torch.rand(4, 3, 64, 64)
     model.model.heads_trained = True
     model.model.fusion.fit(torch.rand(20, len(model.model.fusion.names)), torch.arange(20) % 2)

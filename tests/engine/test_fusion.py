@@ -1,6 +1,9 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The fusion is fitted in training, on categories that the heads are kept from, and kept in the checkpoint."""
+"""The fusion is fitted in training, on categories that the heads are kept from, and kept in the checkpoint.
+
+So is a learned metric, which is trained with the heads.
+"""
 
 import logging
 
@@ -75,3 +78,11 @@ def test_the_same_seed_gives_the_same_fusion(make_model, make_engine, products):
         make_engine(max_epochs=1).fit(model, datamodule=products())
         states.append(model.model.fusion.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_learned_metric_is_trained_and_restored(make_model, make_engine, products):
+    engine, model = make_engine(max_epochs=1), make_model(patch_metric="learned", visualizer=False)
+    engine.fit(model, datamodule=products())
+    assert model.model.patch_metric.weight.abs().max() > 0
+    restored = type(model).load_from_checkpoint(engine.best_model_path)
+    assert torch.equal(restored.model.patch_metric.weight, model.model.patch_metric.weight)

@@ -52,6 +52,7 @@ WRONG = {
         ("patch_pooling", 0),
         ("patch_pooling", "mean"),
         ("fusion", "best"),
+        ("patch_metric", "euclidean"),
         ("learning_rate", -1),
         ("weight_decay", math.nan),
         ("seed", 1.5),

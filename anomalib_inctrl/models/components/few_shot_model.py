@@ -20,6 +20,7 @@ from anomalib_inctrl.backbones import ImageFeatures, create_backbone
 from anomalib_inctrl.errors import PromptError
 from anomalib_inctrl.models.components.fusion import FusionKind, ScoreFusion
 from anomalib_inctrl.models.components.heads import ImageResidualScorer
+from anomalib_inctrl.models.components.patch_metric import PatchMetric, PatchMetricKind
 from anomalib_inctrl.models.components.prompt_bank import PromptBank, PromptContext
 from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts, encode_prompts
 from anomalib_inctrl.models.components.residuals import (
@@ -61,6 +62,9 @@ class FewShotModel(nn.Module, ABC):
         residual_scale: ``"half"`` as in the authors' code, ``"full"`` as in the paper's equation.
         patch_pooling: How the patch score is taken from a map: ``"max"`` as in the papers, or, *ours*, the mean of this
             many largest patches.
+        patch_metric: What the patch residual is taken in: ``"cosine"`` of the backbone's tokens as in the papers, or,
+            *ours*, ``"learned"``, the cosine behind a linear map that is trained with the heads, see
+            :class:`.PatchMetric`.
         fusion: How the components give the score: ``"paper"``, the paper's fixed weights, or, *ours*,
             ``"standardized"`` or ``"logistic"`` weights fitted on auxiliary data, see :class:`.ScoreFusion`. Until they
             are fitted, and without image prompts, the paper's count.
@@ -94,6 +98,7 @@ class FewShotModel(nn.Module, ABC):
         residual: ResidualOperation = "residual",
         residual_scale: ResidualScale = "half",
         patch_pooling: int | Literal["max"] = "max",
+        patch_metric: PatchMetricKind = "cosine",
         fusion: FusionKind = "paper",
         text_prompts: TextPrompts = "ensemble",
         temperature_image: float = 0.01,
@@ -105,6 +110,7 @@ class FewShotModel(nn.Module, ABC):
             raise ValueError(msg)
         check_choice("residual", residual, get_args(ResidualOperation))
         check_choice("residual_scale", residual_scale, get_args(ResidualScale))
+        check_choice("patch_metric", patch_metric, get_args(PatchMetricKind))
         check_choice("fusion", fusion, get_args(FusionKind))
         check_choice("text_prompts", text_prompts, get_args(TextPrompts))
         check_positive("temperature_image", temperature_image)
@@ -130,6 +136,9 @@ class FewShotModel(nn.Module, ABC):
         self.bank = PromptBank()
         self.heads_trained = False
         self.image_scorer = ImageResidualScorer(self.backbone.embed_dim, residual) if use_image else None
+        self.patch_metric = None
+        if patch_metric == "learned":
+            self.patch_metric = PatchMetric(self.backbone.patch_width, len(self.backbone.blocks))
         in_use = {"text_score": use_text, "patch_score": use_patch, "image_score": use_image}
         names = (*(name for name, used in in_use.items() if used), *self.further_components)
         self.fusion = None if fusion == "paper" else ScoreFusion(fusion, names)
@@ -325,14 +334,28 @@ class FewShotModel(nn.Module, ABC):
             return ScoreComponents(by_text, torch.zeros_like(constant), zero, by_text, constant, self.backbone.grid)
         similarity = context.similarity
         if similarity is None:
-            # The context's patch tokens are of unit length already.
-            similarity = nearest_prompt_similarity(query.patches, context.patches)
+            similarity = self.similarity(query.patches, context.patches)
         patch_map, anomaly_map = residual_of(similarity, self.residual_scale), residual_of(similarity)
         patch_score = self.pool_patches(patch_map)
         in_use = [by_text] if by_text is not None and self.use_text else []
         in_use += [patch_score] if self.use_patch or not in_use else []
         score = torch.stack(in_use).mean(dim=0)
         return ScoreComponents(by_text, patch_map, patch_score, score, anomaly_map, self.backbone.grid)
+
+    def similarity(self, query: Tensor, prompts: Tensor) -> Tensor:
+        """Cosine of every query patch with its nearest prompt patch, in the learned metric once there is one.
+
+        Args:
+            query: Patch tokens of the queries ``(B, L, P, D_v)``.
+            prompts: Unit patch tokens of the prompts, ``(K, L, P, D_v)`` shared by all queries or
+                ``(B, K, L, P, D_v)``.
+
+        Returns:
+            ``(B, L, P)`` in [-1, 1].
+        """
+        if self.patch_metric is None or not self.use_heads:
+            return nearest_prompt_similarity(query, prompts)
+        return nearest_prompt_similarity(self.patch_metric(query), unit(self.patch_metric(prompts)))
 
     def pool_patches(self, patch_map: Tensor) -> Tensor:
         """Patch score of a map: its largest value, or the mean of its ``patch_pooling`` largest.
@@ -404,6 +427,38 @@ class FewShotModel(nn.Module, ABC):
             unit(features.patches[batch:]).unflatten(0, (batch, k_shot)), embeddings, torch.stack(prototypes)
         )
         return features.rows(slice(batch)), context
+
+    def compared(self, query: ImageFeatures, context: PromptContext) -> PromptContext:
+        """The context with the similarities of the queries, through which no gradient reaches a learned metric."""
+        if self.patch_metric is None:
+            return context
+        return replace(context, similarity=self.similarity(query.patches, context.patches).detach())
+
+    def metric_losses(
+        self,
+        query: ImageFeatures,
+        context: PromptContext,
+        label: Tensor,
+        masks: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[dict[str, Tensor], PromptContext]:
+        """Loss of the learned metric, which is trained by no other.
+
+        Args:
+            query: Features of ``B`` queries.
+            context: A context for each of them.
+            label: ``(B,)``, 1 for abnormal.
+            masks: Which queries have a known mask ``(B,)``, one at least, and the masks of those ``(N, H, W)``.
+
+        Returns:
+            ``metric_loss``, of the patches of queries with masks, or of all images where there are none; empty without
+            a learned metric. And the context for the other losses, see :meth:`compared`.
+        """
+        if self.patch_metric is None:
+            return {}, context
+        similarity = self.similarity(query.patches, context.patches)
+        known, mask = (slice(None), None) if masks is None else masks
+        loss = self.patch_metric.loss(similarity[known], label[known], mask, self.backbone.grid)
+        return {"metric_loss": loss}, replace(context, similarity=similarity.detach())
 
     # ------------------------------------------------------------------ state
 

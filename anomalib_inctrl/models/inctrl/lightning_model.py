@@ -66,6 +66,8 @@ class InCTRL(FewShotModule, AnomalibModule):
         residual: ``"residual"``, or the paper's comparisons ``"concat"`` and ``"average"``.
         residual_scale: ``"half"`` as in the authors' code, ``"full"`` as in the paper's equation.
         patch_pooling: ``"max"``, the largest patch residual, or, *ours*, the mean of this many largest ones.
+        patch_metric: What the patch residual is taken in: ``"cosine"`` of the backbone's tokens, or, *ours*,
+            ``"learned"``, the cosine behind a linear map that is trained with the heads.
         fusion: How the components give the score: ``"paper"``, fixed weights, or, *ours*, ``"standardized"`` or
             ``"logistic"`` weights, fitted at the end of training on a quarter of the auxiliary categories that the
             heads are kept from. It needs six categories; with fewer, and until it is fitted, the paper's weights count.
@@ -104,6 +106,7 @@ class InCTRL(FewShotModule, AnomalibModule):
         residual: Literal["residual", "concat", "average"] = "residual",
         residual_scale: Literal["half", "full"] = "half",
         patch_pooling: int | Literal["max"] = "max",
+        patch_metric: Literal["cosine", "learned"] = "cosine",
         fusion: Literal["paper", "standardized", "logistic"] = "logistic",
         text_prompts: Literal["ensemble", "automatic"] = "ensemble",
         learning_rate: float = 1e-3,
@@ -119,9 +122,14 @@ class InCTRL(FewShotModule, AnomalibModule):
         self.setup_few_shot()
 
     def training_losses(self, batch: Any) -> dict[str, Tensor]:
-        """Focal losses of the image's score and of the image residual's score (InCTRL, eq. 8 and 10)."""
-        components = self.model.score_features(*self.encode_batch(batch))
-        losses = {"score_loss": self.loss(components.score, batch.gt_label)}
+        """Focal losses of the image's score and of the image residual's score (InCTRL, eq. 8 and 10).
+
+        With a learned metric also ``metric_loss``, its own, of the images; the others do not train it.
+        """
+        query, context = self.encode_batch(batch)
+        metric_losses, context = self.model.metric_losses(query, context, batch.gt_label)
+        components = self.model.score_features(query, context)
+        losses = metric_losses | {"score_loss": self.loss(components.score, batch.gt_label)}
         if components.image_score is not None:
             losses["image_loss"] = self.loss(components.image_score, batch.gt_label)
         return losses

@@ -96,7 +96,8 @@ class InCTRLModel(FewShotModel):
             CheckpointError: If a key is missing, unknown, or of another shape; nothing is loaded then.
         """
         backbone, heads = from_official(state_dict)
-        own = {name: value for name, value in self.head_tensors().items() if not name.startswith("fusion.")}
+        ours = ("fusion.", "patch_metric.")
+        own = {name: value for name, value in self.head_tensors().items() if not name.startswith(ours)}
         check_keys(heads, own, "official weights of the heads")
         self.backbone.load_weights(backbone, "official weights of the backbone")
         for key, value in heads.items():
@@ -110,7 +111,10 @@ class InCTRLModel(FewShotModel):
         Raises:
             CheckpointError: If the authors' code has no such model.
         """
-        if self.image_scorer is None or self.image_scorer.operation == "concat":
-            msg = "The authors' code has no InCTRL without image residual or with residual='concat'."
+        if self.image_scorer is None or self.image_scorer.operation == "concat" or self.patch_metric is not None:
+            msg = (
+                "The authors' code has no InCTRL without image residual, with residual='concat' or with "
+                "patch_metric='learned'."
+            )
             raise CheckpointError(msg)
         return to_official(self.backbone.network.state_dict(), self.head_tensors())

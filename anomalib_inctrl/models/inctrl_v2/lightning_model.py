@@ -76,6 +76,8 @@ class InCTRLv2(FewShotModule, AnomalibModule):
         residual: ``"residual"``, or the comparisons ``"concat"`` and ``"average"``.
         residual_scale: ``"half"`` as in the authors' InCTRL code, ``"full"`` as in the equation.
         patch_pooling: ``"max"``, the largest value of the scored map, or, *ours*, the mean of this many largest ones.
+        patch_metric: What the patch residual is taken in: ``"cosine"`` of the backbone's tokens, or, *ours*,
+            ``"learned"``, the cosine behind a linear map that is trained with the heads.
         fusion: How the components give the score: ``"paper"``, fixed weights, or, *ours*, ``"standardized"`` or
             ``"logistic"`` weights, fitted at the end of training on a quarter of the auxiliary categories that the
             heads are kept from. It needs six categories; with fewer, and until it is fitted, the paper's weights count.
@@ -130,6 +132,7 @@ class InCTRLv2(FewShotModule, AnomalibModule):
         residual: Literal["residual", "concat", "average"] = "residual",
         residual_scale: Literal["half", "full"] = "half",
         patch_pooling: int | Literal["max"] = "max",
+        patch_metric: Literal["cosine", "learned"] = "cosine",
         fusion: Literal["paper", "standardized", "logistic"] = "logistic",
         text_prompts: Literal["ensemble", "automatic"] = "ensemble",
         alpha: float = 0.5,
@@ -195,22 +198,26 @@ class InCTRLv2(FewShotModule, AnomalibModule):
         Returns:
             ``image_focal`` of L_I; ``pixel_focal``, ``pixel_dice`` and ``pixel_fused_dice`` of L_P;
             ``one_class_focal``, ``one_class_dice`` and ``one_class_fused_dice`` of L_O. L_P is 0 if no mask is known.
+            With a learned metric also ``metric_loss``, its own; the others do not train it.
         """
         query, context = self.encode_batch(batch)
         one_class = batch.one_class if batch.one_class is not None else torch.zeros(len(batch), dtype=torch.bool)
         main = ~one_class.to(query.embedding.device)
-        components = self.model.score_features(query.rows(main), context.rows(main))
         label = batch.gt_label[main]
-        losses = {"image_focal": self.loss_weights["image"] * self.focal(components.score, label)}
+        known = batch.mask_valid if batch.gt_mask is not None else torch.zeros_like(main)
+        known = known[main] if known is not None else torch.ones_like(label, dtype=torch.bool)
+        mask = batch.gt_mask[main][known] if batch.gt_mask is not None else None
+        own_query, own_context = query.rows(main), context.rows(main)
+        masks = (known, mask) if self.hparams["pixel_losses"] and mask is not None and len(mask) else None
+        metric_losses, own_context = self.model.metric_losses(own_query, own_context, label, masks)
+        components = self.model.score_features(own_query, own_context)
+        losses = metric_losses | {"image_focal": self.loss_weights["image"] * self.focal(components.score, label)}
         if components.dasl_map is not None:
-            known = batch.mask_valid if batch.gt_mask is not None else torch.zeros_like(main)
-            known = known[main] if known is not None else torch.ones_like(label, dtype=torch.bool)
-            mask = batch.gt_mask[main][known] if batch.gt_mask is not None else None
             fused_map = self.model.dasl_mean(components)
             losses |= self._map_losses("pixel", components.dasl_map[known], fused_map[known], mask, components.grid)
         if self.model.oasl_branch is not None and not bool(main.all()):
             query, context = query.rows(~main), context.rows(~main)
-            components = self.model.map_components(query, context)
+            components = self.model.map_components(query, self.model.compared(query, context))
             empty = torch.zeros(len(components.score), *self.model.backbone.image_size, device=components.score.device)
             fused_map = self.model.oasl_mean(components)
             losses |= self._map_losses("one_class", components.oasl_map, fused_map, empty, components.grid)
