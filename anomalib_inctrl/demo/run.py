@@ -35,7 +35,7 @@ _SEEDS = range(3)
 _TARGETS = {"rendered": CONFIRMATION_CATEGORIES, "photographs": ("brick", "grass", "gravel")}
 _UNSEEN = (*_TARGETS["rendered"], *_TARGETS["photographs"])
 _EXPLAINED = ("nut", "brick")
-_STEPS = 300
+_STEPS = 250
 # Many products with few images each: heads learn what a defect is only from many.
 _PRODUCTS = tuple(RANDOM_PRODUCTS)[:100]
 _COUNTS = {"train_count": 6, "test_normal_count": 1, "test_anomalous_count": 6}
