@@ -28,7 +28,7 @@ from anomalib_inctrl.benchmark.one_pass import encode_files
 from anomalib_inctrl.demo import UNSEEN_CATEGORIES, InCTRLDemo
 from anomalib_inctrl.io.files import write_text_atomic
 from anomalib_inctrl.io.images import read_image
-from anomalib_inctrl.models.components.residuals import nearest_prompt_similarity, patch_residual, text_score, unit
+from anomalib_inctrl.models.components.residuals import nearest_prompt_similarity, residual_of, text_score, unit
 from anomalib_inctrl.prompts import create_selector
 
 METRICS = ("score", "patches alone", "map")
@@ -112,7 +112,7 @@ class Category:
         """
         backbone = self.encoder.backbone
         keep = torch.tensor([path not in leave_out for path in self.paths])
-        maps = patch_residual(torch.stack([self.cosines(path, shifts) for path in prompts]).amax(dim=0))[keep]
+        maps = residual_of(torch.stack([self.cosines(path, shifts) for path in prompts]).amax(dim=0))[keep]
         by_text = text_score(self.query.embedding, backbone.text_prototypes(class_name or self.name))[keep]
         grid = maps.unflatten(-1, backbone.grid).unsqueeze(1)
         large = F.interpolate(grid, size=backbone.image_size, mode="bilinear", align_corners=False)

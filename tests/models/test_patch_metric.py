@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from anomalib_inctrl.models import InCTRLModel, InCTRLv2Model
 from anomalib_inctrl.models.components.patch_metric import PatchMetric
-from anomalib_inctrl.models.components.residuals import nearest_prompt_similarity, patch_residual, unit
+from anomalib_inctrl.models.components.residuals import nearest_prompt_similarity, residual_of, unit
 
 
 def with_metric(model_class, **options):
@@ -35,18 +35,18 @@ def test_before_training_it_is_the_cosine_and_after_it_agrees_with_loops(model_c
             cosine = F.cosine_similarity(query.patches[:, block] @ matrix, prompt @ matrix, dim=-1)
             expected[:, block] = torch.maximum(expected[:, block], cosine)
     found = model.score_components(images)
-    assert torch.allclose(found.patch_map, patch_residual(expected), atol=1e-5)
-    assert not torch.allclose(found.patch_map, patch_residual(plain), atol=1e-3)
+    assert torch.allclose(found.patch_map, residual_of(expected), atol=1e-5)
+    assert not torch.allclose(found.patch_map, residual_of(plain), atol=1e-3)
     assert found.patch_map[:k_shot].max() < 1e-5  # a prompt shows the same, whatever the metric
     model.heads_trained = False  # the training-free baseline
-    assert torch.allclose(model.score_components(images).patch_map, patch_residual(plain), atol=1e-6)
+    assert torch.allclose(model.score_components(images).patch_map, residual_of(plain), atol=1e-6)
 
 
 def test_the_loss_is_the_cross_entropy_of_patches_that_a_defect_covers_or_leaves():
     metric, similarity = PatchMetric(4, 2), torch.rand(3, 2, 4)
     mask = torch.zeros(3, 8, 8)
     mask[1, :4, :4], mask[2, 0, 4] = 1, 1  # covers a patch, touches another
-    logits = 3 * patch_residual(similarity).log() + 6
+    logits = 3 * residual_of(similarity).log() + 6
     truth = torch.zeros(3, 4)
     truth[1, 0] = 1
     each = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
@@ -71,7 +71,7 @@ def test_it_learns_which_directions_are_normal_variation_on_products_it_has_not_
         return tokens[:, 4:].flatten(0, 1), unit(tokens[:, :4]).repeat_interleave(2, dim=0)
 
     def separated(metric, query, prompts):
-        residual = patch_residual(nearest_prompt_similarity(metric(query), unit(metric(prompts)))).amax(dim=-1)
+        residual = residual_of(nearest_prompt_similarity(metric(query), unit(metric(prompts)))).amax(dim=-1)
         return float((residual[1::2] > residual[::2]).float().mean())
 
     metric, unseen = PatchMetric(32, 1), products(100)

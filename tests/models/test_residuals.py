@@ -19,10 +19,6 @@ from anomalib_inctrl.models.components.residuals import (
 )
 
 
-def residual(query, prompts, scale="half"):
-    return patch_residual(nearest_prompt_similarity(query, unit(prompts)), scale)
-
-
 def slow_patch_residual(query, prompts, scale):
     batch, layers, patches, _ = query.shape
     result = torch.zeros(batch, patches, dtype=query.dtype)
@@ -54,31 +50,31 @@ def test_patch_residual_equals_the_formula(batch, k_shot, layers, patches, width
     query = torch.randn(batch, layers, patches, width, generator=generator, dtype=torch.float64)
     shape = (k_shot, layers, patches, width) if shared else (batch, k_shot, layers, patches, width)
     prompts = torch.randn(shape, generator=generator, dtype=torch.float64)
-    assert_close(residual(query, prompts), slow_patch_residual(query, prompts, 0.5), atol=1e-12, rtol=0)
-    assert_close(residual(query, prompts, "full"), slow_patch_residual(query, prompts, 1.0), atol=1e-12, rtol=0)
+    assert_close(patch_residual(query, prompts), slow_patch_residual(query, prompts, 0.5), atol=1e-12, rtol=0)
+    assert_close(patch_residual(query, prompts, "full"), slow_patch_residual(query, prompts, 1.0), atol=1e-12, rtol=0)
 
 
 def test_patch_residual_of_a_prompt_is_zero_and_duplicates_change_nothing():
     query, others = torch.randn(2, 3, 9, 8), torch.randn(4, 3, 9, 8)
-    assert residual(query[:1], torch.cat([others, query[:1]])).abs().max() < 1e-6
-    once = residual(query, others)
-    assert_close(residual(query, torch.cat([others, others])), once, atol=1e-6, rtol=0)
-    assert_close(residual(query, others[[2, 0, 3, 1]]), once, atol=1e-6, rtol=0)
+    assert patch_residual(query[:1], torch.cat([others, query[:1]])).abs().max() < 1e-6
+    once = patch_residual(query, others)
+    assert_close(patch_residual(query, torch.cat([others, others])), once, atol=1e-6, rtol=0)
+    assert_close(patch_residual(query, others[[2, 0, 3, 1]]), once, atol=1e-6, rtol=0)
     # More prompts can only bring a query closer.
-    assert (residual(query, others[:2]) >= once - 1e-6).all()
+    assert (patch_residual(query, others[:2]) >= once - 1e-6).all()
 
 
 def test_zero_vectors_give_finite_values():
     zero = torch.zeros(1, 1, 4, 8)
-    assert_close(residual(zero, torch.randn(2, 1, 4, 8)), torch.full((1, 4), 0.5))
+    assert_close(patch_residual(zero, torch.randn(2, 1, 4, 8)), torch.full((1, 4), 0.5))
     assert text_score(torch.zeros(1, 8), torch.randn(2, 8)).item() == pytest.approx(0.5)
     assert unit(zero).isfinite().all()
 
 
 def test_patch_residual_range():
     ones = torch.ones(1, 1, 1, 4)
-    assert residual(ones, -ones).item() == pytest.approx(1.0)
-    assert residual(ones, -ones, "full").item() == pytest.approx(2.0)
+    assert patch_residual(ones, -ones).item() == pytest.approx(1.0)
+    assert patch_residual(ones, -ones, "full").item() == pytest.approx(2.0)
 
 
 def test_image_residual_operations():

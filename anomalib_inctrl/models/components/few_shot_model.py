@@ -27,7 +27,7 @@ from anomalib_inctrl.models.components.residuals import (
     ResidualOperation,
     ResidualScale,
     nearest_prompt_similarity,
-    patch_residual,
+    residual_of,
     text_score,
     unit,
 )
@@ -335,7 +335,7 @@ class FewShotModel(nn.Module, ABC):
         similarity = context.similarity
         if similarity is None:
             similarity = self.similarity(query.patches, context.patches)
-        patch_map, anomaly_map = patch_residual(similarity, self.residual_scale), patch_residual(similarity)
+        patch_map, anomaly_map = residual_of(similarity, self.residual_scale), residual_of(similarity)
         patch_score = self.pool_patches(patch_map)
         in_use = [by_text] if by_text is not None and self.use_text else []
         in_use += [patch_score] if self.use_patch or not in_use else []

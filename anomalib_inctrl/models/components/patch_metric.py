@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomalib_inctrl.models.components.residuals import patch_residual
+from anomalib_inctrl.models.components.residuals import residual_of
 
 PatchMetricKind = Literal["cosine", "learned"]
 
@@ -61,7 +61,7 @@ class PatchMetric(nn.Module):
         Returns:
             Scalar, not negative. Patches of which a defect covers less than 15 % do not count.
         """
-        logits = self.log_slope.exp() * patch_residual(similarity.float()).clamp_min(_LEAST).log() + self.offset
+        logits = self.log_slope.exp() * residual_of(similarity.float()).clamp_min(_LEAST).log() + self.offset
         if mask is None:
             return F.binary_cross_entropy_with_logits(logits.amax(dim=-1), label.to(logits))
         covered = F.adaptive_avg_pool2d(mask.to(logits).unsqueeze(1), grid).flatten(1)

@@ -75,19 +75,33 @@ def _largest_product(rows: Tensor, pool: Tensor, columns: int, block_bytes: int)
     )
 
 
-def patch_residual(similarity: Tensor, scale: ResidualScale = "half") -> Tensor:
-    r"""Patch residual map of queries, from their similarities with the nearest prompt patch.
+def patch_residual(query: Tensor, prompts: Tensor, scale: ResidualScale = "half") -> Tensor:
+    r"""Patch residual map of queries against their prompts.
 
     .. math:: M_x[b, p] = \frac{1}{L} \sum_l \frac{1}{2} (1 - \max_{k, q} \cos(F[b, l, p], F'[b, k, l, q]))
 
     (InCTRL, arXiv 2403.06495, eq. 2 and 3; the factor 1/2 stands in the authors' code, not in the paper.)
 
     Args:
-        similarity: Cosines of every block ``(B, L, P)``, see :func:`nearest_prompt_similarity`.
+        query: Patch tokens of the queries ``(B, L, P, D_v)``, of any length.
+        prompts: Patch tokens of the prompts, ``(K, L, P, D_v)`` shared by all queries or ``(B, K, L, P, D_v)``.
         scale: ``"half"`` as in the code, ``"full"`` as in the paper's equation.
 
     Returns:
         ``(B, P)``, in [0, 1] for ``"half"`` and [0, 2] for ``"full"``; 0 where a prompt shows the same.
+    """
+    return residual_of(nearest_prompt_similarity(query, unit(prompts)), scale)
+
+
+def residual_of(similarity: Tensor, scale: ResidualScale = "half") -> Tensor:
+    """Turn similarities with the nearest prompt patch into the patch residual map; see :func:`patch_residual`.
+
+    Args:
+        similarity: Cosines of every block ``(B, L, P)``.
+        scale: ``"half"`` or ``"full"``.
+
+    Returns:
+        ``(B, P)``, in [0, 1] for ``"half"`` and [0, 2] for ``"full"``.
     """
     distance = (1 - similarity).clamp(min=0).mean(dim=1)
     return distance / 2 if scale == "half" else distance
