@@ -402,7 +402,7 @@ class Detector:
             self._normal_peaks[class_name] = float(held_out.anomaly_map.max())
 
     def text_alignment(self, class_name: str | None = None) -> TextAlignment | None:
-        """Measure how well the text prompts of a class fit its prompts, which tells whether to trust the text score.
+        """Measure how well the text prompts of a class fit its normal images, and so whether to trust the text score.
 
         Args:
             class_name: The class; by default the one set last.

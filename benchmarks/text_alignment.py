@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the text score adds, what the text score of the normal prompts tells of that, and automatic text prompts.
+"""What the text score adds, how the text score of the normal prompts predicts it, and automatic text prompts.
 
     python benchmarks/text_alignment.py --output results/text_alignment
 

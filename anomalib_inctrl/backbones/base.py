@@ -201,7 +201,7 @@ class Backbone(nn.Module, ABC):
         raise NotImplementedError
 
     def unknown_words(self, class_name: str) -> list[str] | None:
-        """Words of a class name that the text encoder cannot tell from other words.
+        """Words of a class name that the text encoder cannot distinguish from other words.
 
         Args:
             class_name: See :meth:`text_prototypes`.

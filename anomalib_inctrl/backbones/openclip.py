@@ -168,7 +168,7 @@ class OpenCLIPBackbone(Backbone):
         return torch.cat([tower(part).float() for part in parts])
 
     def unknown_words(self, class_name: str) -> list[str] | None:
-        """Words of a class name whose tokens the text encoder cannot tell from others; see the base class.
+        """Words of a class name whose tokens the text encoder cannot distinguish from others; see the base class.
 
         A vocabulary that was cut down, like the demonstration encoder's, has one embedding for all tokens it lacks.
         Where all tokens have embeddings of their own, a word may still mean nothing to the encoder: that is not known.

@@ -88,7 +88,7 @@ def test_alignment_is_that_of_the_bank(tiny, pool):
         ((), (0.1, 0.2), []),
         (None, (), []),
         (("nut",), (0.1, 0.2), ["does not know 'nut'"]),
-        (None, (0.4, 0.6), ["hardly tell"]),
+        (None, (0.4, 0.6), ["hardly separate"]),
         (("steel", "nut"), (0.9,), ["does not know 'steel', 'nut'", "0.90 on average"]),
     ],
 )

@@ -39,9 +39,9 @@ class TextAlignment:
 
     Attributes:
         class_name: The class.
-        unknown_words: Words of its name that the text encoder cannot tell from other words; None where that is not
+        unknown_words: Words of its name that the text encoder cannot distinguish from others; None where that is not
             known: a word may have a token of its own and still mean nothing to the encoder.
-        prototype_cosine: Cosine of the normal and the abnormal text prototype; near 1 the text score tells little.
+        prototype_cosine: Cosine of the normal and the abnormal text prototype; near 1 the text score says little.
         normal_scores: Text score of each prompt image, in [0, 1]; high where the text takes normal images for abnormal.
     """
 
@@ -64,8 +64,9 @@ class TextAlignment:
             found.append(f"the text encoder does not know {words}, and reads it like any other word that it lacks")
         if self.mean is not None and self.mean > WEAK_ALIGNMENT:
             found.append(
-                f"the text prompts hardly tell normal images from abnormal ones (text score of the references "
-                f"{self.mean:.2f} on average); text_prompts='automatic' or use_text=False leaves the text score out"
+                f"the text prompts hardly separate normal from abnormal images (text score of the references "
+                f"{self.mean:.2f} on average); use_text=False leaves the text score out, as "
+                "text_prompts='automatic' does here"
             )
         return found
 
