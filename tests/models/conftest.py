@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from anomalib_inctrl import InCTRLModel
+from anomalib_inctrl.models.inctrl.official import load_official_weights
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -66,5 +67,5 @@ def small():
 @pytest.fixture
 def official(tiny, official_weights):
     model = tiny()
-    model.load_official_state_dict(official_weights)
+    load_official_weights(model, official_weights)
     return model

@@ -2,10 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The stores of features: what is kept is found again, damaged or foreign files are not used."""
 
-import copy
 import multiprocessing
 import os
-import pickle
 import shutil
 
 import pytest
@@ -14,7 +12,7 @@ from torch.testing import assert_close
 
 from anomalib_inctrl.backbones import ImageFeatures
 from anomalib_inctrl.errors import ImageFileError
-from anomalib_inctrl.models.components.feature_store import FolderStore, ImageKeys, MemoryStore
+from anomalib_inctrl.models.components.feature_store import FeatureStore, ImageKeys
 from tests.processes import needs_fork, start_process
 
 SETTINGS = {"backbone": "a", "weights": "b", "blocks": [7, 9], "pre_processor": {"image_size": 240}, "precision": "32"}
@@ -27,7 +25,7 @@ def features(seed=0, shape=(2, 5, 7)):
 
 @pytest.fixture(params=["memory", "folder"])
 def store(request, tmp_path):
-    return MemoryStore(SETTINGS) if request.param == "memory" else FolderStore(SETTINGS, tmp_path / "store")
+    return FeatureStore(SETTINGS) if request.param == "memory" else FeatureStore(SETTINGS, tmp_path / "store")
 
 
 def same(one, other):
@@ -68,7 +66,7 @@ def test_values_beyond_half_precision_are_refused(store, value):
 
 @pytest.mark.parametrize("change", [{"weights": "c"}, {"blocks": [7, 10]}, {"pre_processor": {"image_size": 224}}])
 def test_other_settings_find_nothing(tmp_path, change):
-    store, other = FolderStore(SETTINGS, tmp_path), FolderStore(SETTINGS | change, tmp_path)
+    store, other = FeatureStore(SETTINGS, tmp_path), FeatureStore(SETTINGS | change, tmp_path)
     store.put("aa", features(0))
     other.put("ab", features(1))
     assert store.get(["aa"])[0] is not None
@@ -82,7 +80,7 @@ def test_other_settings_find_nothing(tmp_path, change):
 
 @pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-1], lambda content: content + b"x"])
 def test_a_damaged_file_is_reported_and_written_again(tmp_path, damage, caplog):
-    store = FolderStore(SETTINGS, tmp_path)
+    store = FeatureStore(SETTINGS, tmp_path)
     kept = store.put("aa", features())
     (path,) = tmp_path.rglob("aa.safetensors")
     path.write_bytes(damage(path.read_bytes()))
@@ -93,7 +91,7 @@ def test_a_damaged_file_is_reported_and_written_again(tmp_path, damage, caplog):
 
 
 def test_a_changed_bit_is_never_read_as_features(tmp_path):
-    store = FolderStore(SETTINGS, tmp_path)
+    store = FeatureStore(SETTINGS, tmp_path)
     kept = store.put("aa", features())
     (path,) = tmp_path.rglob("aa.safetensors")
     content = path.read_bytes()
@@ -105,7 +103,7 @@ def test_a_changed_bit_is_never_read_as_features(tmp_path):
 
 def keep_writing(folder, count, ready):
     torch.set_num_threads(1)
-    store = FolderStore(SETTINGS, folder)
+    store = FeatureStore(SETTINGS, folder)
     for number in range(count):
         store.put(f"k{number % 20:02}", features(number % 20, (40, 100, 64)))
         ready.set()
@@ -121,18 +119,9 @@ def test_several_processes_write_and_one_is_killed(tmp_path):
     for process in (endless, *writers):
         process.join(60)
     assert [writer.exitcode for writer in writers] == [0, 0]
-    found = FolderStore(SETTINGS, tmp_path).get([f"k{number:02}" for number in range(20)])
+    found = FeatureStore(SETTINGS, tmp_path).get([f"k{number:02}" for number in range(20)])
     for seed, one in enumerate(found):
         assert torch.equal(one.patches, features(seed, (40, 100, 64)).patches.half())
-
-
-def test_a_pickled_memory_store_is_empty():
-    store = MemoryStore(SETTINGS)
-    store.put("aa", features())
-    for clone in (pickle.loads(pickle.dumps(store)), copy.deepcopy(store)):
-        assert clone.get(["aa"]) == [None]
-        assert clone.digest == store.digest
-    assert "aa" in store
 
 
 def test_images_are_identified_by_content(tmp_path):

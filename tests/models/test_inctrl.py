@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from anomalib_inctrl.errors import CheckpointError
+from anomalib_inctrl.models.inctrl.official import load_official_weights
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,6 @@ def test_official_weights_that_do_not_fit_are_refused_and_load_nothing(official,
         ({key: value for key, value in official_weights.items() if key != "visual.proj"}, r"visual\.proj"),
     ):
         with pytest.raises(CheckpointError, match=name):
-            official.load_official_state_dict(changed)
+            load_official_weights(official, changed)
     for key, value in before.items():
         assert torch.equal(official.state_dict()[key], value), key

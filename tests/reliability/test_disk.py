@@ -15,7 +15,7 @@ from anomalib_inctrl.data.datasets.converted import write_converted
 from anomalib_inctrl.demo import InCTRLDemo
 from anomalib_inctrl.io.files import write_bytes_atomic, write_image_atomic, write_text_atomic
 from anomalib_inctrl.io.weights import write_checkpoint
-from anomalib_inctrl.models.components.feature_store import FolderStore
+from anomalib_inctrl.models.components.feature_store import FeatureStore
 from anomalib_inctrl.prompts.selection import write_prompt_list
 from tests.data.raw_trees import WRITERS
 from tests.reliability.conftest import COUNTS
@@ -29,7 +29,7 @@ WRITES = {
     "image": lambda folder, _: write_image_atomic(folder / "a.png", Image.effect_noise((99, 99), 90)),
     "checkpoint": lambda folder, _: write_checkpoint(folder / "a.ckpt", {"values": torch.ones(3000)}),
     "prompt list": lambda folder, _: write_prompt_list({"washer": ["a.png"] * 999}, folder),
-    "feature store": lambda folder, _: FolderStore({"a": "b" * 9000}, folder).put("aa", FEATURES),
+    "feature store": lambda folder, _: FeatureStore({"a": "b" * 9000}, folder).put("aa", FEATURES),
     "conversion": lambda folder, raw: write_converted(
         DATASETS["KolektorSDD"].scan(raw, check_counts=False), folder / "out"
     ),

@@ -25,8 +25,8 @@ from anomalib_inctrl.data.datasets.records import safe_path
 from anomalib_inctrl.errors import BenchmarkError, CheckpointError, ImageFileError
 from anomalib_inctrl.io.images import image_size, open_image, read_image
 from anomalib_inctrl.io.weights import read_state_dict
-from anomalib_inctrl.models.components.feature_store import FolderStore
-from anomalib_inctrl.models.inctrl.convert import from_official_file, to_official_file
+from anomalib_inctrl.models.components.feature_store import FeatureStore
+from anomalib_inctrl.models.inctrl.convert import from_official_file
 from anomalib_inctrl.models.inctrl.official import read_prompt_tensors
 from anomalib_inctrl.predictor import model_of_checkpoint
 from tests.reliability.conftest import BACKBONE
@@ -76,7 +76,6 @@ LOADERS = {
     "state dict": read_state_dict,
     "authors' weights": lambda path: from_official_file(path, path.with_name("out.ckpt")),
     "authors' prompts": lambda path: read_prompt_tensors(path, (240, 240)),
-    "to authors' weights": lambda path: to_official_file(path, path.with_name("out.pyth")),
 }
 
 
@@ -114,7 +113,7 @@ def test_shared_folders_run_no_code(make_module, tmp_path):
 
 
 def test_feature_stores_run_no_code(tmp_path):
-    marker, store = tmp_path / "ran", FolderStore({"a": 1}, tmp_path)
+    marker, store = tmp_path / "ran", FeatureStore({"a": 1}, tmp_path)
     store.put("aa", ImageFeatures(torch.ones(1, 2, 3), torch.ones(4)))
     (path,) = tmp_path.rglob("aa.safetensors")
     path.write_bytes(pickle.dumps(Trap(marker)))

@@ -19,35 +19,27 @@ _IMAGE = ("raw_score", "gt_label")
 _PIXEL = ("raw_map", "gt_mask")
 
 
-def _is_unknown(metric: Any) -> bool:
-    """Whether the labels seen so far are all alike, so that a metric of two classes has no value."""
-    # A list of batches, or a tensor once the processes have exchanged them.
-    return bool(len(metric.target)) and len(dim_zero_cat(metric.target).unique()) < 2
+class _TwoClasses:
+    """Leaves a metric of two classes unknown where the labels are all alike."""
+
+    def compute(self: Any) -> Any:
+        """Compute the metric; NaN where there is one class only."""
+        # A list of batches, or a tensor once the processes have exchanged them.
+        one_class = len(self.target) and len(dim_zero_cat(self.target).unique()) < 2
+        return torch.tensor(torch.nan) if one_class else super().compute()  # type: ignore[misc]  # of the other base
 
 
 # The names of the classes are those of the results.
-class AUROC(metrics.AUROC):
+class AUROC(_TwoClasses, metrics.AUROC):  # type: ignore[misc]  # anomalib's bases differ
     """anomalib's AUROC; NaN where there is one class only."""
 
-    def compute(self) -> Any:
-        """Compute the metric."""
-        return torch.tensor(torch.nan) if _is_unknown(self) else super().compute()
 
-
-class AUPR(metrics.AUPR):
+class AUPR(_TwoClasses, metrics.AUPR):  # type: ignore[misc]  # anomalib's bases differ
     """anomalib's average precision; NaN where there is one class only."""
 
-    def compute(self) -> Any:
-        """Compute the metric."""
-        return torch.tensor(torch.nan) if _is_unknown(self) else super().compute()
 
-
-class AUPRO(metrics.AUPRO):
+class AUPRO(_TwoClasses, metrics.AUPRO):  # type: ignore[misc]  # anomalib's bases differ
     """anomalib's AUPRO; NaN where there is one class only."""
-
-    def compute(self) -> Any:
-        """Compute the metric."""
-        return torch.tensor(torch.nan) if _is_unknown(self) else super().compute()
 
 
 class F1Score(metrics.F1Score):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,17 +36,7 @@ class ImageKeys:
         self._known: dict[str, tuple[tuple[int, int], str]] = {}
 
     def __call__(self, path: str | Path) -> str:
-        """Hash an image file.
-
-        Args:
-            path: The file.
-
-        Returns:
-            Hash of its content, hexadecimal.
-
-        Raises:
-            ImageFileError: If the file cannot be read.
-        """
+        """Hash the content of an image file, hexadecimal; an ``ImageFileError`` names one that cannot be read."""
         try:
             status = Path(path).stat()
             stamp = status.st_size, status.st_mtime_ns
@@ -61,25 +50,32 @@ class ImageKeys:
         return known[1]
 
 
-class FeatureStore(ABC):
+class FeatureStore:
     """Features in half precision by the content of their image.
 
     Half precision rounds by at most one part in 2048, far less than neighbouring patches differ by, and halves memory.
 
+    In a folder there is one file an image, shared by all processes and runs that use the folder. Each settings have a
+    folder of their own, described by ``settings.json`` in it; to clear up, delete it. Files are written atomically, so
+    a process may be killed and several may write at once. Every file names its settings and image and carries a
+    checksum, which is verified when it is read; a file that does not fit is reported, ignored, and written again.
+
     Args:
         settings: Everything that features depend on besides the image, as plain data.
+        folder: Folder to keep features in; created when needed. None keeps them in the memory of this process.
     """
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Mapping[str, Any], folder: str | Path | None = None) -> None:
         self.settings = {"format": _FORMAT, **settings}
         text = json.dumps(self.settings, sort_keys=True)
         self.digest = hashlib.sha256(text.encode()).hexdigest()[:20]
+        self.folder = None if folder is None else Path(folder) / self.digest
+        self._in_memory: dict[str, ImageFeatures] = {}
 
-    @abstractmethod
-    def __contains__(self, key: object) -> bool:
-        """Whether there are features for a key; they may still prove damaged when they are read."""
+    def __contains__(self, key: str) -> bool:
+        """Whether there are features for a key; those in a file may still prove damaged when they are read."""
+        return key in self._in_memory if self.folder is None else _path(self.folder, key).is_file()
 
-    @abstractmethod
     def get(self, keys: Sequence[str]) -> list[ImageFeatures | None]:
         """Look features up.
 
@@ -90,10 +86,10 @@ class FeatureStore(ABC):
             For each key the features of one image, patches ``(L, P, D_v)`` and class embedding ``(D,)``, float16 on the
             CPU; None where there are none, or damaged ones.
         """
-
-    @abstractmethod
-    def _keep(self, key: str, features: ImageFeatures) -> None:
-        """Keep float16 features."""
+        if self.folder is None:
+            return [self._in_memory.get(key) for key in keys]
+        with ThreadPoolExecutor(_READERS) as pool:
+            return list(pool.map(self._read, keys))
 
     def put(self, key: str, features: ImageFeatures) -> ImageFeatures:
         """Keep the features of an image.
@@ -111,8 +107,23 @@ class FeatureStore(ABC):
         # Copies: a view would keep its whole batch alive, and an inference tensor could not be trained with.
         with torch.inference_mode(mode=False):
             kept = ImageFeatures(_half(features.patches), _half(features.embedding))
-        self._keep(key, kept)
+        if self.folder is None:
+            self._in_memory[key] = kept
+            return kept
+        if not (settings := self.folder / "settings.json").is_file():
+            write_text_atomic(settings, json.dumps(self.settings, indent=2) + "\n")
+        tensors = {"patches": kept.patches, "embedding": kept.embedding}
+        write_tensors(_path(self.folder, key), f"{self.digest} {key}", tensors)
         return kept
+
+    def _read(self, key: str) -> ImageFeatures | None:
+        assert self.folder is not None
+        found = read_tensors(_path(self.folder, key), f"{self.digest} {key}")
+        return None if found is None else ImageFeatures(found["patches"], found["embedding"])
+
+
+def _path(folder: Path, key: str) -> Path:
+    return folder / key[:2] / f"{key}.safetensors"
 
 
 def _half(values: Tensor) -> Tensor:
@@ -121,68 +132,3 @@ def _half(values: Tensor) -> Tensor:
         msg = "Features exceed the range of half precision. Train without the store: --data.feature_store null."
         raise OverflowError(msg)
     return half
-
-
-class MemoryStore(FeatureStore):
-    """Features in the memory of this process. A pickled store is an empty one."""
-
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        super().__init__(settings)
-        self._features: dict[str, ImageFeatures] = {}
-
-    def __contains__(self, key: object) -> bool:
-        """Whether there are features for a key."""
-        return key in self._features
-
-    def __getstate__(self) -> dict[str, Any]:
-        """State without the features."""
-        return self.__dict__ | {"_features": {}}
-
-    def get(self, keys: Sequence[str]) -> list[ImageFeatures | None]:
-        """Look features up; see :meth:`FeatureStore.get`."""
-        return [self._features.get(key) for key in keys]
-
-    def _keep(self, key: str, features: ImageFeatures) -> None:
-        self._features[key] = features
-
-
-class FolderStore(FeatureStore):
-    """Features in files below a folder, one an image, shared by all processes and runs that use the folder.
-
-    Each settings have a folder of their own, described by ``settings.json`` in it; to clear up, delete it. Files are
-    written atomically, so a process may be killed and several may write at once. Every file names its settings and
-    image and carries a checksum, which is verified when it is read; a file that does not fit is reported, ignored, and
-    written again.
-
-    Args:
-        settings: See :class:`FeatureStore`.
-        folder: The folder; created when needed.
-    """
-
-    def __init__(self, settings: Mapping[str, Any], folder: str | Path) -> None:
-        super().__init__(settings)
-        self.folder = Path(folder) / self.digest
-
-    def __contains__(self, key: object) -> bool:
-        """Whether there is a file for a key; it may still prove damaged when it is read."""
-        return self._path(str(key)).is_file()
-
-    def get(self, keys: Sequence[str]) -> list[ImageFeatures | None]:
-        """Look features up; see :meth:`FeatureStore.get`."""
-        if len(keys) < 2:
-            return [self._read(key) for key in keys]
-        with ThreadPoolExecutor(_READERS) as pool:
-            return list(pool.map(self._read, keys))
-
-    def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.safetensors"
-
-    def _keep(self, key: str, features: ImageFeatures) -> None:
-        if not (settings := self.folder / "settings.json").is_file():
-            write_text_atomic(settings, json.dumps(self.settings, indent=2) + "\n")
-        tensors = {"patches": features.patches, "embedding": features.embedding}
-        write_tensors(self._path(key), f"{self.digest} {key}", tensors)
-
-    def _read(self, key: str) -> ImageFeatures | None:
-        found = read_tensors(self._path(key), f"{self.digest} {key}")
-        return None if found is None else ImageFeatures(found["patches"], found["embedding"])

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import psutil
 import torch
@@ -23,7 +22,7 @@ from anomalib_inctrl.backbones.preprocessing import BackbonePreProcessor
 from anomalib_inctrl.data.datamodule import MEMORY, GeneralistDataModule
 from anomalib_inctrl.data.sampler import BalancedSampler
 from anomalib_inctrl.io.images import read_image
-from anomalib_inctrl.models.components.feature_store import FeatureStore, FolderStore, ImageKeys, MemoryStore
+from anomalib_inctrl.models.components.feature_store import FeatureStore, ImageKeys
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -35,9 +34,6 @@ logger = logging.getLogger(__name__)
 _ENCODE_BATCH = 32
 # Of the memory that is free, at most this part goes to a store.
 _MEMORY_SHARE = 0.75
-
-# A store in memory lives as long as the datamodule whose images it knows.
-_memory_stores: WeakKeyDictionary[GeneralistDataModule, MemoryStore] = WeakKeyDictionary()
 
 
 class TrainingFeatures:
@@ -90,7 +86,7 @@ class TrainingFeatures:
             return None
         in_memory = datamodule.feature_store == MEMORY
         size = 2 * (len(backbone.blocks) * backbone.num_patches * backbone.patch_width + backbone.embed_dim)
-        count = min(len(datamodule.train_data), _draws_in_all(trainer, datamodule))
+        count = len(datamodule.train_data)
         total = count * size * (trainer.world_size if in_memory else 1)  # in memory every process has its own
         announced = f"up to {count} images, {size / 1e6:.3g} MB each, {total / 1e6:.4g} MB in all"
         if in_memory and total > _MEMORY_SHARE * psutil.virtual_memory().available:
@@ -101,7 +97,12 @@ class TrainingFeatures:
                 psutil.virtual_memory().available / 1e6,
             )
             return None
-        store = _open_store(datamodule, _settings(trainer, backbone, pre_processor))
+        settings = {
+            **backbone.get_extra_state(),
+            "pre_processor": pre_processor.checkpoint_config(),
+            "precision": str(trainer.precision),
+        }
+        store = FeatureStore(settings, None if in_memory else datamodule.feature_store)
         rank_zero_info(f"Features of training images are kept in {datamodule.feature_store}: {announced}.")
         datamodule.train_data.cached_size = backbone.image_size
         return cls(datamodule, store, backbone, pre_processor.transform, trainer)
@@ -180,17 +181,6 @@ class _ImageFiles(Dataset[Tensor]):
         return self._transform(read_image(Path(self._paths[index])).unsqueeze(0)).squeeze(0).as_subclass(Tensor)
 
 
-def _open_store(datamodule: GeneralistDataModule, settings: dict[str, Any]) -> FeatureStore:
-    if datamodule.feature_store != MEMORY:
-        return FolderStore(settings, str(datamodule.feature_store))
-    store = MemoryStore(settings)
-    known = _memory_stores.get(datamodule)
-    if known is not None and known.digest == store.digest:
-        return known
-    _memory_stores[datamodule] = store
-    return store
-
-
 def _obstacle(datamodule: GeneralistDataModule, pre_processor: Any) -> str | None:
     """Why features may not be taken from a store; None if they may."""
     if datamodule.train_augmentations is not None:
@@ -200,20 +190,3 @@ def _obstacle(datamodule: GeneralistDataModule, pre_processor: Any) -> str | Non
     if datamodule.external_collate_fn is not None:
         return "external_collate_fn needs pixels"
     return None
-
-
-def _draws_in_all(trainer: Trainer, datamodule: GeneralistDataModule) -> int:
-    """Images drawn in a whole training run, one that is drawn twice counted twice."""
-    queries = datamodule.train_batch_size + datamodule.count_one_class()
-    steps = (trainer.max_epochs or 0) * datamodule.steps_per_epoch
-    if trainer.max_steps > 0:
-        steps = min(steps or trainer.max_steps, trainer.max_steps)
-    return steps * queries * (1 + datamodule.k_shot) if steps > 0 else len(datamodule.train_data)
-
-
-def _settings(trainer: Trainer, backbone: Backbone, pre_processor: BackbonePreProcessor) -> dict[str, Any]:
-    return {
-        **backbone.get_extra_state(),
-        "pre_processor": pre_processor.checkpoint_config(),
-        "precision": str(trainer.precision),
-    }

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``anomalib-inctrl convert-weights``: the InCTRL authors' released weights to a checkpoint, and back."""
+"""The command ``anomalib-inctrl convert-weights``: the InCTRL authors' released weights to a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWei
 from anomalib_inctrl.io.files import write_bytes_atomic
 from anomalib_inctrl.io.weights import file_sha256, write_checkpoint
 from anomalib_inctrl.models.inctrl import InCTRL, InCTRLModel
-from anomalib_inctrl.models.inctrl.official import from_official, read_official_state_dict, read_prompt_tensors
+from anomalib_inctrl.models.inctrl.official import (
+    from_official,
+    load_official_weights,
+    read_official_state_dict,
+    read_prompt_tensors,
+)
 
 _BACKBONE = "ViT-B-16-plus-240"
 
@@ -37,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Convert the InCTRL authors' released weights (.pyth) to a checkpoint of InCTRL here. "
         "The files are read as tensors: code in them is refused, not run.",
     )
-    parser.add_argument("source", type=Path, help="the authors' .pyth file; with --reverse a checkpoint of InCTRL")
-    parser.add_argument("output", type=Path, help="the checkpoint to write; with --reverse the .pyth file")
+    parser.add_argument("source", type=Path, help="the authors' .pyth file")
+    parser.add_argument("output", type=Path, help="the checkpoint to write")
     parser.add_argument("--backbone", default=_BACKBONE, help="OpenCLIP model of the image backbone_file (%(default)s)")
     parser.add_argument(
         "--pretrained",
@@ -53,15 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="the authors' few-shot .pt files, or a folder of them, to put into the checkpoint; class names are the "
         "files' names",
     )
-    parser.add_argument("--reverse", action="store_true", help="convert a checkpoint to the authors' names")
     args = parser.parse_args(argv)
-    if args.reverse and (args.prompts or args.pretrained):
-        parser.error("--reverse takes neither --prompts nor --pretrained")
     try:
-        if args.reverse:
-            written = [to_official_file(args.source, args.output)]
-        else:
-            written = from_official_file(args.source, args.output, args.backbone, args.pretrained, args.prompts)
+        written = from_official_file(args.source, args.output, args.backbone, args.pretrained, args.prompts)
     except (BackboneError, CheckpointError, OSError) as error:  # OSError: no such file, or no writing there
         print(f"convert-weights: {error}", file=sys.stderr)
         return 1
@@ -105,7 +104,7 @@ def from_official_file(
     network = InCTRLModel(backbone=create_without_weights(backbone), resize_mode="center_crop")
     network.backbone.name = backbone
     try:
-        network.load_official_state_dict(official)
+        load_official_weights(network, official)
     except CheckpointError as error:
         msg = f"{source}: {error}"
         raise CheckpointError(msg) from error
@@ -136,24 +135,6 @@ def from_official_file(
     model.hparams["pretrained"] = network.backbone.pretrained = pretrained
     model.model = network
     return [*written, write_checkpoint(output, model.checkpoint_content())]
-
-
-def to_official_file(source: Path, output: Path) -> Path:
-    """Convert a checkpoint of :class:`anomalib_inctrl.InCTRL` to the authors' names, backbone included.
-
-    Args:
-        source: The checkpoint.
-        output: ``.pyth`` file to write, atomically: a plain state dict.
-
-    Returns:
-        The file.
-
-    Raises:
-        PretrainedWeightsError: If the checkpoint, or the backbone it names, does not exist.
-        CheckpointError: If it does not fit, or the model is unknown to the authors' code.
-    """
-    network: Any = InCTRL(weights=str(source), visualizer=False).model
-    return write_checkpoint(output, network.official_state_dict())
 
 
 def _prompt_files(sources: Sequence[Path]) -> list[Path]:

@@ -6,20 +6,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from anomalib_inctrl.backbones.openclip import UNUSED
 from anomalib_inctrl.errors import CheckpointError
-from anomalib_inctrl.io.weights import read_checkpoint, read_safely
+from anomalib_inctrl.io.weights import check_keys, read_checkpoint, read_safely
+
+if TYPE_CHECKING:
+    from anomalib_inctrl.models.inctrl.torch_model import InCTRLModel
 
 # The authors' heads and layers, and where the same ones stand here. Their bn1 layers are never used.
 _HEADS = {"diff_head_ref": "image_scorer.head", "diff_head": "map_head"}
 _LAYERS = {"projection1": 0, "bn2": 2, "projection2": 3, "bn3": 5, "projection3": 6}
 _IDLE_LAYER = "bn1"
-_OWN_HEADS = {ours: theirs for theirs, ours in _HEADS.items()}
-_OWN_LAYERS = {str(ours): theirs for theirs, ours in _LAYERS.items()}
 
 
 def from_official(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -59,29 +60,27 @@ def from_official(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
     return clip, heads
 
 
-def to_official(clip: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Put weights under the authors' names: the reverse of :func:`from_official`.
+def load_official_weights(model: InCTRLModel, state_dict: Mapping[str, Tensor]) -> None:
+    """Load weights under the names of the authors' code, backbone and heads.
+
+    Prompts in the bank were encoded by other weights and are removed.
 
     Args:
-        clip: The backbone under OpenCLIP's names.
-        heads: The heads under the names of ``InCTRLModel``.
+        model: Their model.
+        state_dict: Content of the authors' ``.pyth`` file.
 
-    Returns:
-        Tensors under the authors' names, among them the ``bn1`` layers that their strict loading asks for, as they are
-        before training.
+    Raises:
+        CheckpointError: If a key is missing, unknown, or of another shape; nothing is loaded then.
     """
-    official = {key: value for key, value in clip.items() if key not in UNUSED}
+    backbone, heads = from_official(state_dict)
+    ours = ("fusion.", "patch_metric.")
+    own = {name: value for name, value in model.head_tensors().items() if not name.startswith(ours)}
+    check_keys(heads, own, "official weights of the heads")
+    model.backbone.load_weights(backbone, "official weights of the backbone")
     for key, value in heads.items():
-        owner, _, rest = key.partition(".layers.")
-        if not rest:
-            official[key.removeprefix("image_scorer.")] = value
-            continue
-        layer, _, parameter = rest.partition(".")
-        official[f"{_OWN_HEADS[owner]}.{_OWN_LAYERS[layer]}.{parameter}"] = value
-        if _OWN_LAYERS[layer] == "projection1" and parameter == "weight":
-            unused = torch.nn.BatchNorm1d(value.shape[1]).state_dict()
-            official |= {f"{_OWN_HEADS[owner]}.{_IDLE_LAYER}.{name}": tensor for name, tensor in unused.items()}
-    return official
+        own[key].copy_(value)
+    model.bank.clear()
+    model.heads_trained = True
 
 
 def read_official_state_dict(path: str | Path) -> dict[str, Tensor]:

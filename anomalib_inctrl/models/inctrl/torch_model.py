@@ -4,21 +4,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from anomalib_inctrl.backbones import ImageFeatures
-from anomalib_inctrl.errors import CheckpointError
-from anomalib_inctrl.io.weights import check_keys
 from anomalib_inctrl.models.components.few_shot_model import FewShotModel
 from anomalib_inctrl.models.components.heads import ScoreHead
 from anomalib_inctrl.models.components.prompt_bank import PromptContext
 from anomalib_inctrl.models.components.score_components import ScoreComponents
-from anomalib_inctrl.models.inctrl.official import from_official, to_official
 
 
 class InCTRLModel(FewShotModel):
@@ -83,38 +79,3 @@ class InCTRLModel(FewShotModel):
         head_score = self.map_head(holistic)
         score = (head_score + baseline.patch_score) / 2 if self.use_patch else head_score
         return replace(baseline, score=score, image_score=image_score, head_score=head_score)
-
-    def load_official_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load weights under the names of the authors' code, backbone and heads.
-
-        Prompts in the bank were encoded by other weights and are removed.
-
-        Args:
-            state_dict: Content of the authors' ``.pyth`` file.
-
-        Raises:
-            CheckpointError: If a key is missing, unknown, or of another shape; nothing is loaded then.
-        """
-        backbone, heads = from_official(state_dict)
-        ours = ("fusion.", "patch_metric.")
-        own = {name: value for name, value in self.head_tensors().items() if not name.startswith(ours)}
-        check_keys(heads, own, "official weights of the heads")
-        self.backbone.load_weights(backbone, "official weights of the backbone")
-        for key, value in heads.items():
-            own[key].copy_(value)
-        self.bank.clear()
-        self.heads_trained = True
-
-    def official_state_dict(self) -> dict[str, Tensor]:
-        """Give the weights under the names of the authors' code; see :func:`.official.to_official`.
-
-        Raises:
-            CheckpointError: If the authors' code has no such model.
-        """
-        if self.image_scorer is None or self.image_scorer.operation == "concat" or self.patch_metric is not None:
-            msg = (
-                "The authors' code has no InCTRL without image residual, with residual='concat' or with "
-                "patch_metric='learned'."
-            )
-            raise CheckpointError(msg)
-        return to_official(self.backbone.network.state_dict(), self.head_tensors())
