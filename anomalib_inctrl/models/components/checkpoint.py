@@ -4,20 +4,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from torch import Tensor
 
 from anomalib_inctrl.backbones import Backbone
 from anomalib_inctrl.errors import CheckpointError
-from anomalib_inctrl.io.weights import read_checkpoint
+from anomalib_inctrl.io.weights import check_keys, read_checkpoint
+from anomalib_inctrl.models.components.few_shot_model import FewShotModel
 
-_PREPROCESSING = TypeAdapter(dict[str, int | float | str | list[float]])
+_PROMPT_TENSORS = ("patches", "embeddings", "prototypes")
+_Content = TypeVar("_Content", bound=BaseModel)
 
 
 class SafeCheckpointIO(_WrappingCheckpointIO):
@@ -28,19 +29,7 @@ class SafeCheckpointIO(_WrappingCheckpointIO):
     """
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Read a checkpoint.
-
-        Args:
-            path: File; anything else is passed on.
-            args: Passed on.
-            kwargs: Passed on.
-
-        Returns:
-            Its content.
-
-        Raises:
-            CheckpointError: If the file is damaged or holds code.
-        """
+        """Read a checkpoint file; a ``CheckpointError`` names one that is damaged or holds code."""
         return read_checkpoint(path) if Path(path).is_file() else super().load_checkpoint(path, *args, **kwargs)
 
     def teardown(self) -> None:
@@ -49,13 +38,29 @@ class SafeCheckpointIO(_WrappingCheckpointIO):
             self.checkpoint_io.teardown()
 
 
+class _Preprocessing(BaseModel):
+    image_size: int
+    resize_mode: Literal["squash", "center_crop"]
+    mean: list[float]
+    std: list[float]
+
+
+class _ModelState(BaseModel):
+    heads_trained: bool
+
+
 class _BankState(BaseModel):
     class_names: list[str] = []
     files: list[list[str]] = []
 
 
-class _ModelState(BaseModel):
-    heads_trained: bool
+def _parse(model: type[_Content], content: Any, source: str) -> _Content:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:5])
+        msg = f"{source}: damaged or changed, {faults}. Give another copy of the file."
+        raise CheckpointError(msg) from error
 
 
 def check_settings(
@@ -75,19 +80,32 @@ def check_settings(
     Raises:
         CheckpointError: If there are none, some are missing, or one has the wrong type.
     """
-    saved = content.get("hyper_parameters", {})
-    if not isinstance(saved, Mapping) or (missing := [name for name in names if name not in saved]):
-        found = sorted(map(str, saved))[:20] if isinstance(saved, Mapping) else type(saved).__name__
-        lacks = f"; its settings lack {missing} (they are {found})" if isinstance(saved, Mapping) else ""
-        msg = f"{source}: not a checkpoint of {module_class.__name__}{lacks}. Give a checkpoint written by this model."
+    saved = content.get("hyper_parameters")
+    saved = saved if isinstance(saved, Mapping) else {}
+    if missing := [name for name in names if name not in saved]:
+        msg = (
+            f"{source}: not a checkpoint of {module_class.__name__}; its settings lack {missing} (they are "
+            f"{sorted(map(str, saved))[:20]}). Give a checkpoint written by this model."
+        )
         raise CheckpointError(msg)
     hints = get_type_hints(module_class.__init__)  # type: ignore[misc]
     fields: dict[str, Any] = {name: (hints[name], ...) for name in names}
-    try:
-        create_model("Settings", __config__=ConfigDict(strict=True), **fields)(**{name: saved[name] for name in names})
-    except ValidationError as error:
-        raise _invalid(source, error) from error
+    settings = create_model("Settings", __config__=ConfigDict(strict=True), **fields)
+    _parse(settings, {name: saved[name] for name in names}, source)
     return dict(saved)
+
+
+def check_preprocessing(config: object, source: str) -> None:
+    """Check the preprocessing in a checkpoint, as :meth:`BackbonePreProcessor.checkpoint_config` gives it.
+
+    Args:
+        config: The preprocessing.
+        source: Where it comes from, for messages.
+
+    Raises:
+        CheckpointError: If it lacks a setting, or one has the wrong type.
+    """
+    _parse(_Preprocessing, config, source)
 
 
 def check_state(content: Mapping[str, Any], backbone: Backbone, source: str) -> list[str]:
@@ -104,64 +122,60 @@ def check_state(content: Mapping[str, Any], backbone: Backbone, source: str) -> 
     Raises:
         CheckpointError: If values are not finite, or prompts do not fit the backbone; names the entries.
     """
-    if wrong := sorted(
-        key for key, value in content.items() if isinstance(value, Tensor) and not value.isfinite().all()
-    ):
+    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    if wrong := sorted(key for key, value in tensors.items() if not value.isfinite().all()):
         msg = f"{source}: damaged, NaN or infinite values in {wrong[:10]}. Give another copy of the file."
         raise CheckpointError(msg)
-    try:
-        _ModelState.model_validate(content.get("_extra_state", {"heads_trained": False}))
-        bank = _BankState.model_validate(content.get("bank._extra_state", {}))
-    except ValidationError as error:
-        raise _invalid(source, error) from error
-    widths = {
-        "patches": (len(backbone.blocks), backbone.num_patches, backbone.patch_width),
-        "embeddings": (backbone.embed_dim,),
-        "prototypes": (backbone.embed_dim,),
-    }
-    num_prototypes = 2 if backbone.has_text else 0
-    entries = {key.rpartition(".")[0] for key in content if key.startswith("bank.entries.")}
+    _parse(_ModelState, content.get("_extra_state", {"heads_trained": False}), source)
+    bank = _parse(_BankState, content.get("bank._extra_state", {}), source)
+    entries = sorted({key.rpartition(".")[0] for key in content if key.startswith("bank.entries.")})
     if not len(bank.class_names) == len(bank.files) == len(entries):
         msg = f"{source}: damaged, {len(bank.class_names)} class names for prompts of {len(entries)} classes."
         raise CheckpointError(msg)
-    for entry in sorted(entries):
-        found = {name: tuple(getattr(content.get(f"{entry}.{name}"), "shape", ())) for name in widths}
-        if (
-            not all(found.values())
-            or any(found[name][1:] != width for name, width in widths.items())
-            or not _is_square_multiple(found["patches"][0], found["embeddings"][0])
-            or found["prototypes"][:1] != (num_prototypes,)
-        ):
-            msg = f"{source}: damaged, prompts {entry!r} of shapes {found} do not fit the backbone."
+    for entry in entries:
+        shapes = [tuple(getattr(content.get(f"{entry}.{name}"), "shape", ())) for name in _PROMPT_TENSORS]
+        if not _fits(backbone, *shapes):
+            msg = f"{source}: damaged, prompts {entry!r} of shapes {shapes} do not fit the backbone."
             raise CheckpointError(msg)
     return bank.class_names
 
 
-def check_preprocessing(config: object, source: str) -> None:
-    """Check the preprocessing in a checkpoint.
+def _fits(
+    backbone: Backbone, patches: tuple[int, ...], embeddings: tuple[int, ...], prototypes: tuple[int, ...]
+) -> bool:
+    """Whether the shapes of a class's prompts are those of the backbone, with as many patch grids for each prompt."""
+    if prototypes != (2 if backbone.has_text else 0, backbone.embed_dim) or embeddings[1:] != (backbone.embed_dim,):
+        return False
+    if patches[1:] != (len(backbone.blocks), backbone.num_patches, backbone.patch_width):
+        return False
+    views, k_shot = patches[0], embeddings[0]
+    if not k_shot:
+        return views == 0
+    return views > 0 and views % k_shot == 0
+
+
+def load_heads(model: FewShotModel, checkpoint: Mapping[str, Any], source: str) -> None:
+    """Load the trained heads of a checkpoint into a model, without its prompts.
 
     Args:
-        config: See :meth:`BackbonePreProcessor.checkpoint_config`; other pre-processors' are not looked at.
-        source: Where it comes from, for messages.
+        model: The model.
+        checkpoint: Content of the checkpoint.
+        source: Its file, for messages.
 
     Raises:
-        CheckpointError: If it lacks a setting, or one has the wrong type.
+        CheckpointError: If they do not fit, or were trained on another backbone.
     """
+    state = {
+        key.removeprefix("model."): value
+        for key, value in checkpoint["state_dict"].items()
+        if key.startswith("model.") and not key.startswith("model.bank.")
+    }
+    own = model.state_dict()
+    state |= {key: value for key, value in own.items() if key.startswith("bank.")}
+    check_keys(state, own, source)
+    check_state(state, model.backbone, source)
     try:
-        names = _PREPROCESSING.validate_python(config).keys()
-    except ValidationError as error:
-        raise _invalid(source, error) from error
-    if missing := sorted({"image_size", "resize_mode", "mean", "std"} - names):
-        msg = f"{source}: damaged, its preprocessing lacks {missing}. Give another copy of the file."
-        raise CheckpointError(msg)
-
-
-def _is_square_multiple(views: int, k_shot: int) -> bool:
-    """Whether there are equally many views of each prompt, a square number of them (``prompt_shifts`` squared)."""
-    each, rest = divmod(views, k_shot) if k_shot else (1, views)
-    return rest == 0 and each > 0 and math.isqrt(each) ** 2 == each
-
-
-def _invalid(source: str, error: ValidationError) -> CheckpointError:
-    faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:5])
-    return CheckpointError(f"{source}: damaged or changed, {faults}. Give another copy of the file.")
+        model.load_state_dict(state)
+    except CheckpointError as error:  # of the backbone, which does not know the file
+        msg = f"{source}: {error}"
+        raise CheckpointError(msg) from error

@@ -15,7 +15,6 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
-from anomalib_inctrl.backbones import Backbone
 from anomalib_inctrl.io.files import atomic_path
 from anomalib_inctrl.models.components.few_shot_model import FewShotModel
 from anomalib_inctrl.models.components.prompt_bank import PromptContext
@@ -29,74 +28,80 @@ _OPSET = 18
 _SINGLE_FILE_BYTES = 1_800_000_000
 
 
-class GraphWithPrompts(nn.Module):
-    """Images and the prompts of a class to scores and maps, as an exported graph computes them.
+class ExportedGraph(nn.Module):
+    """Images to scores and maps, as an exported graph computes them.
 
     Args:
         model: The model.
         pre_processor: Its preprocessing, or None.
         post_processor: Its normalisation and thresholds, or None.
+        class_name: Class whose prompts in the bank the graph holds, unless they are inputs.
     """
 
-    def __init__(self, model: FewShotModel, pre_processor: Any, post_processor: Any) -> None:
+    def __init__(self, model: FewShotModel, pre_processor: Any, post_processor: Any, class_name: str | None) -> None:
         super().__init__()
         self.model, self.pre_processor, self.post_processor = model, pre_processor, post_processor
+        self.class_name = class_name
 
     def forward(
-        self, image: Tensor, patches: Tensor, embeddings: Tensor, prototypes: Tensor | None = None
+        self,
+        image: Tensor,
+        patches: Tensor | None = None,
+        embeddings: Tensor | None = None,
+        prototypes: Tensor | None = None,
     ) -> InferenceBatch:
-        """Score images with given prompts; see :func:`write_prompt_inputs` for their shapes."""
+        """Score images; see :func:`write_prompt_inputs` for the shapes of prompts that are inputs."""
+        if patches is None or embeddings is None:
+            context = self.model.bank.select(self.class_name)
+        else:
+            context = PromptContext(patches, embeddings, embeddings[:0] if prototypes is None else prototypes)
         query = self.model.backbone.encode_image(self.pre_processor(image) if self.pre_processor else image)
-        if prototypes is None:
-            prototypes = embeddings[:0]
-        components = self.model.score_query(query, PromptContext(patches, embeddings, prototypes))
-        result = self.model.to_inference_batch(components)
+        result = self.model.to_inference_batch(self.model.score_query(query, context))
         return self.post_processor(result) if self.post_processor else result
 
 
-def onnx_options(backbone: Backbone) -> dict[str, Any]:
-    """Options of ``torch.onnx.export`` for a model on a backbone."""
-    size = sum(tensor.numel() * tensor.element_size() for tensor in backbone.parameters())
-    return {"opset_version": _OPSET, "external_data": size > _SINGLE_FILE_BYTES}
-
-
-def export_onnx_with_prompts(
-    graph: GraphWithPrompts, path: Path, input_size: tuple[int, int] | None, options: dict[str, Any]
-) -> Path:
-    """Export a graph that takes the prompts as further inputs, :data:`PROMPT_INPUTS`.
+def export_onnx(
+    graph: ExportedGraph,
+    path: Path,
+    input_size: tuple[int, int] | None,
+    prompts_as_input: bool,
+    options: dict[str, Any],
+) -> None:
+    """Export a graph from images, and with ``prompts_as_input`` from :data:`PROMPT_INPUTS`, to scores and maps.
 
     Args:
         graph: The model with its preprocessing and post-processing.
         path: File to write; its folder is created.
         input_size: Height and width of the images; any if None.
+        prompts_as_input: Whether prompts are inputs.
         options: Of ``torch.onnx.export``.
-
-    Returns:
-        The path.
     """
     path.parent.mkdir(parents=True)
-    backbone, device = graph.model.backbone, graph.model.backbone.device
-    graph.eval()
+    backbone = graph.eval().model.backbone
     # Two of everything that is to stay open: the exporter takes a one for a constant.
-    images = torch.zeros(2, 3, *(input_size or backbone.image_size), device=device)
-    patches = torch.zeros(4, len(backbone.blocks), backbone.num_patches, backbone.patch_width, device=device)
-    embeddings = torch.zeros(2, backbone.embed_dim, device=device)
-    prototypes = (torch.zeros(2, backbone.embed_dim, device=device),) if backbone.has_text else ()
-    # The patches of each prompt may be there at several offsets.
-    batch, k_shot, views = (torch.export.Dim(name) for name in ("batch_size", "k_shot", "prompt_views"))
-    sides = {} if input_size else {2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
-    example = (images, patches, embeddings, *prototypes)
-    torch.onnx.export(
-        graph,
-        example,
-        str(path),
-        input_names=["input", *PROMPT_INPUTS[: len(example) - 1]],
-        output_names=[name for name, value in graph(*example)._asdict().items() if value is not None],
-        dynamic_shapes=({0: batch} | sides, {0: views}, {0: k_shot}, *(None for _ in prototypes)),
-        dynamo=True,
-        **options,
-    )
-    return path
+    example = [torch.zeros(2, 3, *(input_size or backbone.image_size))]
+    shapes: list[Any] = [{0: torch.export.Dim("batch_size")}]
+    if input_size is None:
+        shapes[0] |= {2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
+    if prompts_as_input:
+        # The patches of each prompt may be there at several offsets.
+        example.append(torch.zeros(4, len(backbone.blocks), backbone.num_patches, backbone.patch_width))
+        example.append(torch.zeros(2, backbone.embed_dim))
+        shapes += [{0: torch.export.Dim("prompt_views")}, {0: torch.export.Dim("k_shot")}]
+        if backbone.has_text:
+            example.append(torch.zeros(2, backbone.embed_dim))
+            shapes.append(None)
+    inputs = tuple(tensor.to(backbone.device) for tensor in example)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in backbone.parameters())
+    defaults: dict[str, Any] = {
+        "opset_version": _OPSET,
+        "external_data": size > _SINGLE_FILE_BYTES,
+        "input_names": ["input", *PROMPT_INPUTS[: len(inputs) - 1]],
+        "output_names": [name for name, value in graph(*inputs)._asdict().items() if value is not None],
+        "dynamic_shapes": tuple(shapes),
+        "dynamo": True,
+    }
+    torch.onnx.export(graph, inputs, str(path), **defaults | options)
 
 
 def write_prompt_inputs(path: Path | str, context: PromptContext) -> Path:

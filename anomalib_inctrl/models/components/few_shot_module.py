@@ -44,6 +44,7 @@ from anomalib_inctrl.models.components.checkpoint import (
     check_preprocessing,
     check_settings,
     check_state,
+    load_heads,
 )
 from anomalib_inctrl.models.components.conformal import (
     check_threshold,
@@ -53,14 +54,13 @@ from anomalib_inctrl.models.components.conformal import (
 )
 from anomalib_inctrl.models.components.evaluator import generalist_evaluator
 from anomalib_inctrl.models.components.export import (
-    GraphWithPrompts,
+    ExportedGraph,
     atomic_export,
-    export_onnx_with_prompts,
-    onnx_options,
+    export_onnx,
     write_prompt_inputs,
 )
 from anomalib_inctrl.models.components.few_shot_model import FewShotModel
-from anomalib_inctrl.models.components.hub import download, hub_config, model_card, read_heads, save_heads
+from anomalib_inctrl.models.components.hub import download, model_card, read_heads, save_heads
 from anomalib_inctrl.models.components.post_processor import FewShotPostProcessor
 from anomalib_inctrl.models.components.prompt_collector import PromptCollector, read_images
 from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts
@@ -130,7 +130,6 @@ class FewShotModule(ModelHubMixin, _Base):
         """Finish ``__init__`` of a subclass, once its arguments are in ``self.hparams``."""
         self.loss_terms = {}
         self._training_features: TrainingFeatures | None = None
-        self._exported_class: str | None = None
         self._fused_at = _NEVER
         self._normal: tuple[tuple[Any, ...], ScoreComponents] | None = None
         check_threshold(self.hparams["threshold"], self.hparams["false_alarm_rate"])
@@ -163,25 +162,22 @@ class FewShotModule(ModelHubMixin, _Base):
             # Heads start from the model's own seed: anomalib's command line does not pass on --seed_everything.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.hparams["seed"])
-                model = self._build_named().to(self.device).train(self.training)
+                try:
+                    model = self.build_model()
+                except BackboneError as error:  # of settings from a file, which is named
+                    if self._settings_source is None:
+                        raise
+                    msg = f"{self._settings_source}: {error}"
+                    raise BackboneError(msg) from error
+            model.to(self.device).train(self.training)
             if self._heads is not None:
-                _load_heads(model, self._heads, str(self.hparams["weights"]))
+                load_heads(model, self._heads, str(self.hparams["weights"]))
             self.model = model
         return self._modules["model"]  # type: ignore[return-value]
 
     @model.setter
     def model(self, model: FewShotModel) -> None:
         self._modules["model"] = model
-
-    def _build_named(self) -> FewShotModel:
-        """Create the PyTorch model; an error of settings from a file names the file."""
-        try:
-            return self.build_model()
-        except BackboneError as error:
-            if self._settings_source is None:
-                raise
-            msg = f"{self._settings_source}: {error}"
-            raise BackboneError(msg) from error
 
     def build_model(self) -> FewShotModel:
         """Create the PyTorch model from the arguments."""
@@ -521,13 +517,6 @@ class FewShotModule(ModelHubMixin, _Base):
 
     def on_test_start(self) -> None:
         """Collect prompts; warn if untrained heads leave the training-free baseline, or if there is no threshold."""
-        self._start_scoring()
-
-    def on_predict_start(self) -> None:
-        """Collect prompts; warn if untrained heads leave the training-free baseline, or if there is no threshold."""
-        self._start_scoring()
-
-    def _start_scoring(self) -> None:
         self._collect_prompts()
         self._set_threshold()
         self._warn_if_untrained()
@@ -536,6 +525,8 @@ class FewShotModule(ModelHubMixin, _Base):
                 "No threshold is known: images are scored, but not labelled. Give --model.threshold auto, which "
                 "computes one from the prompts, or a number; or a checkpoint (--ckpt_path) that holds one."
             )
+
+    on_predict_start = on_test_start
 
     @property
     def _has_no_threshold(self) -> bool:
@@ -549,11 +540,24 @@ class FewShotModule(ModelHubMixin, _Base):
                 "--model.weights or a checkpoint with --ckpt_path."
             )
 
-    def _score(self, batch: Any) -> Any:
-        """Score a batch; keep raw scores, maps and components in it for metrics and figures."""
+    def validation_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:
+        """Score a batch; keep raw scores, maps and components in it for metrics and figures.
+
+        Raises:
+            ImageDataError: If a score is not finite, which no threshold would find; names the image.
+        """
+        del batch_idx, args, kwargs
         class_names = getattr(batch, "class_name", None) or self._prompts.class_name
         components = self.model.score_components(batch.image, class_names)
-        _require_finite(components.score, batch)
+        wrong = (~components.score.isfinite()).nonzero().flatten().tolist()
+        if wrong:
+            name = batch.image_path[wrong[0]] if batch.image_path else f"image {wrong[0]} of the batch"
+            finite = bool(batch.image[wrong[0]].isfinite().all())
+            msg = (
+                f"{name}: its score is not finite, because {'the model or its prompts hold' if finite else 'it holds'} "
+                "NaN or infinite values."
+            )
+            raise ImageDataError(msg)
         batch.update(**self.model.to_inference_batch(components)._asdict())
         batch.raw_score, batch.raw_map, batch.components = batch.pred_score, batch.anomaly_map, components
         if self.hparams["threshold"] == "auto" and self._normal is not None:
@@ -563,20 +567,8 @@ class FewShotModule(ModelHubMixin, _Base):
             batch.class_name = [class_names or self.model.bank.class_names[0]] * len(batch)
         return batch
 
-    def validation_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:
-        """Score a validation batch."""
-        del batch_idx, args, kwargs
-        return self._score(batch)
-
-    def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:
-        """Score a test batch."""
-        del batch_idx, args, kwargs
-        return self._score(batch)
-
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """Score a predict batch."""
-        del batch_idx, dataloader_idx
-        return self._score(batch)
+    test_step = validation_step
+    predict_step = validation_step
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -708,31 +700,29 @@ class FewShotModule(ModelHubMixin, _Base):
         if not isinstance(state, Mapping):
             msg = f"{source}: holds no state_dict. Give a checkpoint written by {type(self).__name__}."
             raise CheckpointError(msg)
-        bank = "model.bank."
         expected = self.state_dict() | self.model.state_dict(prefix="model.")
-        check_keys(
-            {key: value for key, value in state.items() if not key.startswith(bank)},
-            {key: value for key, value in expected.items() if not key.startswith(bank)},
-            source,
+        found, wanted = (
+            {key: value for key, value in entries.items() if not key.startswith("model.bank.")}
+            for entries in (state, expected)
         )
+        check_keys(found, wanted, source)
         inside = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
         self._prompts.restored = set(check_state(inside, self.model.backbone, source))
         if self._prompts.restored:
-            self._keep_prompt_shifts(checkpoint.get("hyper_parameters", {}).get("prompt_shifts", 1), source)
+            self._keep_prompt_shifts(checkpoint["hyper_parameters"].get("prompt_shifts"), source)
 
-    def _keep_prompt_shifts(self, saved: int, source: str) -> None:
+    def _keep_prompt_shifts(self, saved: Any, source: str) -> None:
         """Encode new prompts like those of the checkpoint, which stay as they are."""
         try:
             check_prompt_shifts(saved)
         except ValueError as error:
             msg = f"{source}: damaged, {error}"
             raise CheckpointError(msg) from error
-        given = self.hparams["prompt_shifts"]
-        if given not in {1, saved}:
+        if self.hparams["prompt_shifts"] not in {1, saved}:
             logger.warning(
                 "prompt_shifts=%d is ignored: the prompts of %s were encoded with prompt_shifts=%d and stay as they "
                 "are. To encode prompts again, give the checkpoint as --model.weights.",
-                given,
+                self.hparams["prompt_shifts"],
                 source,
                 saved,
             )
@@ -758,12 +748,8 @@ class FewShotModule(ModelHubMixin, _Base):
 
     # ------------------------------------------------------------------ Hugging Face Hub
 
-    def _hub_config(self) -> dict[str, Any]:
-        settings = {name: self.hparams[name] for name in self.model_arguments()}
-        return hub_config(type(self).__name__, self.model, settings, self.pre_processor)
-
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_heads(self.model, self._hub_config(), save_directory)
+        save_heads(self, save_directory)
 
     def generate_model_card(
         self,
@@ -783,32 +769,16 @@ class FewShotModule(ModelHubMixin, _Base):
         Returns:
             The card.
         """
-        num_values = sum(tensor.numel() for tensor in self.model.head_tensors().values())
-        return model_card(self._hub_config(), num_values, license, trained_on, scores, **kwargs)
+        return model_card(self, license, trained_on, scores, **kwargs)
 
     @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
-        force_download: bool = False,
-        local_files_only: bool = False,
-        token: str | bool | None = None,
-        **model_kwargs: Any,
-    ) -> Any:
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> Any:
+        names = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        download_options = {name: options.pop(name) for name in names if name in options}
         folder = Path(model_id)
         if not folder.is_dir():
-            folder = download(
-                model_id,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-            )
-        return cls(**model_kwargs, weights=str(folder)).eval()
+            folder = download(model_id, **download_options)
+        return cls(**options, weights=str(folder)).eval()
 
     # ------------------------------------------------------------------ export
 
@@ -832,8 +802,6 @@ class FewShotModule(ModelHubMixin, _Base):
         return self.post_processor(result) if self.post_processor else result  # type: ignore[no-any-return]
 
     def _default_class(self) -> str | None:
-        if self._exported_class is not None:
-            return self._exported_class
         given: str | None = self.hparams["class_name"]
         return given if given in self.model.bank else None
 
@@ -852,8 +820,8 @@ class FewShotModule(ModelHubMixin, _Base):
         """
         self._prepare_export()
         with atomic_export(export_root) as folder:
-            path = super().to_torch(folder, model_file_name).relative_to(folder)
-        return Path(export_root) / path
+            path = super().to_torch(folder, model_file_name)
+        return Path(export_root) / path.relative_to(folder)
 
     def to_onnx(  # type: ignore[override]  # anomalib's to_onnx differs from Lightning's
         self,
@@ -888,25 +856,17 @@ class FewShotModule(ModelHubMixin, _Base):
         self._prepare_export()
         exported = class_name or self._default_class()
         self.model.bank.select(exported)
-        kwargs = onnx_options(self.model.backbone) | kwargs
         resizes = extract_transforms_by_type(self.image_transform, Resize)
         plain = self.pre_processor is not None and self.image_transform is self.pre_processor
         if input_size is None and not (resizes or plain):
             input_size = self.model.backbone.image_size  # nothing in the graph resizes
+        graph = ExportedGraph(self.model, self.pre_processor, self.post_processor, exported)
         with atomic_export(export_root) as folder:
+            path = folder / "weights" / "onnx" / f"{model_file_name}.onnx"
+            export_onnx(graph, path, input_size, prompts_as_input, kwargs)
             if prompts_as_input:
-                path = folder / "weights" / "onnx" / f"{model_file_name}.onnx"
-                graph = GraphWithPrompts(self.model, self.pre_processor, self.post_processor)
-                export_onnx_with_prompts(graph, path, input_size, kwargs)
                 self.save_prompt_inputs(path.with_name(f"{model_file_name}.prompts.npz"), exported)
-            else:
-                self._exported_class = exported
-                try:
-                    path = super().to_onnx(folder, model_file_name, input_size, **kwargs)
-                finally:
-                    self._exported_class = None
-            path = path.relative_to(folder)
-        return Path(export_root) / path
+        return Path(export_root) / path.relative_to(folder)
 
     def to_openvino(  # type: ignore[override]  # the rest by name
         self,
@@ -941,8 +901,7 @@ class FewShotModule(ModelHubMixin, _Base):
             path = super().to_openvino(folder, model_file_name, input_size, onnx_kwargs=options, **kwargs)
             if options.get("prompts_as_input"):
                 self.save_prompt_inputs(path.with_name(f"{model_file_name}.prompts.npz"), options.get("class_name"))
-            path = path.relative_to(folder)
-        return Path(export_root) / path
+        return Path(export_root) / path.relative_to(folder)
 
     def save_prompt_inputs(self, path: Path | str, class_name: str | None = None) -> Path:
         """Write the prompts of a class as the arrays that a graph exported with ``prompts_as_input`` takes.
@@ -982,32 +941,3 @@ class FewShotModule(ModelHubMixin, _Base):
                 "The model has never been validated: scores stay raw, and there are no labels. Run `anomalib train` "
                 "with --model.weights on labelled images first, to export thresholds too."
             )
-
-
-def _require_finite(score: Tensor, batch: Any) -> None:
-    """A score of NaN is above no threshold: the image would be labelled normal."""
-    if bool(score.isfinite().all()):
-        return
-    row = int((~score.isfinite()).nonzero()[0])
-    name = batch.image_path[row] if getattr(batch, "image_path", None) else f"image {row} of the batch"
-    holds = "it holds" if not bool(batch.image[row].isfinite().all()) else "the model or its prompts hold"
-    msg = f"{name}: its score is not finite, because {holds} NaN or infinite values."
-    raise ImageDataError(msg)
-
-
-def _load_heads(model: FewShotModel, checkpoint: Mapping[str, Any], source: str) -> None:
-    """Load trained heads, without the saved prompts."""
-    state = {
-        key.removeprefix("model."): value
-        for key, value in checkpoint["state_dict"].items()
-        if key.startswith("model.") and not key.startswith("model.bank.")
-    }
-    own = model.state_dict()
-    state |= {key: value for key, value in own.items() if key.startswith("bank.")}
-    check_keys(state, own, source)
-    check_state(state, model.backbone, source)
-    try:
-        model.load_state_dict(state)
-    except CheckpointError as error:  # of the backbone, which does not know the file
-        msg = f"{source}: {error}"
-        raise CheckpointError(msg) from error
