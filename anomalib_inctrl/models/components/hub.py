@@ -84,8 +84,9 @@ def _config(module: FewShotModule) -> dict[str, Any]:
         # Not called "backbone": ModelHubMixin would pass a key named like an argument to the constructor.
         "tower": module.model.backbone.get_extra_state() | {"pretrained": settings["pretrained"]},
     }
-    if hasattr(module.pre_processor, "checkpoint_config"):
-        config["preprocessing"] = module.pre_processor.checkpoint_config()
+    pre_processor: Any = module.pre_processor
+    if hasattr(pre_processor, "checkpoint_config"):
+        config["preprocessing"] = pre_processor.checkpoint_config()
     return config
 
 
