@@ -21,9 +21,3 @@ def test_focal_loss_is_zero_at_the_truth_and_has_finite_gradients():
     assert float(BinaryFocalLoss()(torch.tensor([0.0, 1.0]), torch.tensor([0, 1]))) == 0
     BinaryFocalLoss()(probability, torch.tensor([1, 0, 0, 1])).backward()
     assert probability.grad.isfinite().all()
-
-
-def test_focal_loss_in_half_precision():
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = BinaryFocalLoss()(torch.tensor([0.3, 0.9], dtype=torch.bfloat16), torch.tensor([0, 1]))
-    assert loss.isfinite()

@@ -3,7 +3,6 @@
 """Invariants of both models, whatever their weights."""
 
 import copy
-import pickle
 
 import open_clip
 import pytest
@@ -100,13 +99,6 @@ def test_residual_of_a_prompt_is_zero(model, pool):
     assert residual.abs().max() < 1e-5
 
 
-def test_inputs_are_not_changed(model, pool):
-    before = pool.clone()
-    model.set_prompts(pool[:2], "candle")
-    model(pool[8:10], "candle")
-    assert torch.equal(pool, before)
-
-
 def test_scoring_encodes_each_query_once_and_nothing_else(model, pool, monkeypatch):
     seen = []
     encode = model.backbone.encode_image
@@ -144,12 +136,6 @@ def test_bank_holds_unit_tokens_block_by_block(model):
     patches = model.bank.select("candle").patches
     assert_close(patches.norm(dim=-1), torch.ones(patches.shape[:-1]), **CLOSE)
     assert all(patches[:, block].is_contiguous() for block in range(patches.shape[1]))
-
-
-def test_copies_score_the_same(model, pool):
-    expected = model(pool[8:10], "candle").pred_score
-    for clone in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert torch.equal(clone(pool[8:10], "candle").pred_score, expected)
 
 
 def test_prompts_set_in_inference_mode_can_be_trained_with_and_loaded(official, pool):
@@ -239,15 +225,6 @@ def test_full_scale_stays_in_the_unit_interval(tiny, pool):
     assert_close(model.score_components(pool[8:10]).patch_map, 2 * half.score_components(pool[8:10]).patch_map, **CLOSE)
     assert_close(model(pool[8:10]).anomaly_map, half(pool[8:10]).anomaly_map, **CLOSE)
     assert model(pool[8:10]).pred_score.amax() <= 1
-
-
-def test_class_names_may_be_any_text(official, pool):
-    for name in ("ギア", "a.b.c", "with {braces}", "x" * 500, "шестерня / gear"):
-        official.set_prompts(pool[:1], name)
-        assert official(pool[8:9], name).pred_score.isfinite().all()
-    state = official.state_dict()
-    official.load_state_dict(state)
-    assert "ギア" in official.bank
 
 
 def test_wrong_calls_are_refused(official, pool):
