@@ -37,7 +37,6 @@ from anomalib_inctrl.data.batch import CachedBatch
 from anomalib_inctrl.data.reading import name_unreadable_files
 from anomalib_inctrl.data.video import as_images
 from anomalib_inctrl.errors import ArgumentError, BackboneError, CheckpointError, ImageDataError, PromptError
-from anomalib_inctrl.io.inputs import list_inputs
 from anomalib_inctrl.io.weights import check_keys, find_weights_file, read_checkpoint
 from anomalib_inctrl.models.components.checkpoint import (
     SafeCheckpointIO,
@@ -45,12 +44,6 @@ from anomalib_inctrl.models.components.checkpoint import (
     check_settings,
     check_state,
     load_heads,
-)
-from anomalib_inctrl.models.components.conformal import (
-    check_threshold,
-    conformal_threshold,
-    p_value,
-    smallest_rate,
 )
 from anomalib_inctrl.models.components.evaluator import generalist_evaluator
 from anomalib_inctrl.models.components.export import (
@@ -62,9 +55,10 @@ from anomalib_inctrl.models.components.export import (
 from anomalib_inctrl.models.components.few_shot_model import FewShotModel
 from anomalib_inctrl.models.components.hub import download, model_card, read_heads, save_heads
 from anomalib_inctrl.models.components.post_processor import FewShotPostProcessor
-from anomalib_inctrl.models.components.prompt_collector import PromptCollector, read_images
+from anomalib_inctrl.models.components.prompt_collector import PromptCollector
 from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts
 from anomalib_inctrl.models.components.score_components import ScoreComponents
+from anomalib_inctrl.models.components.threshold import GivenThreshold
 from anomalib_inctrl.models.components.training_features import TrainingFeatures
 from anomalib_inctrl.prompts.selection import write_prompt_list
 from anomalib_inctrl.visualization import ExplanationVisualizer, ScoreTable
@@ -85,7 +79,6 @@ _LEAST = dict.fromkeys(("image_size", "patch_pooling"), 1) | dict.fromkeys(
     ("learning_rate", "weight_decay", "seed", "alpha", "beta", "image_weight", "pixel_weight", "one_class_weight"), 0
 )
 _LIGHTNING_MAX_EPOCHS = 1000
-_NEVER = -1  # a step before the first
 
 
 class FewShotModule(ModelHubMixin, _Base):
@@ -130,14 +123,8 @@ class FewShotModule(ModelHubMixin, _Base):
         """Finish ``__init__`` of a subclass, once its arguments are in ``self.hparams``."""
         self.loss_terms = {}
         self._training_features: TrainingFeatures | None = None
-        self._fused_at = _NEVER
-        self._normal: tuple[tuple[Any, ...], ScoreComponents] | None = None
-        check_threshold(self.hparams["threshold"], self.hparams["false_alarm_rate"])
-        if self.hparams["calibration"] is not None and self.hparams["threshold"] != "auto":
-            msg = f"calibration has no effect with threshold={self.hparams['threshold']!r}: give threshold='auto'."
-            raise ArgumentError(msg)
-        if self.hparams["calibration"] is not None:
-            list_inputs(self.hparams["calibration"], "calibration")
+        self._fused_at: int | None = None  # step of the training
+        self._threshold = GivenThreshold(self.hparams)
         self._prompts = PromptCollector(self.hparams)
         self._heads: dict[str, Any] | None = None
         self._settings_source: str | None = None
@@ -272,60 +259,10 @@ class FewShotModule(ModelHubMixin, _Base):
         if writes and any(self.prompt_files.values()):
             write_prompt_list(self.prompt_files, Path(self.trainer.default_root_dir))
 
-    # ------------------------------------------------------------------ threshold
-
-    def _set_threshold(self) -> None:
-        """Give the post-processor the threshold that the user named, or that normal images give."""
-        threshold, post_processor = self.hparams["threshold"], self.post_processor
-        if threshold is None:
-            return
-        if not isinstance(post_processor, FewShotPostProcessor):
-            msg = (
-                f"threshold={threshold!r} needs the model's own post_processor, found {type(post_processor).__name__}."
-            )
-            raise ValueError(msg)
-        if threshold != "auto":
-            post_processor.set_thresholds(threshold, None)
-            return
-        names = self.model.bank.class_names
-        if len(names) != 1:
-            msg = (
-                f"threshold='auto' is computed for one class, found {names}: run each class by itself, or use Detector."
-            )
-            raise PromptError(msg)
-        paths, calibration = self.prompt_files[names[0]], self.hparams["calibration"]
-        key = (calibration, self.global_step, *paths)  # heads may have been trained since
-        if self._normal is None or self._normal[0] != key:
-            self._normal = key, self._score_normal(names[0], paths, calibration)
-        normal = self._normal[1]
-        rate = self.hparams["false_alarm_rate"]
-        image = conformal_threshold(normal.score.tolist(), rate)
-        post_processor.set_thresholds(image, conformal_threshold(normal.anomaly_map.amax(dim=-1).tolist(), rate))
-        rank_zero_info(
-            f"Threshold {image:.4g} from {len(normal.score)} normal images: at most "
-            f"{rate or smallest_rate(len(normal.score)):.0%} of normal images are expected above it."
-        )
-
     @property
     def normal_components(self) -> ScoreComponents | None:
         """Scores and maps ``(n, P)`` of the normal images that ``threshold="auto"`` is computed from; else None."""
-        return None if self._normal is None else self._normal[1]
-
-    def _score_normal(self, class_name: str, paths: Sequence[str], calibration: str | None) -> ScoreComponents:
-        """Score calibration images against the prompts, or without any each prompt against the others."""
-        files = paths if calibration is None else [item.name for item in list_inputs(calibration, "calibration")]
-        if calibration is None and len(files) < 2:
-            msg = (
-                f"threshold='auto' compares each prompt with the others, and {class_name!r} has {len(files)} that are "
-                "files. Give two or more prompts, or normal images to calibrate with: --model.calibration FOLDER."
-            )
-            raise PromptError(msg)
-        images = read_images(files, self.image_transform).to(self.model.backbone.device)
-        with torch.no_grad():
-            if calibration is None:
-                return self.model.held_out(images, class_name)
-            parts = [self.model.score_components(image, class_name) for image in images.split(1)]
-            return ScoreComponents.merge(parts, [[row] for row in range(len(parts))])
+        return self._threshold.normal_components
 
     # ------------------------------------------------------------------ training
 
@@ -472,7 +409,7 @@ class FewShotModule(ModelHubMixin, _Base):
             return
         loader = datamodule.fusion_dataloader()
         if loader is None:
-            if self._fused_at == _NEVER:  # once a training, not once an epoch
+            if self._fused_at is None:  # once a training, not once an epoch
                 logger.warning(
                     "fusion=%r is fitted on auxiliary categories that the heads are not trained on, and there are "
                     "fewer than six with normal and abnormal images: the score keeps the paper's weights.",
@@ -513,12 +450,12 @@ class FewShotModule(ModelHubMixin, _Base):
 
     def on_validation_epoch_end(self) -> None:
         """Put the threshold that the user asked for over that of the validation images."""
-        self._set_threshold()
+        self._threshold.set(self)
 
     def on_test_start(self) -> None:
         """Collect prompts; warn if untrained heads leave the training-free baseline, or if there is no threshold."""
         self._collect_prompts()
-        self._set_threshold()
+        self._threshold.set(self)
         self._warn_if_untrained()
         if self._has_no_threshold:
             logger.warning(
@@ -560,9 +497,7 @@ class FewShotModule(ModelHubMixin, _Base):
             raise ImageDataError(msg)
         batch.update(**self.model.to_inference_batch(components)._asdict())
         batch.raw_score, batch.raw_map, batch.components = batch.pred_score, batch.anomaly_map, components
-        if self.hparams["threshold"] == "auto" and self._normal is not None:
-            normal = self._normal[1].score.tolist()
-            batch.p_value = torch.tensor([p_value(score, normal) for score in components.score.tolist()])
+        batch.p_value = self._threshold.p_values(components.score)
         if not isinstance(class_names, list):
             batch.class_name = [class_names or self.model.bank.class_names[0]] * len(batch)
         return batch
@@ -925,7 +860,7 @@ class FewShotModule(ModelHubMixin, _Base):
         self._prompts.put_named_prompts(self.model, [name for name in [class_name] if name], self.image_transform)
         self._prompts.put_text_prompts(self.model, class_name)
         if len(self.model.bank):
-            self._set_threshold()
+            self._threshold.set(self)
         if not len(self.model.bank):
             msg = (
                 "Nothing to export: the file would hold the prompts, and the model has none. Give normal images, "
