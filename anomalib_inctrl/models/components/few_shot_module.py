@@ -130,9 +130,8 @@ class FewShotModule(ModelHubMixin, _Base):
         self._settings_source: str | None = None
         self.hparams["pretrained"] = resolve_pretrained(self.hparams["backbone"], self.hparams["pretrained"])
         if self.hparams["weights"] is not None:
-            weights = str(self.hparams["weights"])
-            self._heads = read_heads(weights, type(self).__name__)
-            self._adopt_settings(self._heads, weights, Path(weights))
+            self._heads = read_heads(str(self.hparams["weights"]), type(self).__name__)
+            self._adopt_settings(self._heads, Path(self.hparams["weights"]))
 
     # ------------------------------------------------------------------ the PyTorch model
 
@@ -507,16 +506,10 @@ class FewShotModule(ModelHubMixin, _Base):
 
     # ------------------------------------------------------------------ checkpoints
 
-    @property
-    def _checkpoint_path(self) -> Path | None:
-        """File that the trainer restores the model from."""
-        path = getattr(getattr(self, "_trainer", None), "ckpt_path", None)
-        return Path(path) if path is not None and Path(path).is_file() else None
-
-    def _adopt_settings(self, checkpoint: Mapping[str, Any], source: str, path: Path | None = None) -> None:
-        """Take the settings that shape the model, and the preprocessing, from a checkpoint."""
+    def _adopt_settings(self, checkpoint: Mapping[str, Any], path: Path | None) -> None:
+        """Take the settings that shape the model, and the preprocessing, from a checkpoint or a folder of heads."""
+        source = self._settings_source = _name(path)
         saved = check_settings(type(self), self.model_arguments(), checkpoint, source)
-        self._settings_source = source
         own = self.hparams["pretrained"] if self.hparams["backbone"] == saved["backbone"] else None
         folder = path if path is None or path.is_dir() else path.parent
         saved["pretrained"] = find_weights_file(saved["pretrained"], folder, own)
@@ -529,16 +522,13 @@ class FewShotModule(ModelHubMixin, _Base):
         config = checkpoint.get(CHECKPOINT_KEY)
         if config is not None and isinstance(self.pre_processor, BackbonePreProcessor):
             if isinstance(config, Mapping) and "transform" in config:  # written with a user's own
-                self._replace_pre_processor(PreProcessor())
+                own_processor, self.pre_processor = self.pre_processor, PreProcessor()
+                callbacks = getattr(getattr(self, "_trainer", None), "callbacks", [])
+                if own_processor in callbacks:
+                    callbacks[callbacks.index(own_processor)] = self.pre_processor
             else:
                 check_preprocessing(config, source)
             self.pre_processor.load_checkpoint_config(config)
-
-    def _replace_pre_processor(self, pre_processor: PreProcessor) -> None:
-        old, self.pre_processor = self.pre_processor, pre_processor
-        trainer = getattr(self, "_trainer", None)
-        if trainer is not None and old in trainer.callbacks:
-            trainer.callbacks[trainer.callbacks.index(old)] = pre_processor
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # the settings lie in the checkpoint; loading is strict and safe
@@ -595,37 +585,37 @@ class FewShotModule(ModelHubMixin, _Base):
         saved["pretrained"] = find_weights_file(saved["pretrained"], Path(path).parent)
         known = inspect.signature(cls.__init__).parameters
         module: Any = cls(**({name: value for name, value in saved.items() if name in known} | kwargs))
-        module.restore(checkpoint | {"hyper_parameters": saved | kwargs}, str(path), Path(path))
+        module.restore(checkpoint | {"hyper_parameters": saved | kwargs}, Path(path))
         module.load_state_dict(checkpoint["state_dict"])
         return module.to(map_location if isinstance(map_location, (str, torch.device)) else "cpu").eval()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Create the model that the checkpoint describes, and give its preprocessing to the datasets."""
-        path = self._checkpoint_path
-        self.restore(checkpoint, str(path or "The checkpoint"), path)
+        path = getattr(getattr(self, "_trainer", None), "ckpt_path", None)
+        self.restore(checkpoint, Path(path) if path is not None and Path(path).is_file() else None)
         if isinstance(self._datamodule, AnomalibDataModule):
             # The datasets took over the resize of a model that was not yet the checkpoint's.
             self._datamodule.setup(self.trainer.state.fn)
 
-    def restore(self, checkpoint: dict[str, Any], source: str, path: Path | None = None) -> None:
+    def restore(self, checkpoint: dict[str, Any], path: Path | None) -> None:
         """Create the model that a checkpoint describes and check that the rest fits; the state is loaded after it.
 
         Args:
             checkpoint: Content of the checkpoint.
-            source: Its file, for messages.
-            path: Its file; weights that it names are looked for beside it.
+            path: Its file, if it has one; weights that it names are looked for beside it.
 
         Raises:
             CheckpointError: If it does not fit.
         """
+        source = _name(path)
         if "model" not in self._modules:
             self._heads = None  # the checkpoint has its own
-            self._adopt_settings(checkpoint, source, path)
+            self._adopt_settings(checkpoint, path)
         config = checkpoint.get(CHECKPOINT_KEY)
         if (
             isinstance(config, Mapping)
             and "resize_mode" in config
-            and not (self.pre_processor is None or isinstance(self.pre_processor, BackbonePreProcessor))
+            and not isinstance(self.pre_processor, BackbonePreProcessor | None)
         ):
             logger.warning("The pre_processor given is used, not that of %s, which was trained with another.", source)
             super().on_load_checkpoint({key: value for key, value in checkpoint.items() if key != CHECKPOINT_KEY})
@@ -876,3 +866,7 @@ class FewShotModule(ModelHubMixin, _Base):
                 "The model has never been validated: scores stay raw, and there are no labels. Run `anomalib train` "
                 "with --model.weights on labelled images first, to export thresholds too."
             )
+
+
+def _name(path: Path | None) -> str:
+    return "The checkpoint" if path is None else str(path)
