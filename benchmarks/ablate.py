@@ -168,7 +168,7 @@ def train(ablation: Ablation, row: Row, seed: int, datamodule: GeneralistDataMod
         ablation: The config.
         row: The row.
         seed: Decides first weights and batches.
-        datamodule: Training data; keeps the features of its images from row to row.
+        datamodule: Training data.
         folder: Folder of trained heads.
 
     Returns:
@@ -240,6 +240,7 @@ def run(ablation: Ablation, output: Path, console: Console) -> pd.DataFrame:
         train_batch_size=setup.batch_size,
         steps_per_epoch=setup.steps,
         num_workers=0,
+        feature_store=str(output / "features"),  # the rows share the images
     )
     tables = []
     for seed in setup.seeds:
