@@ -53,7 +53,7 @@ from anomalib_inctrl.models.components.export import (
     write_prompt_inputs,
 )
 from anomalib_inctrl.models.components.few_shot_model import FewShotModel
-from anomalib_inctrl.models.components.hub import download, model_card, read_heads, save_heads
+from anomalib_inctrl.models.components.hub import download, hub_config, model_card, read_heads, save_heads
 from anomalib_inctrl.models.components.post_processor import FewShotPostProcessor
 from anomalib_inctrl.models.components.prompt_collector import PromptCollector
 from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts
@@ -258,6 +258,9 @@ class FewShotModule(ModelHubMixin, _Base):
         if writes and any(self.prompt_files.values()):
             write_prompt_list(self.prompt_files, Path(self.trainer.default_root_dir))
 
+    def _set_threshold(self) -> None:
+        self._threshold.set(self.model, self.global_step, self.image_transform, self.post_processor)
+
     @property
     def normal_components(self) -> ScoreComponents | None:
         """Scores and maps ``(n, P)`` of the normal images that ``threshold="auto"`` is computed from; else None."""
@@ -449,12 +452,12 @@ class FewShotModule(ModelHubMixin, _Base):
 
     def on_validation_epoch_end(self) -> None:
         """Put the threshold that the user asked for over that of the validation images."""
-        self._threshold.set(self)
+        self._set_threshold()
 
     def on_test_start(self) -> None:
         """Collect prompts; warn if untrained heads leave the training-free baseline, or if there is no threshold."""
         self._collect_prompts()
-        self._threshold.set(self)
+        self._set_threshold()
         self._warn_if_untrained()
         if self._has_no_threshold:
             logger.warning(
@@ -674,7 +677,11 @@ class FewShotModule(ModelHubMixin, _Base):
     # ------------------------------------------------------------------ Hugging Face Hub
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_heads(self, save_directory)
+        save_heads(self.model, self._hub_config(), save_directory)
+
+    def _hub_config(self) -> dict[str, Any]:
+        settings = {name: self.hparams[name] for name in self.model_arguments()}
+        return hub_config(type(self).__name__, self.model, settings, self.pre_processor)
 
     def generate_model_card(
         self,
@@ -694,7 +701,8 @@ class FewShotModule(ModelHubMixin, _Base):
         Returns:
             The card.
         """
-        return model_card(self, license, trained_on, scores, **kwargs)
+        num_values = sum(tensor.numel() for tensor in self.model.head_tensors().values())
+        return model_card(self._hub_config(), num_values, license, trained_on, scores, **kwargs)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> Any:
@@ -850,7 +858,7 @@ class FewShotModule(ModelHubMixin, _Base):
         self._prompts.put_named_prompts(self.model, [name for name in [class_name] if name], self.image_transform)
         self._prompts.put_text_prompts(self.model, class_name)
         if len(self.model.bank):
-            self._threshold.set(self)
+            self._set_threshold()
         if not len(self.model.bank):
             msg = (
                 "Nothing to export: the file would hold the prompts, and the model has none. Give normal images, "

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData, snapshot_download
 from safetensors.torch import save
@@ -19,10 +19,8 @@ from anomalib_inctrl.backbones.preprocessing import CHECKPOINT_KEY
 from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError
 from anomalib_inctrl.io.files import write_bytes_atomic, write_text_atomic
 from anomalib_inctrl.io.weights import read_checkpoint, tensors_sha256
+from anomalib_inctrl.models.components.few_shot_model import FewShotModel
 from anomalib_inctrl.version import __version__
-
-if TYPE_CHECKING:
-    from anomalib_inctrl.models.components.few_shot_module import FewShotModule
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -31,36 +29,41 @@ _FORMAT = 2
 _CARD_TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 
 
-def save_heads(module: FewShotModule, folder: Path) -> None:
+def save_heads(model: FewShotModel, config: dict[str, Any], folder: Path) -> None:
     """Write tensors, then settings: a folder without settings is one whose writing was interrupted.
 
     Args:
-        module: The model with its trained heads.
+        model: The model with its trained heads.
+        config: See :func:`hub_config`.
         folder: Folder to write to.
 
     Raises:
         CheckpointError: If the heads are untrained.
     """
-    if not module.model.heads_trained:
+    if not model.heads_trained:
         msg = "The heads are untrained: there is nothing to share. Train them, or load a checkpoint with weights=."
         raise CheckpointError(msg)
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in module.model.head_tensors().items()}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in model.head_tensors().items()}
     write_bytes_atomic(folder / WEIGHTS_FILE, save(tensors))
-    write_text_atomic(folder / CONFIG_FILE, json.dumps(_config(module), indent=2) + "\n")
+    write_text_atomic(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
 
 def model_card(
-    module: FewShotModule, licence: str | None, trained_on: str | None, scores: str | None, **metadata: Any
+    config: dict[str, Any],
+    num_values: int,
+    licence: str | None,
+    trained_on: str | None,
+    scores: str | None,
+    **metadata: Any,
 ) -> ModelCard:
-    """Write the card of shared heads; see :meth:`.FewShotModule.generate_model_card`."""
-    config = _config(module)
+    """Write the card of shared heads, of ``num_values`` values; see :meth:`.FewShotModule.generate_model_card`."""
     backbone: str = config["tower"]["backbone"]
     tags = ["anomaly-detection", "anomalib", "few-shot", "inctrl"]
     card: ModelCard = ModelCard.from_template(
         ModelCardData(library_name="anomalib", license=licence, tags=tags, **metadata),
         template_str=_CARD_TEMPLATE.read_text(encoding="utf-8"),
         model=config["model"],
-        num_values=sum(tensor.numel() for tensor in module.model.head_tensors().values()),
+        num_values=num_values,
         backbone=config["tower"] | {"library": "timm" if backbone.startswith("timm/") else "OpenCLIP"},
         settings={name: repr(value) for name, value in config["hyper_parameters"].items()},
         trained_on=trained_on or "not stated",
@@ -70,21 +73,29 @@ def model_card(
     return card
 
 
-def _config(module: FewShotModule) -> dict[str, Any]:
-    """Everything that is needed to load heads but their tensors: the content of ``config.json``."""
-    settings = {name: module.hparams[name] for name in module.model_arguments()}
+def hub_config(name: str, model: FewShotModel, settings: dict[str, Any], pre_processor: Any) -> dict[str, Any]:
+    """Describe heads: everything that is needed to load them but their tensors, the content of ``config.json``.
+
+    Args:
+        name: Name of the Lightning class.
+        model: The model.
+        settings: Its arguments that shape the model.
+        pre_processor: Its preprocessing.
+
+    Returns:
+        Plain data.
+    """
     if isinstance(settings["pretrained"], str) and Path(settings["pretrained"]).is_file():
-        settings["pretrained"] = Path(settings["pretrained"]).name
+        settings = settings | {"pretrained": Path(settings["pretrained"]).name}
     config = {
         "format": _FORMAT,
         "library": f"anomalib-inctrl {__version__}",
-        "model": type(module).__name__,
+        "model": name,
         "hyper_parameters": settings,
-        "tensors_sha256": tensors_sha256(module.model.head_tensors()),
+        "tensors_sha256": tensors_sha256(model.head_tensors()),
         # Not called "backbone": ModelHubMixin would pass a key named like an argument to the constructor.
-        "tower": module.model.backbone.get_extra_state() | {"pretrained": settings["pretrained"]},
+        "tower": model.backbone.get_extra_state() | {"pretrained": settings["pretrained"]},
     }
-    pre_processor: Any = module.pre_processor
     if hasattr(pre_processor, "checkpoint_config"):
         config["preprocessing"] = pre_processor.checkpoint_config()
     return config

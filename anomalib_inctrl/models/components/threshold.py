@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -14,12 +14,10 @@ from torch import Tensor
 from anomalib_inctrl.errors import ArgumentError, PromptError
 from anomalib_inctrl.io.inputs import list_inputs
 from anomalib_inctrl.models.components.conformal import check_threshold, conformal_threshold, p_value, smallest_rate
+from anomalib_inctrl.models.components.few_shot_model import FewShotModel
 from anomalib_inctrl.models.components.post_processor import FewShotPostProcessor
 from anomalib_inctrl.models.components.prompt_collector import read_images
 from anomalib_inctrl.models.components.score_components import ScoreComponents
-
-if TYPE_CHECKING:
-    from anomalib_inctrl.models.components.few_shot_module import FewShotModule
 
 
 class GivenThreshold:
@@ -49,11 +47,16 @@ class GivenThreshold:
         if calibration is not None:
             list_inputs(calibration, "calibration")
 
-    def set(self, module: FewShotModule) -> None:
+    def set(
+        self, model: FewShotModel, step: int, transform: Callable[[Tensor], Tensor] | None, post_processor: object
+    ) -> None:
         """Set the threshold; with ``"auto"`` normal images are scored, unless prompts and heads are those of before.
 
         Args:
-            module: The model, its prompts set.
+            model: The model, its prompts set.
+            step: Number of training steps that its heads have had.
+            transform: Preprocessing of images.
+            post_processor: Where the threshold goes.
 
         Raises:
             ValueError: If the post-processor is not the model's own.
@@ -62,7 +65,6 @@ class GivenThreshold:
         threshold, rate = self._settings["threshold"], self._settings["false_alarm_rate"]
         if threshold is None:
             return
-        post_processor = module.post_processor
         if not isinstance(post_processor, FewShotPostProcessor):
             msg = (
                 f"threshold={threshold!r} needs the model's own post_processor, found {type(post_processor).__name__}."
@@ -71,15 +73,15 @@ class GivenThreshold:
         if threshold != "auto":
             post_processor.set_thresholds(threshold, None)
             return
-        names = module.model.bank.class_names
+        names = model.bank.class_names
         if len(names) != 1:
             msg = (
                 f"threshold='auto' is computed for one class, found {names}: run each class by itself, or use Detector."
             )
             raise PromptError(msg)
-        source = (module.global_step, *module.prompt_files[names[0]])
+        source = (step, *model.bank.files[names[0]])
         if self.normal_components is None or self._source != source:
-            self.normal_components, self._source = self._score_normal(module, names[0]), source
+            self.normal_components, self._source = self._score_normal(model, names[0], transform), source
         normal = self.normal_components
         image = conformal_threshold(normal.score.tolist(), rate)
         post_processor.set_thresholds(image, conformal_threshold(normal.anomaly_map.amax(dim=-1).tolist(), rate))
@@ -95,10 +97,12 @@ class GivenThreshold:
         normal = self.normal_components.score.tolist()
         return torch.tensor([p_value(score, normal) for score in scores.tolist()])
 
-    def _score_normal(self, module: FewShotModule, class_name: str) -> ScoreComponents:
+    def _score_normal(
+        self, model: FewShotModel, class_name: str, transform: Callable[[Tensor], Tensor] | None
+    ) -> ScoreComponents:
         """Score calibration images against the prompts, or without any each prompt against the others."""
         calibration = self._settings["calibration"]
-        files = module.prompt_files[class_name]
+        files = model.bank.files[class_name]
         if calibration is not None:
             files = [item.name for item in list_inputs(calibration, "calibration")]
         elif len(files) < 2:
@@ -107,8 +111,7 @@ class GivenThreshold:
                 "files. Give two or more prompts, or normal images to calibrate with: --model.calibration FOLDER."
             )
             raise PromptError(msg)
-        model = module.model
-        images = read_images(files, module.image_transform).to(model.backbone.device)
+        images = read_images(files, transform).to(model.backbone.device)
         with torch.no_grad():
             if calibration is None:
                 return model.held_out(images, class_name)
