@@ -107,7 +107,6 @@ class Backbone(nn.Module, ABC):
             msg = f"blocks={list(self.blocks)}: name different blocks in 1..{depth}, the depth of {name}."
             raise BackboneError(msg)
         self._fingerprint: str | None = None
-        self._prototypes: dict[str, Tensor] = {}
         self.register_state_dict_post_hook(_drop_network)  # type: ignore[no-untyped-call]
 
     @property
@@ -182,12 +181,9 @@ class Backbone(nn.Module, ABC):
         """
         if not self.has_text:
             return torch.empty(0, self.embed_dim, device=self.device)
-        if class_name not in self._prototypes:
-            # Kept for later, possibly for training: must not be an inference tensor.
-            with torch.inference_mode(mode=False), torch.no_grad():
-                means = torch.stack([states.mean(dim=0) for states in self.text_states(class_name)])
-                self._prototypes[class_name] = F.normalize(means, dim=-1)
-        return self._prototypes[class_name].to(self.device)
+        with torch.inference_mode(mode=False), torch.no_grad():  # training takes no inference tensors
+            means = torch.stack([states.mean(dim=0) for states in self.text_states(class_name)])
+            return F.normalize(means, dim=-1)
 
     def text_states(self, class_name: str) -> tuple[Tensor, Tensor]:
         """Encode the text prompts of a class name, state by state (``"flawless {}"``); needs a text encoder.
@@ -225,7 +221,6 @@ class Backbone(nn.Module, ABC):
         check_keys(state_dict, self.network.state_dict(), source)
         self.network.load_state_dict(state_dict)
         self._fingerprint = None
-        self._prototypes.clear()
 
     @property
     def fingerprint(self) -> str:

@@ -136,29 +136,20 @@ class OpenCLIPBackbone(Backbone):
         states = state_prompts(class_name)
         tokens = tokenize([sentence for part in states for state in part for sentence in state])
         counts = [len(part) for part in states]
-
-        def encode() -> Tensor:
-            sentences = F.normalize(self._encode_tokens(tokens, device), dim=-1)
-            return sentences.view(sum(counts), -1, sentences.shape[-1]).mean(dim=1).cpu()
-
-        folder = os.environ.get("ANOMALIB_INCTRL_CACHE", "").strip()
-        if folder.lower() in {"0", "off", "no", "false"}:
-            normal, abnormal = encode().split(counts)
-            return normal, abnormal
         facts = f"states {counts} {self.fingerprint} {next(self.network.parameters()).dtype} {tuple(tokens.shape)} "
-        digest = hashlib.sha256(facts.encode())
-        digest.update(tokens.numpy().data)
-        key = digest.hexdigest()
-        root = Path(folder).expanduser() if folder else user_cache_path("anomalib-inctrl")
-        if stored := read_tensors(path := root / "text" / f"{key}.safetensors", key):
-            found = stored["states"]
-        else:
-            found = encode()
-            try:
-                write_tensors(path, key, {"states": found})
-            except OSError as error:
-                logger.info("Text prototypes are not kept: %s", error)
-        normal, abnormal = found.split(counts)
+        key = hashlib.sha256(facts.encode() + tokens.numpy().tobytes()).hexdigest()
+        cache = _cache_folder()
+        path = None if cache is None else cache / "text" / f"{key}.safetensors"
+        found = None if path is None else read_tensors(path, key)
+        if found is None:
+            sentences = F.normalize(self._encode_tokens(tokens, device), dim=-1)
+            found = {"states": sentences.view(sum(counts), -1, sentences.shape[-1]).mean(dim=1).cpu()}
+            if path is not None:
+                try:
+                    write_tensors(path, key, found)
+                except OSError as error:
+                    logger.info("Text prototypes are not kept: %s", error)
+        normal, abnormal = found["states"].split(counts)
         return normal, abnormal
 
     def _encode_tokens(self, tokens: Tensor, device: torch.device) -> Tensor:
@@ -198,9 +189,15 @@ class OpenCLIPBackbone(Backbone):
         """Replace the weights, under OpenCLIP's names; see :meth:`Backbone.load_weights`."""
         _load_strictly(self.network, state_dict, source)
         self._text_states.clear()
-        self._prototypes.clear()
         self.__dict__.pop("_tokens_of_one_embedding", None)
         self._fingerprint = None
+
+
+def _cache_folder() -> Path | None:
+    folder = os.environ.get("ANOMALIB_INCTRL_CACHE", "").strip()
+    if folder.lower() in {"0", "off", "no", "false"}:
+        return None
+    return Path(folder).expanduser() if folder else user_cache_path("anomalib-inctrl")
 
 
 def _without_padding(network: Any, tokens: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
