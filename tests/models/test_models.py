@@ -252,11 +252,11 @@ WRONG = [
     ({"temperature_patch": -1.0}, "temperature_patch=-1.0"),
     ({"alpha": 1.1}, "alpha=1.1"),
     ({"score_map": "none"}, "score_map='none'"),
-    ({"patch_pooling": 0}, "patch_pooling=0: give 'max'"),
+    ({"patch_pooling": 0}, "patch_pooling=0"),
     ({"patch_pooling": "mean"}, "patch_pooling='mean'"),
     ({"prototypes": "random"}, "prototypes='random'.*'learned'"),
     ({"prompt_shifts": 0}, "prompt_shifts=0: give a whole number"),
-    ({"prompt_shifts": 2.5}, "prompt_shifts=2.5: give a whole number"),
+    ({"prompt_shifts": 2.5}, "prompt_shifts=2.5"),
 ]
 
 

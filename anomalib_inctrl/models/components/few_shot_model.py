@@ -8,14 +8,14 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomalib_inctrl.arguments import check_choice, check_positive
+from anomalib_inctrl.arguments import check_arguments, check_positive
 from anomalib_inctrl.backbones import ImageFeatures, create_backbone
 from anomalib_inctrl.errors import PromptError
 from anomalib_inctrl.models.components.fusion import FusionKind, ScoreFusion
@@ -108,14 +108,9 @@ class FewShotModel(nn.Module, ABC):
         if not (use_text or use_patch or use_image):
             msg = "use_text, use_patch and use_image are all off: nothing is left to score with. Switch one on."
             raise ValueError(msg)
-        check_choice("residual", residual, get_args(ResidualOperation))
-        check_choice("residual_scale", residual_scale, get_args(ResidualScale))
-        check_choice("patch_metric", patch_metric, get_args(PatchMetricKind))
-        check_choice("fusion", fusion, get_args(FusionKind))
-        check_choice("text_prompts", text_prompts, get_args(TextPrompts))
+        check_arguments(FewShotModel.__init__, locals(), {"patch_pooling": 1})
         check_positive("temperature_image", temperature_image)
         check_prompt_shifts(prompt_shifts)
-        check_patch_pooling(patch_pooling)
         self.backbone = create_backbone(backbone, pretrained, blocks, image_size)
         use_text = use_text and self.backbone.has_text
         if not (use_text or use_patch or use_image):
@@ -474,15 +469,3 @@ class FewShotModel(nn.Module, ABC):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore the value of :meth:`get_extra_state`."""
         self.heads_trained = bool(state["heads_trained"])
-
-
-def check_patch_pooling(patch_pooling: object) -> None:
-    """Refuse an invalid patch pooling.
-
-    Raises:
-        ValueError: If it is neither ``"max"`` nor an integer of at least 1.
-    """
-    count = isinstance(patch_pooling, int) and not isinstance(patch_pooling, bool) and patch_pooling >= 1
-    if patch_pooling != "max" and not count:
-        msg = f"patch_pooling={patch_pooling!r}: give 'max', or how many of the largest patches are averaged."
-        raise ValueError(msg)

@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from anomalib_inctrl.arguments import check_choice, check_positive
+from anomalib_inctrl.arguments import check_arguments, check_positive
 from anomalib_inctrl.backbones import ImageFeatures
+from anomalib_inctrl.errors import ArgumentError
 from anomalib_inctrl.models.components.branches import SemanticBranch
 from anomalib_inctrl.models.components.few_shot_model import FewShotModel
 from anomalib_inctrl.models.components.prompt_bank import PromptContext
@@ -68,14 +69,12 @@ class InCTRLv2Model(FewShotModel):
         prototypes: PrototypeKind | None = None,
         **shared: Any,
     ) -> None:
+        check_arguments(InCTRLv2Model.__init__, locals(), {"alpha": 0, "beta": 0})
         for name, weight in (("alpha", alpha), ("beta", beta)):
-            if not 0 <= weight <= 1:
+            if weight > 1:
                 msg = f"{name}={weight}: must lie in [0, 1]."
-                raise ValueError(msg)
+                raise ArgumentError(msg)
         check_positive("temperature_patch", temperature_patch)
-        check_choice("score_map", score_map, get_args(ScoreMap))
-        if prototypes is not None:
-            check_choice("prototypes", prototypes, get_args(PrototypeKind))
         super().__init__(backbone, pretrained, **shared)
         if prototypes == "text" and not self.backbone.has_text:
             msg = f"prototypes='text': {self.backbone.name} has no text encoder. Choose 'learned'."
