@@ -4,22 +4,30 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import logging
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomalib_inctrl.errors import BackboneError, CheckpointError
+from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
 from anomalib_inctrl.io.weights import check_keys, tensors_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-RANDOM_WEIGHTS_SEED = 0
+logger = logging.getLogger(__name__)
+
+Layout: TypeAlias = tuple[int, tuple[int, int], tuple[int, int], int, int, int]
+"""Depth, height and width of the input, rows and columns of patches, patch_size, patch_width and embed_dim."""
+
+_UNUSED = {"logit_scale", "logit_bias"}  # weights of OpenCLIP that no model here uses; files may lack them
 
 
 @dataclass(frozen=True)
@@ -65,18 +73,21 @@ class Backbone(nn.Module, ABC):
 
     Args:
         network: The library's model.
-        depth: Number of its transformer blocks.
         name: The library's name of the model.
         pretrained: Tag or file of its weights; ``None`` for random weights.
         blocks: Blocks whose patch tokens are used, counted from 1; by default :func:`default_blocks`.
+        image_size: Side of the square input that was asked for, if any.
+        layout: What the network's image encoder is made of.
 
     Raises:
-        BackboneError: If ``blocks`` names blocks that do not exist, the same one twice, or none.
+        BackboneError: If ``blocks`` names blocks that do not exist, the same one twice, or none, or patches do not fill
+            the image size.
 
     Attributes:
         blocks: Blocks in use, ascending.
-        grid: Rows and columns of patches.
         image_size: Height and width of the input in pixels.
+        grid: Rows and columns of patches.
+        num_patches: Patches per image, ``P``.
         patch_size: Side of a patch in pixels.
         patch_width: Width ``D_v`` of the patch tokens.
         embed_dim: Width ``D`` of the class embedding.
@@ -84,35 +95,35 @@ class Backbone(nn.Module, ABC):
     """
 
     network: Any  # the libraries' modules have no type information
-    grid: tuple[int, int]
-    image_size: tuple[int, int]
-    patch_size: int
-    patch_width: int
-    embed_dim: int
     has_text: bool
 
     def __init__(
         self,
         network: nn.Module,
-        depth: int,
         name: str,
         pretrained: str | None,
         blocks: Sequence[int] | None,
+        image_size: int | None,
+        layout: Layout,
     ) -> None:
         super().__init__()
         self.network = network.requires_grad_(requires_grad=False).eval()
         self.name, self.pretrained = name, pretrained
+        depth, self.image_size, self.grid, self.patch_size, self.patch_width, self.embed_dim = layout
         self.blocks = default_blocks(depth) if blocks is None else tuple(sorted(blocks))
         if not self.blocks or len(set(self.blocks) & set(range(1, depth + 1))) != len(self.blocks):
             msg = f"blocks={list(self.blocks)}: name different blocks in 1..{depth}, the depth of {name}."
             raise BackboneError(msg)
+        if image_size is not None and image_size % self.patch_size:
+            below = max(image_size // self.patch_size, 1) * self.patch_size
+            msg = (
+                f"image_size={image_size}: {name} has patches of {self.patch_size} pixels. Give a multiple, such as "
+                f"{below} or {below + self.patch_size}."
+            )
+            raise BackboneError(msg)
+        self.num_patches = self.grid[0] * self.grid[1]
         self._fingerprint: str | None = None
         self.register_state_dict_post_hook(_drop_network)  # type: ignore[no-untyped-call]
-
-    @property
-    def num_patches(self) -> int:
-        """Patches per image, ``P``."""
-        return self.grid[0] * self.grid[1]
 
     @property
     def device(self) -> torch.device:
@@ -124,20 +135,6 @@ class Backbone(nn.Module, ABC):
         super().train(mode)
         self.network.eval()
         return self
-
-    def _set_sizes(
-        self, size: Sequence[int], grid: Sequence[int], patch_size: int, patch_width: int, given: int | None
-    ) -> None:
-        """Set the sizes; refuse a given image size that patches do not fill."""
-        self.image_size, self.grid = (size[0], size[1]), (grid[0], grid[1])
-        self.patch_size, self.patch_width = int(patch_size), int(patch_width)
-        if given is not None and given % self.patch_size:
-            below = max(given // self.patch_size, 1) * self.patch_size
-            msg = (
-                f"image_size={given}: {self.name} has patches of {patch_size} pixels. Give a multiple, such as {below} "
-                f"or {below + patch_size}."
-            )
-            raise BackboneError(msg)
 
     def check_images(self, images: Tensor) -> None:
         """Refuse images that are not ``(B, 3, H, W)`` of the backbone's size, with a :class:`BackboneError`."""
@@ -218,8 +215,7 @@ class Backbone(nn.Module, ABC):
         Raises:
             CheckpointError: If they do not fit; nothing is loaded then.
         """
-        check_keys(state_dict, self.network.state_dict(), source)
-        self.network.load_state_dict(state_dict)
+        load_strictly(self.network, state_dict, source)
         self._fingerprint = None
 
     @property
@@ -229,12 +225,9 @@ class Backbone(nn.Module, ABC):
             modules = list(self.network.modules())
             facts = [sorted({type(module).__name__ for module in modules if "LU" in type(module).__name__})]
             facts += [[module.num_heads for module in modules if hasattr(module, "num_heads")]]
-            digest = hashlib.sha256(f"{facts} {tensors_sha256(self._used_weights())}".encode())
-            self._fingerprint = digest.hexdigest()
+            weights = {key: value for key, value in self.network.state_dict().items() if key not in _UNUSED}
+            self._fingerprint = hashlib.sha256(f"{facts} {tensors_sha256(weights)}".encode()).hexdigest()
         return self._fingerprint
-
-    def _used_weights(self) -> Mapping[str, Tensor]:
-        return self.network.state_dict()  # type: ignore[no-any-return]
 
     def get_extra_state(self) -> dict[str, Any]:
         """Name, blocks and fingerprint of the backbone, kept in checkpoints in place of its weights."""
@@ -278,3 +271,37 @@ def _drop_network(module: nn.Module, state_dict: dict[str, Any], prefix: str, lo
     del module, local_metadata
     for key in [key for key in state_dict if key.startswith(f"{prefix}network.")]:
         del state_dict[key]
+
+
+def load_strictly(network: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Load weights of which only those that are not used may be missing."""
+    expected = {key: value for key, value in network.state_dict().items() if key in state_dict or key not in _UNUSED}
+    check_keys(state_dict, expected, source)
+    network.load_state_dict(state_dict, strict=False)
+
+
+@contextmanager
+def random_weights(name: str) -> Iterator[None]:
+    """Let a model be created with the same random weights each time, and warn of them."""
+    logger.warning("Backbone %s has random weights (pretrained=None): its scores mean nothing.", name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def unknown_model(name: str, reason: str, known: Iterable[str]) -> BackboneError:
+    """The error for a name that is not accepted, with the names nearest to it."""
+    near = difflib.get_close_matches(name, list(known), n=8, cutoff=0.4)
+    return BackboneError(
+        f"backbone={name!r} {reason}. Near names: {', '.join(near) or 'none'}. Vision transformers of OpenCLIP are "
+        "accepted, and those of timm as timm/NAME."
+    )
+
+
+def not_downloaded(name: str, source: str, error: Exception) -> PretrainedWeightsError:
+    """The error for weights that could not be downloaded, with what to do without a connection."""
+    return PretrainedWeightsError(
+        f"The weights of {name} could not be downloaded ({type(error).__name__}: {error}). Without a connection, fetch "
+        f"{source} elsewhere and pass the file: pretrained=/path/to/model.safetensors (--model.pretrained on the "
+        "command line)."
+    )

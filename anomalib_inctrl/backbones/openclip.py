@@ -5,12 +5,11 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 import logging
 import os
 from contextlib import contextmanager
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +22,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from anomalib_inctrl.backbones.base import RANDOM_WEIGHTS_SEED, Backbone
+from anomalib_inctrl.backbones.base import (
+    Backbone,
+    Layout,
+    load_strictly,
+    not_downloaded,
+    random_weights,
+    unknown_model,
+)
 from anomalib_inctrl.backbones.packaged import DEMO_BACKBONE, DEMO_PRETRAINED, expand_vocabulary, packaged_weights
 from anomalib_inctrl.backbones.text_prompts import spoken_name, state_prompts
 from anomalib_inctrl.backbones.timm_vit import is_vision_transformer
-from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
+from anomalib_inctrl.errors import BackboneError, PretrainedWeightsError
 from anomalib_inctrl.io.tensor_file import read_tensors, write_tensors
-from anomalib_inctrl.io.weights import check_keys, read_state_dict
+from anomalib_inctrl.io.weights import read_state_dict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,11 +47,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 HUB_PREFIX = "hf-hub:"
-
-UNUSED = ("logit_scale", "logit_bias")
-"""Weights of OpenCLIP that no model here uses; files may lack them."""
-
-_SENTENCES = 64  # encoded at once
+_TRUNK_POSITIONS = "visual.trunk.pos_embed"
 
 
 class OpenCLIPBackbone(Backbone):
@@ -76,26 +78,11 @@ class OpenCLIPBackbone(Backbone):
         blocks: Sequence[int] | None = None,
         image_size: int | None = None,
     ) -> None:
-        if isinstance(backbone, nn.Module):
-            name, network = type(backbone).__name__, backbone
-            pretrained = None
-        else:
+        if isinstance(backbone, str):
             name, network = backbone, create_openclip_model(backbone, pretrained, image_size)
-        visual: Any = getattr(network, "visual", None)
-        trunk = getattr(visual, "trunk", None)
-        depth = len(_transformer_blocks(network, visual, trunk, name))
-        super().__init__(network, depth, name, pretrained, blocks)
-        if trunk is None:
-            sizes = visual.grid_size, visual.conv1.kernel_size[0], visual.conv1.out_channels
         else:
-            sizes = trunk.patch_embed.grid_size, trunk.patch_embed.patch_size[0], trunk.embed_dim
-        self._set_sizes(visual.image_size, *sizes, image_size)
-        if getattr(visual, "proj", None) is not None:
-            self.embed_dim = int(visual.proj.shape[1])
-        else:
-            with torch.no_grad():
-                image = torch.zeros(1, 3, *self.image_size, device=self.device)
-                self.embed_dim = int(self._encode(image)[1].shape[1])
+            name, network, pretrained = type(backbone).__name__, backbone, None
+        super().__init__(network, name, pretrained, blocks, image_size, _layout(network, name))
         self._text_states: dict[str, tuple[Tensor, Tensor]] = {}
 
     def _encode(self, images: Tensor) -> tuple[Sequence[Tensor], Tensor]:
@@ -105,9 +92,6 @@ class OpenCLIPBackbone(Backbone):
             return _encode_with_hooks(visual, indices, images)
         output = visual.forward_intermediates(images, indices=indices, output_fmt="NLC")
         return output["image_intermediates"], output["image_features"]
-
-    def _used_weights(self) -> Mapping[str, Tensor]:
-        return {key: value for key, value in self.network.state_dict().items() if key not in UNUSED}
 
     def text_states(self, class_name: str) -> tuple[Tensor, Tensor]:
         """Encode the text prompts of a class name, state by state; each name is encoded once and kept.
@@ -127,35 +111,36 @@ class OpenCLIPBackbone(Backbone):
         if class_name not in self._text_states:
             # Kept for later, possibly for training: must not be an inference tensor.
             with torch.inference_mode(mode=False), torch.no_grad(), torch.autocast(device.type, enabled=False):
-                self._text_states[class_name] = self._find_states(class_name, device)
+                self._text_states[class_name] = self._find_states(class_name)
         normal, abnormal = self._text_states[class_name]
         return normal.to(device), abnormal.to(device)
 
-    def _find_states(self, class_name: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _find_states(self, class_name: str) -> tuple[Tensor, Tensor]:
+        normal, abnormal = state_prompts(class_name)
+        counts = [len(normal), len(abnormal)]
         tokenize = _tokenizer(self.name, getattr(self.network, "context_length", 77))
-        states = state_prompts(class_name)
-        tokens = tokenize([sentence for part in states for state in part for sentence in state])
-        counts = [len(part) for part in states]
+        tokens = tokenize([sentence for state in normal + abnormal for sentence in state])
         facts = f"states {counts} {self.fingerprint} {next(self.network.parameters()).dtype} {tuple(tokens.shape)} "
         key = hashlib.sha256(facts.encode() + tokens.numpy().tobytes()).hexdigest()
-        cache = _cache_folder()
-        path = None if cache is None else cache / "text" / f"{key}.safetensors"
-        found = None if path is None else read_tensors(path, key)
+        folder = os.environ.get("ANOMALIB_INCTRL_CACHE", "").strip() or user_cache_path("anomalib-inctrl")
+        kept = str(folder).lower() not in {"0", "off", "no", "false"}
+        path = Path(folder).expanduser() / "text" / f"{key}.safetensors"
+        found = read_tensors(path, key) if kept else None
         if found is None:
-            sentences = F.normalize(self._encode_tokens(tokens, device), dim=-1)
-            found = {"states": sentences.view(sum(counts), -1, sentences.shape[-1]).mean(dim=1).cpu()}
-            if path is not None:
-                try:
+            sentences = F.normalize(self._encode_tokens(tokens), dim=-1)
+            found = {"states": sentences.unflatten(0, (sum(counts), -1)).mean(dim=1).cpu()}
+            try:
+                if kept:
                     write_tensors(path, key, found)
-                except OSError as error:
-                    logger.info("Text prototypes are not kept: %s", error)
-        normal, abnormal = found["states"].split(counts)
-        return normal, abnormal
+            except OSError as error:
+                logger.info("Text prototypes are not kept: %s", error)
+        first, second = found["states"].split(counts)
+        return first, second
 
-    def _encode_tokens(self, tokens: Tensor, device: torch.device) -> Tensor:
+    def _encode_tokens(self, tokens: Tensor) -> Tensor:
         """Embeddings ``(N, D)`` of sentences, without their padding where it has no influence."""
-        tower, tokens = _without_padding(self.network, tokens.to(device))
-        parts = tqdm(tokens.split(_SENTENCES), desc="Encoding text prompts", unit="batch", leave=False, delay=2)
+        tower, tokens = _without_padding(self.network, tokens.to(self.device))
+        parts = tqdm(tokens.split(64), desc="Encoding text prompts", unit="batch", leave=False, delay=2)
         return torch.cat([tower(part).float() for part in parts])
 
     def unknown_words(self, class_name: str) -> list[str] | None:
@@ -164,40 +149,42 @@ class OpenCLIPBackbone(Backbone):
         A vocabulary that was cut down, like the demonstration encoder's, has one embedding for all tokens it lacks.
         Where all tokens have embeddings of their own, a word may still mean nothing to the encoder: that is not known.
         """
-        lacking = self._tokens_of_one_embedding
-        if lacking is None:
-            return None
-        tokenize = _tokenizer(self.name, self.network.context_length)
-        words = spoken_name(class_name).split()
-        tokens = {word: tokenize([word])[0] for word in words}
-        # Between the start and the end token, which is the largest.
-        return [word for word, row in tokens.items() if bool(lacking[row[1 : row.argmax()]].any())]
-
-    @cached_property
-    def _tokens_of_one_embedding(self) -> Tensor | None:
-        """Which tokens ``(V,)`` share the embedding that most tokens have; None if no embedding has most of them."""
         embedding = getattr(getattr(self.network, "token_embedding", None), "weight", None)
         if embedding is None:
             return None
-        # Equal rows have equal sums; that those of one sum are equal is checked.
-        _, index, counts = embedding.sum(dim=1).unique(return_inverse=True, return_counts=True)
-        lacking = index == counts.argmax()
-        rows = embedding[lacking]
-        return lacking.cpu() if 2 * len(rows) > len(embedding) and bool((rows == rows[0]).all()) else None
+        # If most rows are equal, one of them has the median sum.
+        lacking = (embedding == embedding[embedding.sum(dim=1).median(dim=0).indices]).all(dim=1).cpu()
+        if 2 * lacking.sum() <= len(lacking):
+            return None
+        words = spoken_name(class_name).split()
+        tokens = _tokenizer(self.name, self.network.context_length)(words)
+        # Between the start and the end token, which is the largest.
+        return [word for word, row in zip(words, tokens, strict=True) if lacking[row[1 : row.argmax()]].any()]
 
     def load_weights(self, state_dict: Mapping[str, Tensor], source: str) -> None:
         """Replace the weights, under OpenCLIP's names; see :meth:`Backbone.load_weights`."""
-        _load_strictly(self.network, state_dict, source)
+        super().load_weights(_resampled(self.network, state_dict), source)
         self._text_states.clear()
-        self.__dict__.pop("_tokens_of_one_embedding", None)
-        self._fingerprint = None
 
 
-def _cache_folder() -> Path | None:
-    folder = os.environ.get("ANOMALIB_INCTRL_CACHE", "").strip()
-    if folder.lower() in {"0", "off", "no", "false"}:
-        return None
-    return Path(folder).expanduser() if folder else user_cache_path("anomalib-inctrl")
+def _layout(network: Any, name: str) -> Layout:
+    """What an image encoder, OpenCLIP's or timm's, is made of."""
+    visual: Any = getattr(network, "visual", None)
+    trunk: Any = getattr(visual, "trunk", None)
+    try:
+        if trunk is None:
+            depth, grid = len(visual.transformer.resblocks), visual.grid_size
+            patch_size, width = visual.conv1.kernel_size[0], visual.conv1.out_channels
+        else:
+            depth, grid = len(trunk.blocks), trunk.patch_embed.grid_size
+            patch_size, width = trunk.patch_embed.patch_size[0], trunk.embed_dim
+        return depth, visual.image_size, grid, patch_size, width, getattr(network, "text", visual).output_dim
+    except AttributeError as error:
+        msg = (
+            f"backbone={name!r} has no vision transformer with a text encoder (its image encoder is "
+            f"{type(trunk or visual).__name__}). Choose an OpenCLIP 'ViT-...' model."
+        )
+        raise BackboneError(msg) from error
 
 
 def _without_padding(network: Any, tokens: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
@@ -206,35 +193,24 @@ def _without_padding(network: Any, tokens: Tensor) -> tuple[Callable[[Tensor], T
     In a causal encoder that reads a sentence at its end token, the largest one, what comes after it has no influence.
     """
     tower = getattr(network, "text", network)
-    mask, positions = getattr(tower, "attn_mask", None), getattr(tower, "positional_embedding", None)
-    plain = isinstance(network, open_clip.model.CLIP)
-    if plain:
-        pooling = getattr(tower, "text_pool_type", "argmax")
-    else:
-        pooling = getattr(tower, "pool_type", "") if isinstance(tower, open_clip.transformer.TextTransformer) else ""
-    if pooling != "argmax" or mask is None or positions is None or getattr(tower, "cls_emb", None) is not None:
-        return network.encode_text, tokens
-    total = tokens.shape[1]
-    if mask.shape != (total, total) or not bool(mask[torch.ones_like(mask).triu(1).bool()].isneginf().all()):
+    known = isinstance(tower, (open_clip.model.CLIP, open_clip.transformer.TextTransformer))
+    pooling = getattr(tower, "pool_type", getattr(tower, "text_pool_type", None))
+    if not known or pooling != "argmax" or tower.attn_mask is None or getattr(tower, "cls_emb", None) is not None:
         return network.encode_text, tokens
     length = int(tokens.argmax(dim=-1).max()) + 1
     # A second module on the same weights: the network itself may be in use by another thread.
     short = copy.copy(tower)
     short._parameters, short._buffers = dict(tower._parameters), dict(tower._buffers)
-    short.positional_embedding = nn.Parameter(positions[:length], requires_grad=False)
-    short.attn_mask = mask[:length, :length]
-    return short.encode_text if plain else short, tokens[:, :length]
+    short.positional_embedding = nn.Parameter(tower.positional_embedding[:length], requires_grad=False)
+    short.attn_mask = tower.attn_mask[:length, :length]
+    return getattr(short, "encode_text", short), tokens[:, :length]
 
 
 def _encode_with_hooks(visual: Any, indices: Sequence[int], images: Tensor) -> tuple[Sequence[Tensor], Tensor]:
     """The same for OpenCLIP releases that lack ``forward_intermediates``, those that anomalib's WinCLIP works with."""
     outputs: list[Tensor] = []
-
-    def keep(block: nn.Module, arguments: Any, output: Tensor) -> None:
-        del block, arguments
-        outputs.append(output)
-
-    hooks = [visual.transformer.resblocks[index].register_forward_hook(keep) for index in indices]
+    blocks = [visual.transformer.resblocks[index] for index in indices]
+    hooks = [block.register_forward_hook(lambda *call: outputs.append(call[-1])) for block in blocks]
     try:
         embedding = visual(images)
     finally:
@@ -261,46 +237,53 @@ def weights_file(name: str, pretrained: str) -> Path | None:
 def create_openclip_model(name: str, pretrained: str | None, image_size: int | None = None) -> Any:
     """Create an OpenCLIP model with its weights, on the CPU in float32; see :class:`OpenCLIPBackbone`."""
     check_openclip_model(name)
-    network = _create_with_weights(name, pretrained, image_size)
-    _put_tokens_first(getattr(network.visual, "transformer", None))
+    if pretrained is None:
+        with random_weights(name):
+            network = create_without_weights(name, image_size)
+    else:
+        network = _create_with_weights(name, pretrained, image_size)
+    # On (batch, token, width), PyTorch's attention multiplies a transposed view by frozen weights image by image: in
+    # bfloat16 on a CPU ten times slower, in float32 up to a tenth. The result is the same to rounding. Older releases
+    # put tokens first by themselves; OpenCLIP's own attention knows the other order only.
+    transformer = getattr(network.visual, "transformer", None)
+    attention = [block.attn for block in getattr(transformer, "resblocks", [])]
+    if transformer is not None and all(isinstance(module, nn.MultiheadAttention) for module in attention):
+        for module in (transformer, *attention):
+            module.batch_first = False
     return network
 
 
-def _put_tokens_first(transformer: Any) -> None:
-    """Let a transformer work on (token, batch, width).
-
-    On (batch, token, width), PyTorch's attention multiplies a transposed view by frozen weights image by image: in
-    bfloat16 on a CPU ten times slower, in float32 up to a tenth. The result is the same to rounding.
-    """
-    blocks = getattr(transformer, "resblocks", [])
-    plain = all(isinstance(getattr(block, "attn", None), nn.MultiheadAttention) for block in blocks)
-    # Older releases work so by themselves; OpenCLIP's own attention knows the other order only.
-    if plain and getattr(transformer, "batch_first", False):
-        transformer.batch_first = False
-        for block in blocks:
-            block.attn.batch_first = False
-
-
-def _create_with_weights(name: str, pretrained: str | None, image_size: int | None) -> Any:
-    if pretrained is None:
-        logger.warning("Backbone %s has random weights (pretrained=None): its scores mean nothing.", name)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(RANDOM_WEIGHTS_SEED)
-            return create_without_weights(name, image_size)
-    if file := weights_file(name, pretrained):
-        return _create_from_file(name, file, image_size)
-    config = open_clip.pretrained.get_pretrained_cfg(name, pretrained)
-    if not config and name.startswith(HUB_PREFIX):
-        config = {"hf_hub": name.removeprefix(HUB_PREFIX)}
-    if config:
-        return _create_from_tag(name, pretrained, config, image_size)
-    packaged = [DEMO_PRETRAINED] if name == DEMO_BACKBONE else []
-    tags = ", ".join([*open_clip.list_pretrained_tags_by_model(name), *packaged]) or "none"
-    msg = (
-        f"pretrained={pretrained!r}: neither a file nor a pretrained tag of {name}. Its tags: {tags}. "
-        "Give one of them or the path of a weights file."
-    )
-    raise PretrainedWeightsError(msg)
+def _create_with_weights(name: str, pretrained: str, image_size: int | None) -> Any:
+    file: str | Path | None = weights_file(name, pretrained)
+    if file is None:
+        config = open_clip.pretrained.get_pretrained_cfg(name, pretrained)
+        if not config and not name.startswith(HUB_PREFIX):
+            packaged = [DEMO_PRETRAINED] if name == DEMO_BACKBONE else []
+            tags = ", ".join([*open_clip.list_pretrained_tags_by_model(name), *packaged]) or "none"
+            msg = (
+                f"pretrained={pretrained!r}: neither a file nor a pretrained tag of {name}. Its tags: {tags}. "
+                "Give one of them or the path of a weights file."
+            )
+            raise PretrainedWeightsError(msg)
+        url = config.get("url", "")
+        try:
+            # The URL's file name carries a checksum that is verified; for laion400m_e32 of ViT-B-16-plus-240 the hub
+            # entry of OpenCLIP 3.3 names other weights (e31), so the hub is not asked where a URL is known. OpenAI's
+            # files hold programs.
+            if not url or "openaipublic" in url:
+                return open_clip.create_model(name, pretrained=pretrained, force_image_size=image_size)
+            file = open_clip.pretrained.download_pretrained_from_url(url)
+        except Exception as error:
+            source = url or config.get("hf_hub") or name.removeprefix(HUB_PREFIX)
+            raise not_downloaded(name, f"{pretrained} ({source})", error) from error
+        if config.get("quick_gelu", "quickgelu" in url) and not _model_config(name).get("quick_gelu"):
+            # Fitting shapes do not show it, and OpenCLIP warns only where it loads itself.
+            text = "The weights %r were trained with QuickGELU, so features of %s are wrong: choose backbone=%r."
+            logger.warning(text, pretrained, name, f"{name}-quickgelu")
+    network = create_without_weights(name, image_size)
+    state_dict = expand_vocabulary(read_state_dict(file), network.vocab_size, str(file))
+    load_strictly(network, _resampled(network, state_dict), str(file))
+    return network
 
 
 def create_without_weights(name: str, image_size: int | None = None) -> Any:
@@ -318,6 +301,17 @@ def _no_logging() -> Iterator[None]:
         yield
     finally:
         logging.disable(disabled)
+
+
+def _resampled(network: Any, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under the model's names, position embeddings resampled to its grid where necessary."""
+    state = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    resize_pos_embed(state, network)
+    own, found = getattr(getattr(network.visual, "trunk", None), "pos_embed", None), state.get(_TRUNK_POSITIONS)
+    if own is not None and found is not None and found.shape != own.shape:
+        grid, prefix = network.visual.trunk.patch_embed.grid_size, network.visual.trunk.num_prefix_tokens
+        state[_TRUNK_POSITIONS] = resample_abs_pos_embed(found, new_size=grid, num_prefix_tokens=prefix)
+    return state
 
 
 def _model_config(name: str) -> dict[str, Any]:
@@ -346,13 +340,8 @@ def _is_vision_transformer(config: Mapping[str, Any]) -> bool:
 
 
 def _unsupported(name: str, reason: str) -> BackboneError:
-    names = [known for known in open_clip.list_models() if _is_vision_transformer(open_clip.get_model_config(known))]
-    near = difflib.get_close_matches(name.replace("/", "-"), names, n=5, cutoff=0.5)
-    did_you_mean = f" Did you mean {', '.join(near)}?" if near else ""
-    return BackboneError(
-        f"backbone={name!r} {reason}.{did_you_mean} Vision transformers of OpenCLIP: {', '.join(names)}. "
-        "Those of timm: timm/NAME."
-    )
+    known = (known for known in open_clip.list_models() if _is_vision_transformer(open_clip.get_model_config(known)))
+    return unknown_model(name, reason, known)
 
 
 @cache
@@ -366,62 +355,3 @@ def _tokenizer(name: str, context_length: int) -> Any:
     except Exception as error:  # some models' tokenizers are downloaded, and need the package transformers
         msg = f"The tokenizer of {name} could not be loaded ({type(error).__name__}: {error})."
         raise PretrainedWeightsError(msg) from error
-
-
-def _create_from_file(name: str, path: str | Path, image_size: int | None) -> Any:
-    network = create_without_weights(name, image_size)
-    state_dict = expand_vocabulary(read_state_dict(path), network.vocab_size, str(path))
-    _load_strictly(network, state_dict, str(path))
-    return network
-
-
-def _create_from_tag(name: str, tag: str, config: Mapping[str, Any], image_size: int | None) -> Any:
-    url = config.get("url", "")
-    try:
-        if url and "openaipublic" not in url:
-            # The URL's file name carries a checksum that is verified; for laion400m_e32 of ViT-B-16-plus-240 the hub
-            # entry of OpenCLIP 3.3 names other weights (e31), so the hub is not asked where a URL is known.
-            if config.get("quick_gelu", "quickgelu" in url) and not _model_config(name).get("quick_gelu"):
-                # Fitting shapes do not show it, and OpenCLIP warns only where it loads itself.
-                text = "The weights %r were trained with QuickGELU, so features of %s are wrong: choose backbone=%r."
-                logger.warning(text, tag, name, f"{name}-quickgelu")
-            return _create_from_file(name, open_clip.pretrained.download_pretrained_from_url(url), image_size)
-        return open_clip.create_model(name, pretrained=tag, force_image_size=image_size)
-    except CheckpointError:
-        raise
-    except Exception as error:
-        hub = Path(os.environ.get("HF_HUB_CACHE", "~/.cache/huggingface/hub")).expanduser()
-        msg = (
-            f"The weights {tag!r} of {name} could not be downloaded ({type(error).__name__}: {error}). "
-            f"Cache folders: {Path('~/.cache/clip').expanduser()} and {hub}. "
-            f"Without a connection, fetch {url or config.get('hf_hub')} elsewhere and pass the file: "
-            f"pretrained=/path/to/weights.pt (--model.pretrained on the command line)."
-        )
-        raise PretrainedWeightsError(msg) from error
-
-
-def _load_strictly(network: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Load weights; only the logit scale and bias may be missing. Position embeddings are resampled where necessary."""
-    state = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    resize_pos_embed(state, network)
-    expected = {key: value for key, value in network.state_dict().items() if key in state or key not in UNUSED}
-    if (key := "visual.trunk.pos_embed") in state and key in expected and state[key].shape != expected[key].shape:
-        trunk: Any = network.visual.trunk  # type: ignore[union-attr]
-        grid, prefix = trunk.patch_embed.grid_size, trunk.num_prefix_tokens
-        state[key] = resample_abs_pos_embed(state[key], new_size=grid, num_prefix_tokens=prefix)
-    check_keys(state, expected, source)
-    network.load_state_dict(state, strict=False)
-
-
-def _transformer_blocks(network: nn.Module, visual: Any, trunk: Any, name: str) -> Sequence[nn.Module]:
-    """The image encoder's blocks, OpenCLIP's or timm's."""
-    if hasattr(network, "encode_text"):
-        if hasattr(trunk, "blocks") and hasattr(trunk, "patch_embed"):
-            return list(trunk.blocks)
-        if hasattr(visual, "conv1") and hasattr(visual, "class_embedding"):
-            return list(visual.transformer.resblocks)
-    msg = (
-        f"backbone={name!r} has no vision transformer with a text encoder (its image encoder is "
-        f"{type(trunk or visual).__name__}). Choose an OpenCLIP 'ViT-...' model."
-    )
-    raise BackboneError(msg)

@@ -4,24 +4,19 @@
 
 from __future__ import annotations
 
-import difflib
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm
-import torch
 from torch import Tensor
 
-from anomalib_inctrl.backbones.base import RANDOM_WEIGHTS_SEED, Backbone
-from anomalib_inctrl.errors import BackboneError, CheckpointError, PretrainedWeightsError
-from anomalib_inctrl.io.weights import check_keys, read_state_dict
+from anomalib_inctrl.backbones.base import Backbone, load_strictly, not_downloaded, random_weights, unknown_model
+from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError
+from anomalib_inctrl.io.weights import read_state_dict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-logger = logging.getLogger(__name__)
 
 PREFIX = "timm/"
 
@@ -58,12 +53,12 @@ class TimmBackbone(Backbone):
         image_size: int | None = None,
     ) -> None:
         network = _create_model(name, pretrained, image_size)
-        super().__init__(
-            network, len(network.blocks), name, pretrained if isinstance(pretrained, str) else None, blocks
+        tag, embed = pretrained if isinstance(pretrained, str) else None, network.patch_embed
+        layout = (
+            *(len(network.blocks), embed.img_size, embed.grid_size, embed.patch_size[0]),
+            *(network.embed_dim, network.num_features),
         )
-        embed = network.patch_embed
-        self._set_sizes(embed.img_size, embed.grid_size, embed.patch_size[0], network.embed_dim, image_size)
-        self.embed_dim = int(network.num_features)
+        super().__init__(network, name, tag, blocks, image_size, layout)
 
     def _encode(self, images: Tensor) -> tuple[Sequence[Tensor], Tensor]:
         indices = [number - 1 for number in self.blocks]
@@ -81,38 +76,29 @@ def _create_model(name: str, pretrained: str | bool | None, image_size: int | No
     model_name = _checked_name(name, None if isinstance(pretrained, bool) else pretrained)
     options: dict[str, Any] = {"num_classes": 0} | ({} if image_size is None else {"img_size": image_size})
     if not pretrained:
-        logger.warning("Backbone %s has random weights (pretrained=None): its scores mean nothing.", name)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(RANDOM_WEIGHTS_SEED)
+        with random_weights(name):
             return timm.create_model(model_name, pretrained=False, **options)
     if isinstance(pretrained, str) and Path(pretrained).is_file():
         network = timm.create_model(model_name, pretrained=False, **options)
-        _load_strictly(network, read_state_dict(pretrained), pretrained)
+        load_strictly(network, _converted(network, read_state_dict(pretrained), pretrained), pretrained)
         return network
     try:
         return timm.create_model(model_name, pretrained=True, **options)
     except Exception as error:
         config = timm.get_pretrained_cfg(model_name)
-        page = f"https://huggingface.co/{config.hf_hub_id}" if config and config.hf_hub_id else "timm's page"
-        msg = (
-            f"The weights of {name} could not be downloaded ({type(error).__name__}: {error}). Without a connection, "
-            f"fetch them elsewhere ({page}) and pass the file: pretrained=/path/to/model.safetensors "
-            "(--model.pretrained on the command line)."
-        )
-        raise PretrainedWeightsError(msg) from error
+        page = f"https://huggingface.co/{config.hf_hub_id}" if config and config.hf_hub_id else "them from timm's page"
+        raise not_downloaded(name, page, error) from error
 
 
-def _load_strictly(network: Any, state_dict: dict[str, Tensor], source: str) -> None:
-    """Load weights without their classifier, renamed and resampled by timm; timm's own loading accepts missing keys."""
+def _converted(network: Any, state_dict: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Weights without their classifier, renamed and resampled by timm; timm's own loading accepts missing keys."""
     convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     try:
         state = convert(state_dict, network) if convert is not None else state_dict
     except (RuntimeError, KeyError, IndexError) as error:
         msg = f"{source}: does not fit {type(network).__name__} ({error}). Give the weights of this model."
         raise CheckpointError(msg) from error
-    state = {key: value for key, value in state.items() if not key.startswith(("head.", "head_dist.", "fc."))}
-    check_keys(state, network.state_dict(), source)
-    network.load_state_dict(state)
+    return {key: value for key, value in state.items() if not key.startswith(("head.", "head_dist.", "fc."))}
 
 
 def _checked_name(name: str, pretrained: str | None = None) -> str:
@@ -120,10 +106,8 @@ def _checked_name(name: str, pretrained: str | None = None) -> str:
     architecture, _, tag = name.removeprefix(PREFIX).partition(".")
     if not timm.is_model(architecture) or not is_vision_transformer(architecture):
         reason = "is not a vision transformer" if timm.is_model(architecture) else "is not a model of timm"
-        known = [known for known in timm.list_models() if is_vision_transformer(known)]
-        near = difflib.get_close_matches(architecture, known, n=8, cutoff=0.4)
-        msg = f"backbone={name!r} {reason}. Near names: {', '.join(PREFIX + match for match in near) or 'none'}."
-        raise BackboneError(msg)
+        known = (PREFIX + known for known in timm.list_models() if is_vision_transformer(known))
+        raise unknown_model(name, reason, known)
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
     if pretrained is not None and not Path(pretrained).is_file():
         tag = pretrained

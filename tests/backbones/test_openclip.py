@@ -55,8 +55,8 @@ def test_features_equal_those_of_hooks_and_of_older_openclip_releases(blocks, vi
 @pytest.mark.parametrize(
     ("model", "blocks", "message"),
     [
-        ("ViT-X-99", None, r"not a model of OpenCLIP.*ViT-B-16-plus-240"),
-        ("ViT-B/32", None, "Did you mean ViT-B-32"),
+        ("ViT-X-99", None, "not a model of OpenCLIP"),
+        ("ViT-B/32", None, "Near names: ViT-B-32"),
         ("RN50", None, "not a vision transformer"),
         (torch.nn.Linear(2, 2), None, "has no vision transformer"),
         (make_clip(), [3, 5], r"1\.\.4"),
@@ -137,7 +137,9 @@ def test_weights_that_cannot_be_found_name_tags_cache_and_remedy(monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(open_clip.pretrained, "download_pretrained_from_url", offline)
-    with pytest.raises(PretrainedWeightsError, match=r"laion400m_e32.*\.cache/clip.*pretrained=/path/to/weights\.pt"):
+    with pytest.raises(
+        PretrainedWeightsError, match=r"no route to host.*fetch laion400m_e32 \(http.*pretrained=/path/to/"
+    ):
         OpenCLIPBackbone()
     with pytest.raises(PretrainedWeightsError, match=r"neither a file nor a pretrained tag.*laion400m_e32"):
         OpenCLIPBackbone("ViT-B-16-plus-240", pretrained="no-such-tag")
