@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
 from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import ImageVisualizer
+from anomalib.visualization.image.item_visualizer import visualize_image_item
 from PIL import Image, ImageOps
 from torchvision.transforms.v2 import Normalize
 from torchvision.transforms.v2.functional import to_pil_image
@@ -37,10 +38,11 @@ from anomalib_inctrl.visualization.outputs import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from anomalib.data import ImageBatch
     from lightning.pytorch import LightningModule, Trainer
+    from torch import Tensor
 
 # Names of maps in a figure where they are not simply the field's.
 MAP_NAMES = {"patch_map": "residual map", "dasl_map": "DASL map", "oasl_map": "OASL map"}
@@ -98,7 +100,7 @@ class ExplanationVisualizer(ImageVisualizer):
         """Find out whether the names of this run's images need folders."""
         del pl_module
         dataloaders = trainer.predict_dataloaders if trainer.predicting else trainer.test_dataloaders
-        self._root = _folder_to_keep(dataloaders, trainer)
+        self._root, self._drawing = _folder_to_keep(dataloaders, trainer), []
         _thumbnail.cache_clear()
 
     on_predict_start = on_test_start
@@ -116,50 +118,33 @@ class ExplanationVisualizer(ImageVisualizer):
 
         `on_predict_batch_end` comes here too, by way of the base class.
         """
+        del outputs, batch_idx, dataloader_idx
         if batch.image_path is None:
             return
-        run_dir, output_dir, overlay_fields = Path(trainer.default_root_dir), self.output_dir, self.overlay_fields
-        known, heat_map = _masks_known(batch), self._maps(batch, pl_module).get("anomaly map")
-        try:
-            with TemporaryDirectory() as scratch:
-                for index, (item, path) in enumerate(zip(batch, batch.image_path, strict=True)):
-                    self.output_dir = Path(output_dir or run_dir / "images") / _folders_between(self._root, Path(path))
-                    if heat_map is not None and not is_normalised(pl_module, "pixel"):
-                        low, high = heat_map.low, heat_map.high
-                        item.anomaly_map = ((torch.as_tensor(item.anomaly_map) - low) / (high - low)).clamp(0, 1)
-                    if not known[index]:
-                        item.gt_mask = None
-                    # The base class would draw the image once more, without a title, for an overlay that is missing.
-                    self.overlay_fields = [
-                        (base, fields) for base, fields in overlay_fields if any(_has(item, field) for field in fields)
-                    ]
-                    if (image := self._redrawn(path, batch, index, pl_module)) is not None:
-                        # The base class opens the path and names its image after it.
-                        file = Path(scratch, *Path(path).absolute().parts[1:])
-                        file.parent.mkdir(parents=True, exist_ok=True)
-                        image.save(file, format="PNG")
-                        item.image_path = str(file)
-                    # One item at a time, since the folder may differ; the base class only iterates over the batch.
-                    super().on_test_batch_end(trainer, pl_module, outputs, [item], batch_idx, dataloader_idx)  # type: ignore[arg-type]
-        finally:  # the next run may have another folder, also where this one failed
-            self.output_dir, self.overlay_fields = output_dir, overlay_fields
+        run_dir = Path(trainer.default_root_dir)
+        for path, drawing in zip(batch.image_path, self._plain_images(batch, pl_module), strict=True):
+            if drawing is not None:
+                file = _image_name(path, Path(self.output_dir or run_dir / "images"), self._root, trainer)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                drawing.save(file)
         if not self.explanations:
             return
-        self._finish_figures()  # of the batch before, so that at most one waits
-        drawer = ThreadPoolExecutor(
-            1
-        )  # draws while the model scores the next batch; a lasting one would not outlive a fork
+        self.on_test_end(trainer, pl_module)  # of the batch before, so that at most one waits
+        # Draws while the model scores the next batch; a lasting one would not outlive a fork.
+        drawer = ThreadPoolExecutor(1)
         for path, content in zip(batch.image_path, self._contents(trainer, pl_module, batch), strict=True):
-            folder = run_dir / "explanations" / _folders_between(self._root, Path(path))
-            name = _image_name(path, folder, trainer)
-            name = name if name.suffix.lower() == ".png" else name.with_name(f"{name.name}.png")
-            self._drawing.append(drawer.submit(_write_figure, name, content))
+            file = _image_name(path, run_dir / "explanations", self._root, trainer)
+            file = file if file.suffix.lower() == ".png" else file.with_name(f"{file.name}.png")
+            self._drawing.append(drawer.submit(_write_figure, file, content))
         drawer.shutdown(wait=False)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Wait for the last figures."""
+        """Wait for the figures under way, and raise what kept one from being written."""
         del trainer, pl_module
-        self._finish_figures()
+        drawing, self._drawing = self._drawing, []
+        wait(drawing)
+        for figure in drawing:
+            figure.result()
 
     on_predict_end = on_test_end
 
@@ -167,23 +152,38 @@ class ExplanationVisualizer(ImageVisualizer):
         """Finish the figures of the last batch that was scored."""
         del trainer, pl_module, exception
         wait(self._drawing)
-        self._drawing = []
 
-    def _finish_figures(self) -> None:
-        """Wait for the figures under way, and raise what kept one from being written."""
-        drawing, self._drawing = self._drawing, []
-        wait(drawing)
-        for figure in drawing:
-            figure.result()
-
-    def _redrawn(self, path: str, batch: ImageBatch, index: int, pl_module: LightningModule) -> Image.Image | None:
-        """The image of a file that the base class cannot open or would draw wrongly; None for any other."""
-        if is_frame(path):
-            return next(iter(_query_images(torch.as_tensor(batch.image)[index : index + 1], pl_module)))
-        try:
-            return None if read_header(path).plain else to_pil_image(read_image(path))
-        except ImageFileError:  # for the base class to tell
-            return None
+    def _plain_images(self, batch: ImageBatch, pl_module: LightningModule) -> Iterator[Image.Image | None]:
+        """Draw anomalib's image of every image of a batch."""
+        heat_map, images = self._maps(batch, pl_module).get("anomaly map"), _query_images(batch.image, pl_module)
+        rows = zip(batch, batch.image_path or (), images, _masks_known(batch), strict=True)
+        for item, path, image, known in rows:
+            if heat_map is not None and not is_normalised(pl_module, "pixel"):
+                low, high = heat_map.low, heat_map.high
+                item.anomaly_map = ((torch.as_tensor(item.anomaly_map) - low) / (high - low)).clamp(0, 1)
+            if not known:
+                item.gt_mask = None
+            # Without a path the image itself is drawn; a file that cannot be read is reported where it is opened.
+            with suppress(ImageFileError):
+                if is_frame(path):
+                    item.image, item.image_path = image, None
+                elif not read_header(path).plain:
+                    item.image, item.image_path = read_image(path), None
+            # For an overlay that is missing the image would be drawn once more, without a title.
+            overlays = [
+                (base, fields)
+                for base, fields in self.overlay_fields
+                if any(getattr(item, field, None) is not None for field in fields)
+            ]
+            yield visualize_image_item(
+                item,
+                self.fields,
+                overlays,
+                self.field_size,
+                self.fields_config,
+                self.overlay_fields_config,
+                self.text_config,
+            )
 
     def figures(self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch) -> Iterator[Image.Image]:
         """Draw the explanation figure of every image of a batch that has been through a test or predict step."""
@@ -205,7 +205,7 @@ class ExplanationVisualizer(ImageVisualizer):
         for index, (row, image) in enumerate(zip(rows, _query_images(batch.image, pl_module), strict=True)):
             files = prompt_files.get(row["class_name"], [])
             yield {
-                "image": image,
+                "image": to_pil_image(image),
                 "maps": {name: heat_map._replace(values=heat_map.values[index]) for name, heat_map in maps.items()},
                 "mask": masks[index] if masks is not None and known[index] else None,
                 "prompts": [_thumbnail(file) for file in files[:MAX_PROMPTS]],
@@ -273,10 +273,6 @@ def _masks_known(batch: ImageBatch) -> list[bool]:
     return [True] * batch.batch_size if known is None else [bool(value) for value in known]
 
 
-def _has(item: Any, field: str) -> bool:
-    return getattr(item, field, None) is not None
-
-
 def _above(value: float | None) -> tuple[float, float] | None:
     """The range with a value in its middle; None without a positive value."""
     return None if value is None or value <= 0 else (0.0, min(2 * value, 1.0))
@@ -291,8 +287,10 @@ def _thumbnail(file: str) -> Image.Image:
         return Image.new("RGB", (320, 320), "grey")
 
 
-def _image_name(path: str | Path, folder: Path, trainer: Trainer) -> Path:
-    """Where anomalib's visualizer would put an image, were `folder` its output folder."""
+def _image_name(path: str | Path, folder: Path, root: Path | None, trainer: Trainer) -> Path:
+    """Where anomalib's visualizer would put an image, were `folder` its output folder; with the folders from `root`."""
+    if root is not None and Path(path).is_relative_to(root):
+        folder = folder / Path(path).relative_to(root).parent.parent
     datamodule = getattr(trainer, "datamodule", None)
     name, category = getattr(datamodule, "name", None), getattr(datamodule, "category", None)
     return generate_output_filename(path, folder, dataset_name=name, category=category, mkdir=False)
@@ -306,15 +304,9 @@ def _folder_to_keep(dataloaders: Any, trainer: Trainer) -> Path | None:
     common = Path(os.path.commonpath([path.parent for path in paths]))
     # The parent is for an image that lies in the common folder, next to a folder of the same name.
     for root in (None, common, common.parent):
-        names = {_image_name(path, _folders_between(root, path), trainer) for path in paths}
-        if len(names) == len(paths):
+        if len({_image_name(path, Path(), root, trainer) for path in paths}) == len(paths):
             break
     return root
-
-
-def _folders_between(root: Path | None, path: Path) -> Path:
-    """The folders from `root` to those that anomalib keeps by itself; none where `path` is not under `root`."""
-    return path.relative_to(root).parent.parent if root is not None and path.is_relative_to(root) else Path()
 
 
 def _image_paths(source: Any) -> Iterator[str]:
@@ -330,14 +322,14 @@ def _image_paths(source: Any) -> Iterator[str]:
         yield from _image_paths(getattr(source, "dataset", getattr(source, "datasets", None)))
 
 
-def _query_images(images: Any, pl_module: LightningModule) -> Iterable[Image.Image]:
+def _query_images(normalised: Any, pl_module: LightningModule) -> Tensor:
     """Undo the normalisation of images `(B, 3, H, W)`, if the pre-processor has any."""
-    images = to_cpu(torch.as_tensor(images))
+    images = to_cpu(torch.as_tensor(normalised))
     pre_processor = getattr(pl_module, "pre_processor", None)
     for normalize in extract_transforms_by_type(getattr(pre_processor, "transform", None), Normalize):
-        mean, std = normalize.mean, normalize.std
-        images = images * torch.as_tensor(std).view(-1, 1, 1) + torch.as_tensor(mean).view(-1, 1, 1)
-    return (to_pil_image(image) for image in images.nan_to_num().clamp(0, 1))
+        mean, std = (torch.as_tensor(values).view(-1, 1, 1) for values in (normalize.mean, normalize.std))
+        images = images * std + mean
+    return images.nan_to_num().clamp(0, 1)
 
 
 def _has_prompts(pl_module: LightningModule) -> bool:
