@@ -11,7 +11,7 @@ from pathlib import Path
 
 from anomalib_inctrl.data.datasets import DATASETS
 from anomalib_inctrl.data.datasets.converted import converted_rows, differences, read_manifest, write_converted
-from anomalib_inctrl.data.datasets.records import GOOD, DatasetCard, Scan
+from anomalib_inctrl.data.datasets.records import GOOD
 from anomalib_inctrl.errors import DatasetError, ImageFileError
 
 _DRAWN = (
@@ -49,29 +49,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(_DRAWN if drawn else "The usual train and test split is kept.")
     try:
         scan = dataset.scan(args.root, check_counts=check_counts) if args.root else None
-        if args.check:
-            return _check(card, args.out, scan, check_counts)
-        assert scan is not None
-        print("".join(f"Note: {note}\n" for note in scan.notes), end="")
-        written = write_converted(scan, args.out)
+        if scan is None or args.check:
+            if problems := differences(card, args.out, scan):
+                print(
+                    *problems,
+                    f"{args.out}: {len(problems)} differences. Remove the folder and convert again.",
+                    sep="\n",
+                )
+                return 1
+            for category in card.categories:
+                converted_rows(card, args.out, category, check_counts=check_counts)
+            done = "Is as it was converted:"
+        else:
+            print("".join(f"Note: {note}\n" for note in scan.notes), end="")
+            written = write_converted(scan, args.out)
+            done = "Converted to" if written else "Nothing to do, already converted and unchanged:"
         counts = read_manifest(args.out).groupby(["category", "split", "label"]).size()
     except (DatasetError, ImageFileError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     for (category, split, label), count in counts.items():
         print(f"{count:>7}  {category}/{split}/{label}")
-    print(f"{'Converted to' if written else 'Nothing to do, already converted and unchanged:'} {args.out}")
-    return 0
-
-
-def _check(card: DatasetCard, out: Path, scan: Scan | None, check_counts: bool) -> int:
-    if problems := differences(card, out, scan):
-        print("\n".join(problems))
-        print(f"{out}: {len(problems)} differences. Remove the folder and convert again.")
-        return 1
-    for category in card.categories:
-        converted_rows(card, out, category, check_counts=check_counts)
-    print(f"{out} is as it was converted: {len(read_manifest(out))} files.")
+    print(f"{done} {args.out}")
     return 0
 
 

@@ -146,7 +146,7 @@ def test_a_truncated_image_is_named(raw):
     path = Path(datamodule.test_data.samples.image_path[0])
     path.write_bytes(path.read_bytes()[:80])
     with pytest.raises(ImageFileError, match=re.escape(str(path))):
-        datamodule.test_data[0]
+        list(datamodule.test_dataloader())
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs" / "data").glob("*.yaml")), ids=lambda path: path.stem)

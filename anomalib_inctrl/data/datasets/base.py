@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Base of the benchmark datasets: an anomalib datamodule that reads a dataset as its authors distribute it."""
 
-import errno
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -11,14 +10,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
-from anomalib.data import AnomalibDataset, DatasetItem
+from anomalib.data import AnomalibDataset
 from anomalib.data.datamodules.base.image import AnomalibDataModule
 from anomalib.data.utils import TestSplitMode, ValSplitMode
-from torchvision.tv_tensors import Image
 
 from anomalib_inctrl.data.datasets.converted import converted_rows, is_converted, write_converted
-from anomalib_inctrl.data.datasets.records import GOOD, DatasetCard, Scan, natural_key, split_normals, unique_names
-from anomalib_inctrl.errors import DatasetError, ImageFileError
+from anomalib_inctrl.data.datasets.records import GOOD, DatasetCard, Scan, split_records
+from anomalib_inctrl.data.reading import name_unreadable_files
+from anomalib_inctrl.errors import DatasetError
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +102,7 @@ class BenchmarkDataModule(AnomalibDataModule, ABC):
         if not root.is_dir():
             raise cls.card.missing(root, "there is no such folder")
         found = cls._scan(root)
-        records = unique_names(split_normals(found.records, cls.card.name))
-        records.sort(key=lambda record: natural_key(record.path))
+        records = split_records(found.records, cls.card.name)
         if check_counts:
             counts = Counter((record.split, record.label) for record in records)
             cls.card.check_counts(f"{cls.card.name} in {root}", {**counts, **found.file_counts})
@@ -129,10 +127,8 @@ class BenchmarkDataModule(AnomalibDataModule, ABC):
         try:
             write_converted(scan, self.converted_root)
         except OSError as error:
-            if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
-                raise
             msg = (
-                f"{self.converted_root} cannot be written ({error}). Convert to a folder of your own with "
+                f"{self.converted_root} cannot be written ({error}). Convert to another folder with "
                 f"`anomalib-inctrl convert {self.card.name} --root {self.root} --out FOLDER`, and give that as root."
             )
             raise DatasetError(msg) from error
@@ -140,61 +136,31 @@ class BenchmarkDataModule(AnomalibDataModule, ABC):
             logger.warning("%s: %s", self.card.name, note)
 
     def _setup(self, _stage: str | None = None) -> None:
-        samples = self._samples_table()
-        for split in ("train", "test"):
-            part = samples[samples["split"] == split].reset_index(drop=True)
-            if part.empty:
-                msg = f"{self.card.name} in {self.root}: no {split} images of category {self.category!r}."
-                raise DatasetError(msg)
-            setattr(self, f"{split}_data", TableDataset(part, self.category))
-
-    def _samples_table(self) -> pd.DataFrame:
-        """The images in anomalib's format; training images that are not normal for the category are left out."""
-        card, folder = self.card, self.converted_root
-        if is_converted(folder):
-            rows = converted_rows(card, folder, self.category, check_counts=self.check_counts)
-        else:
-            scan = self.scan(self.root, check_counts=self.check_counts)
-            if not self.in_place:
-                msg = (
-                    f"{self.root} holds the raw data of {card.name}. Call prepare_data() first, or run "
-                    f"`anomalib-inctrl convert {card.name} --root {self.root} --out {folder}`."
-                )
-                raise DatasetError(msg)
-            folder, rows = scan.base, [(record.source, record.split, record.label, "") for record in scan.records]
-        normal = card.normal_labels.get(self.category, (GOOD,))
-        kept = [
-            (str(folder / path), split, label, int(label not in normal), str(folder / mask) if mask else "")
-            for path, split, label, mask in rows
-            if label in normal or split == "test"
-        ]
-        files = [path for row in kept for path in (row[0], row[4]) if path]
+        card, samples = self.card, self._samples_table()
+        normal = samples["label"].isin(card.normal_labels.get(self.category, (GOOD,)))
+        files = [*samples["image_path"], *filter(None, samples["mask_path"])]
         if absent := [path for path in files if not Path(path).is_file()]:
             msg = (
                 f"{card.name}: {len(absent)} of {len(files)} files are missing, the first is {absent[0]}. Copy or "
                 "extract the dataset again."
             )
             raise DatasetError(msg)
-        samples = pd.DataFrame(kept, columns=["image_path", "split", "label", "label_index", "mask_path"])
+        samples = samples.assign(label_index=1 - normal)
         samples.attrs["task"] = card.task
-        return samples
+        for split in ("train", "test"):
+            part = samples[(samples["split"] == split) & (normal | (split == "test"))]
+            if part.empty:
+                msg = f"{card.name} in {self.root}: no {split} images of category {self.category!r}."
+                raise DatasetError(msg)
+            dataset = AnomalibDataset()
+            dataset.samples, dataset.category = part, self.category
+            name_unreadable_files(dataset)
+            setattr(self, f"{split}_data", dataset)
 
-
-class TableDataset(AnomalibDataset):
-    """Images of one category from a table in anomalib's format, with the task in its ``attrs``."""
-
-    def __init__(self, samples: pd.DataFrame, category: str) -> None:
-        super().__init__()
-        self.samples = samples
-        self.category = category
-
-    def __getitem__(self, index: int) -> DatasetItem[Image]:
-        """Read an image as anomalib does; an ``ImageFileError`` names a file that cannot be read."""
-        try:
-            return super().__getitem__(index)
-        except (OSError, SyntaxError) as error:
-            path = self.samples.iloc[index].image_path
-            msg = (
-                f"{path}: the image or its mask is not readable ({error}). Extract it from the dataset's archive again."
-            )
-            raise ImageFileError(msg) from error
+    def _samples_table(self) -> pd.DataFrame:
+        """All images that the category may use: ``image_path``, ``split``, ``label`` and ``mask_path``."""
+        if not self.in_place or is_converted(self.root):
+            return converted_rows(self.card, self.converted_root, self.category, check_counts=self.check_counts)
+        scan = self.scan(self.root, check_counts=self.check_counts)
+        rows = [(str(scan.base / record.source), record.split, record.label, "") for record in scan.records]
+        return pd.DataFrame(rows, columns=["image_path", "split", "label", "mask_path"])

@@ -11,22 +11,25 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from filelock import FileLock
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from anomalib_inctrl.data.datasets.records import DatasetCard, Record, Scan, natural_key, read_masks, safe_path
+from anomalib_inctrl.data.datasets.records import GROUND_TRUTH, DatasetCard, Scan, natural_key, read_masks, safe_path
 from anomalib_inctrl.errors import DatasetError
+from anomalib_inctrl.io.images import open_image
 from anomalib_inctrl.io.weights import file_sha256
 
 MANIFEST = "manifest.csv"
 CARD = "dataset.json"
 COLUMNS = ["path", "split", "label", "category", "source", "sha256"]
 
-_GROUND_TRUTH = "ground_truth"
 _PNG_MODES = frozenset({"1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"})
 
 
@@ -76,37 +79,25 @@ def write_converted(scan: Scan, out: str | Path) -> bool:
 
 
 def _write(scan: Scan, folder: Path) -> None:
-    # The parts of one raw image stay together, so that it is read once.
-    groups: dict[tuple[str, int | None], list[Record]] = {}
-    for record in scan.records:
-        groups.setdefault((record.source, record.index), []).append(record)
+    read = lru_cache(1)(open_image)  # the parts of one raw image follow each other
     rows = []
-    console = Console(stderr=True)
-    for records in track(groups.values(), scan.card.name, console=console, transient=True):
-        image = scan.read(records[0])
-        for record in records:
-            for row in _manifest_rows(record):
-                path = folder / row[0]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                if row[0] == record.path and record.origin.endswith(".png"):
-                    shutil.copyfile(scan.base / record.source, path)
-                else:
-                    whole = image if row[0] == record.path else read_masks(scan.base, record.masks)
-                    part = whole.crop(record.box) if record.box else whole
-                    (part if part.mode in _PNG_MODES else part.convert("RGB")).save(path)
-                rows.append((*row, file_sha256(path)))
+    records = sorted(scan.records, key=lambda record: record.source)
+    for record in track(records, scan.card.name, console=Console(stderr=True), transient=True):
+        part: Any = record.part
+        if record.source in scan.arrays:
+            images = [Image.fromarray(scan.arrays[record.source][part[0]])]
+        else:
+            images = [read(scan.base / record.source)]
+            images += [read_masks(scan.base, record.masks)] if record.masks else []
+            images = [image.crop(part) if part else image for image in images]
+        for image, row in zip(images, record.rows(), strict=True):
+            path = folder / row[0]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            (image if image.mode in _PNG_MODES else image.convert("RGB")).save(path)
+            rows.append((*row, file_sha256(path)))
     rows.sort(key=lambda row: natural_key(row[0]))
     (folder / CARD).write_text(_card_text(scan.card), encoding="utf-8")
     pd.DataFrame(rows, columns=COLUMNS).to_csv(folder / MANIFEST, index=False, lineterminator="\n")
-
-
-def _manifest_rows(record: Record) -> list[tuple[str, ...]]:
-    """Rows of the manifest for an image and its mask, without the checksum."""
-    rows: list[tuple[str, ...]] = [(record.path, record.split, record.label, record.category, record.origin)]
-    if record.masks:
-        origin = "+".join(record.masks) + record.origin.removeprefix(record.source)
-        rows.append((record.mask_path, _GROUND_TRUTH, record.label, record.category, origin))
-    return rows
 
 
 def _card_text(card: DatasetCard) -> str:
@@ -122,13 +113,10 @@ def read_manifest(folder: Path) -> pd.DataFrame:
     """
     path = folder / MANIFEST
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except (ValueError, OSError) as error:
-        msg = f"{path}: not readable ({error}). Convert the dataset again."
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")[COLUMNS]
+    except (ValueError, KeyError, OSError) as error:
+        msg = f"{path}: not readable as a table with the columns {', '.join(COLUMNS)} ({error}). Convert the dataset."
         raise DatasetError(msg) from error
-    if absent := [name for name in COLUMNS if name not in table.columns]:
-        msg = f"{path}: lacks the columns {', '.join(absent)}. Convert the dataset again."
-        raise DatasetError(msg)
     if unsafe := [name for name in table["path"] if safe_path(name) is None]:
         msg = (
             f"{path}: names {unsafe[0]!r}, which is not a plain path below its folder. Do not use this copy; convert "
@@ -158,16 +146,17 @@ def differences(card: DatasetCard, folder: Path, scan: Scan | None = None) -> li
         found.append(f"{CARD} is not that of {card.name}")
     if scan is not None:
         rows = set(table[COLUMNS[:-1]].itertuples(index=False, name=None))
-        wanted = {row for record in scan.records for row in _manifest_rows(record)}
+        wanted = {row for record in scan.records for row in record.rows()}
         found += [f"{row[0]} ({row[4]}) is not in the converted data" for row in sorted(wanted - rows)]
         found += [f"{row[0]} ({row[4]}) is not in the raw data" for row in sorted(rows - wanted)]
     return found
 
 
-def converted_rows(
-    card: DatasetCard, folder: Path, category: str, *, check_counts: bool = True
-) -> list[tuple[str, str, str, str]]:
-    """List the images of one category of a converted dataset: path, split, label, and path of the mask or ``""``.
+def converted_rows(card: DatasetCard, folder: Path, category: str, *, check_counts: bool = True) -> pd.DataFrame:
+    """List the images of one category of a converted dataset.
+
+    Returns:
+        ``image_path``, ``split``, ``label``, and ``mask_path``, which is empty where there is no mask.
 
     Raises:
         DatasetError: If the manifest is not of this dataset, or lists too few images where counts are checked.
@@ -179,9 +168,10 @@ def converted_rows(
         held = ", ".join(sorted(set(manifest["category"]))) or "nothing"
         msg = f"{folder} is a converted dataset, but not {card.name}: it holds {held}, not {wanted}. Correct root."
         raise DatasetError(msg)
-    images = table[table["split"] != _GROUND_TRUTH]
+    images = table[table["split"] != GROUND_TRUTH]
     if check_counts:
         card.check_counts(str(folder), images.groupby(["split", "label"]).size().to_dict())
-    masks = images["path"].str.replace("/test/", f"/{_GROUND_TRUTH}/").str.replace(r"\.png$", "_mask.png", regex=True)
-    masks = masks.where(masks.isin(table["path"]), "")
-    return list(zip(images["path"], images["split"], images["label"], masks, strict=True))
+    masks = images["path"].str.replace("/test/", f"/{GROUND_TRUTH}/").str.replace(r"\.png$", "_mask.png", regex=True)
+    masks = masks.where(masks.isin(table["path"]))
+    place = f"{folder}/"
+    return images[["split", "label"]].assign(image_path=place + images["path"], mask_path=(place + masks).fillna(""))

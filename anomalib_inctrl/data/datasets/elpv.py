@@ -68,23 +68,20 @@ class ELPV(BenchmarkDataModule):
         if self.converted_root == self.root:
             msg = f"category={self.category!r}: {self.root} is converted data, which has {self.card.folder!r} alone."
             raise DatasetError(msg)
-        table = pd.read_csv(self._labels(self.root), sep=r"\s+", header=None)
-        chosen = set(table[0][table[2] == _KINDS[self.category]].map(lambda name: Path(name).name))
-        kept = samples[samples["image_path"].map(lambda path: Path(path).name in chosen)].reset_index(drop=True)
-        kept.attrs.update(samples.attrs)
-        return kept
+        base, table = self._labels(self.root)
+        chosen = table["path"][table["kind"] == _KINDS[self.category]]
+        return samples[samples["image_path"].isin([str(base / path) for path in chosen])]
 
     @classmethod
-    def _labels(cls, root: Path) -> Path:
+    def _labels(cls, root: Path) -> tuple[Path, pd.DataFrame]:
         if (base := find_folder(root, _PLACES, "labels.csv")) is None:
             raise cls.card.missing(root, "there is no labels.csv")
-        return base / "labels.csv"
+        types = {"path": str, "probability": float, "kind": str}
+        return base, read_labels(base / "labels.csv", types, sep=r"\s+", header=None, names=list(types))
 
     @classmethod
     def _scan(cls, root: Path) -> Scan:
-        base = cls._labels(root).parent
-        types = {"path": str, "probability": float, "kind": str}
-        table = read_labels(base / "labels.csv", types, sep=r"\s+", header=None, names=list(types))
+        base, table = cls._labels(root)
         if unsafe := [name for name in table["path"] if safe_path(name) is None]:
             msg = f"{base / 'labels.csv'}: names {unsafe[0]!r}, a path outside its folder. Fetch the file again."
             raise DatasetError(msg)

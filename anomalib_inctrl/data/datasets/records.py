@@ -25,11 +25,12 @@ from anomalib_inctrl.io.images import IMAGE_SUFFIXES, image_size, open_image
 GOOD = "good"
 ABNORMAL = "abnormal"
 """In counts: all labels but ``good`` together."""
+GROUND_TRUTH = "ground_truth"
 
 DIGITS = tuple(f"digit_{digit}" for digit in range(10))
 
 _TEST_SHARE, _SPLIT_SEED = 0.25, 42  # the authors' values
-_ARCHIVES = (".zip", ".7z", ".rar", ".gz", ".tar", ".tgz", ".xz")
+_ARCHIVES = {".zip", ".7z", ".rar", ".gz", ".tar", ".tgz", ".xz"}
 
 Box = tuple[int, int, int, int]
 
@@ -69,13 +70,11 @@ class DatasetCard:
 
     def missing(self, root: Path, found: str) -> DatasetError:
         """Create the error for data that is missing or incomplete in a folder, with the remedy."""
-        files = (path for place in ("*", "*/raw/*") for path in root.glob(place))
+        files = [*root.glob("*"), *root.glob("*/raw/*")]
         archives = sorted(path.name for path in files if path.suffix.lower() in _ARCHIVES)
-        remedy = (
-            f"Extract {', '.join(archives)} there, so that the files lie like this"
-            if archives
-            else f"Get the dataset from {self.homepage} and arrange its files like this, or correct root"
-        )
+        remedy = f"Get the dataset from {self.homepage} and arrange its files like this, or correct root"
+        if archives:
+            remedy = f"Extract {', '.join(archives)} there, so that the files lie like this"
         return DatasetError(f"{self.name} in {root}: {found}. {remedy}:\n{self.layout}")
 
     def check_counts(self, where: str, counts: Mapping[tuple[str, str], int]) -> None:
@@ -86,10 +85,10 @@ class DatasetCard:
         """
         found = Counter(counts)
         for (split, label), number in counts.items():
-            if split and label != GOOD:
+            if label != GOOD:
                 found[split, ABNORMAL] += number
         wrong = [
-            f"{found[key]} {' '.join(filter(None, key))} (expected {' or '.join(map(str, allowed))})"
+            f"{found[key]} {' '.join(key).strip()} (expected {' or '.join(map(str, allowed))})"
             for key, allowed in self.expected.items()
             if found[key] not in allowed and (key[0] or key in found)  # converted data has no raw files
         ]
@@ -118,8 +117,7 @@ class Record:
         label: ``good``, a kind of defect, or what the image shows.
         name: File name in the converted layout, without suffix.
         source: Raw file, relative to the folder of the raw data.
-        box: Part of the raw image (left, top, right, bottom); the whole image if None.
-        index: Index of the image within the raw file, for files that hold many.
+        part: Box in the raw image (left, top, right, bottom), or index in a raw file of many; empty for a whole file.
         masks: Raw mask files; their union counts.
     """
 
@@ -128,25 +126,18 @@ class Record:
     label: str
     name: str
     source: str
-    box: Box | None = None
-    index: int | None = None
+    part: tuple[int, ...] = ()
     masks: tuple[str, ...] = ()
 
-    @property
-    def origin(self) -> str:
-        """Source with the part taken: ``file``, ``file#index`` or ``file#left,top,right,bottom``."""
-        part = ",".join(map(str, self.box)) if self.box else self.index
-        return self.source if part is None else f"{self.source}#{part}"
-
-    @property
-    def path(self) -> str:
-        """Path of the image in the converted layout."""
-        return f"{self.category}/{self.split}/{self.label}/{self.name}.png"
-
-    @property
-    def mask_path(self) -> str:
-        """Path of its mask in the converted layout; empty if it has none."""
-        return f"{self.category}/ground_truth/{self.label}/{self.name}_mask.png" if self.masks else ""
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """Path, split, label, category and origin in the converted layout of the image and, if it has one, its mask."""
+        part = "#" + ",".join(map(str, self.part)) if self.part else ""
+        path = f"{self.category}/{self.split}/{self.label}/{self.name}.png"
+        rows = [(path, self.split, self.label, self.category, self.source + part)]
+        if self.masks:
+            path = f"{self.category}/{GROUND_TRUTH}/{self.label}/{self.name}_mask.png"
+            rows.append((path, GROUND_TRUTH, self.label, self.category, "+".join(self.masks) + part))
+        return rows
 
 
 @dataclass(frozen=True)
@@ -169,12 +160,6 @@ class Scan:
     file_counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
     arrays: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
 
-    def read(self, record: Record) -> Image.Image:
-        """Read the raw image of a record, uncropped and in its own mode; an ``ImageFileError`` names its file."""
-        if record.index is not None:
-            return Image.fromarray(self.arrays[record.source][record.index])
-        return open_image(self.base / record.source)
-
 
 def scan_arrays(
     card: DatasetCard,
@@ -187,19 +172,15 @@ def scan_arrays(
     Each split has its source, its images and their target numbers, which index ``labels``.
     """
     records = [
-        Record(card.folder, split, labels[target], f"{index:05}", source, index=index)
-        for split, (source, _, targets) in splits.items()
-        for index, target in enumerate(targets)
+        Record(card.folder, split, labels[target], f"{index:05}", source, (index,))
+        for split, (source, pixels, targets) in splits.items()
+        for index, (_, target) in enumerate(zip(pixels, targets, strict=True))
     ]
     return Scan(card, base, records, arrays={source: pixels for source, pixels, _ in splits.values()})
 
 
 def scan_torchvision(
-    card: DatasetCard,
-    root: Path,
-    reader: Any,
-    files: Mapping[str, str | None],
-    sources: tuple[str, str],
+    card: DatasetCard, root: Path, reader: Any, files: Mapping[str, str | None], sources: tuple[str, str]
 ) -> Scan:
     """List the images of a dataset that torchvision reads; its categories are the labels of the targets 0, 1, ...
 
@@ -209,116 +190,37 @@ def scan_torchvision(
     Raises:
         DatasetError: If files are missing or damaged.
     """
-    first = next(iter(files))
-    base = root.parent if root.name == Path(first).parts[0] and not (root / first).is_file() else root
+    first = Path(next(iter(files)))
+    base = root.parent if root.name == first.parts[0] and not (root / first).is_file() else root
     for name, md5 in files.items():
         if not (base / name).is_file():
             raise card.missing(base, f"there is no {name}")
-        if md5 and not check_integrity(base / name, md5):
+        if not check_integrity(base / name, md5):
             raise card.missing(base, f"{name} is damaged or not {card.name}'s: its MD5 differs")
-    splits = {}
-    for split, source in zip(("train", "test"), sources, strict=True):
-        try:
-            data = reader(base, train=split == "train", download=False)
-            if len(data.data) != len(data.targets):
-                msg = f"{len(data.data)} images, {len(data.targets)} labels"
-                raise ValueError(msg)
-        except (RuntimeError, ValueError, AssertionError, OSError) as error:
-            raise card.missing(base, f"{source} or its labels are damaged ({error})") from error
-        splits[split] = source, np.asarray(data.data), [int(target) for target in data.targets]
-    return scan_arrays(card, base, card.default_categories, splits)
+    try:
+        data = [reader(base, train=train, download=False) for train in (True, False)]
+        splits = {
+            split: (source, np.asarray(part.data), [int(target) for target in part.targets])
+            for split, source, part in zip(("train", "test"), sources, data, strict=True)
+        }
+        return scan_arrays(card, base, card.default_categories, splits)
+    except (RuntimeError, ValueError, AssertionError, OSError) as error:
+        raise card.missing(base, f"its images or their labels are damaged ({error})") from error
 
 
 def cut_image(
-    base: Path,
-    path: Path,
-    boxes: Sequence[Box],
-    category: str,
-    label: str,
-    name: str,
-    masks: Sequence[Path] = (),
+    base: Path, path: Path, boxes: Iterable[Box], category: str, label: str, name: str, masks: Sequence[Path] = ()
 ) -> list[Record]:
     """Cut an image; a part has the label if the union of the masks is not empty there, otherwise it is ``good``."""
-    names = tuple(file.relative_to(base).as_posix() for file in masks)
+    source, *names = (file.relative_to(base).as_posix() for file in (path, *masks))
     union = read_masks(base, names, image_size(path)) if names else None
-    abnormal = [union is not None and union.crop(box).getbbox() is not None for box in boxes]
-    return [
-        Record(
-            category=category,
-            split="test" if abnormal[number] else "",
-            label=label if abnormal[number] else GOOD,
-            name=f"{name}_{number:02}",
-            source=path.relative_to(base).as_posix(),
-            box=box,
-            masks=names if abnormal[number] else (),
-        )
-        for number, box in enumerate(boxes)
-    ]
-
-
-def find_folder(root: Path, places: Iterable[str], *names: str) -> Path | None:
-    """The first of these places below root that holds all these files or folders."""
-    return next((root / place for place in places if all((root / place / name).exists() for name in names)), None)
-
-
-def read_labels(path: Path, types: Mapping[str, type], **options: Any) -> pd.DataFrame:
-    """Read the columns named in ``types`` from a list of labels; a ``DatasetError`` names a file without them."""
-    try:
-        return pd.read_csv(path, **options)[list(types)].astype(types)
-    except (ValueError, KeyError) as error:
-        msg = f"{path}: not a table with the columns {', '.join(types)} ({error}). Fetch it again."
-        raise DatasetError(msg) from error
-
-
-def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sorting key by which numbers count as numbers: ``Part2`` comes before ``Part10``, on every machine."""
-    parts = re.split(r"(\d+)", text.casefold())
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part], text
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Image files in a folder and below, in natural order, without hidden files such as macOS adds."""
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    visible = (path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
-    return sorted(visible, key=lambda path: natural_key(path.relative_to(folder).as_posix()))
-
-
-def split_normals(records: Iterable[Record], name: str) -> list[Record]:
-    """Put three quarters of the images without a split, the normal ones, into the train split, by the authors' rule.
-
-    They draw a quarter at random (scikit-learn, seed 42), but from a list in the order of the file system, so that
-    their exact splits cannot be recovered. Here the list is sorted first; the records come in natural order of origin.
-
-    Raises:
-        DatasetError: If there is a single image to split; names the dataset.
-    """
-    ordered = sorted(records, key=lambda record: natural_key(record.origin))
-    unsplit = [record for record in ordered if not record.split]
-    if len(unsplit) == 1:
-        msg = f"{name}: a single normal image cannot be split into train and test. At least two are needed."
-        raise DatasetError(msg)
-    train = train_test_split(unsplit, test_size=_TEST_SHARE, random_state=_SPLIT_SEED)[0] if unsplit else []
-    split = dict.fromkeys(train, "train")
-    return [replace(record, split=record.split or split.get(record, "test")) for record in ordered]
-
-
-def unique_names(records: Iterable[Record]) -> list[Record]:
-    """Number images that would get the same name, such as ``1.jpg`` and ``1.JPEG``, also where case alone differs."""
-    unique: dict[str, Record] = {}
-    for record in records:
-        candidate, number = record, 1
-        while candidate.path.casefold() in unique:
-            number += 1
-            candidate = replace(record, name=f"{record.name}_{number}")
-        unique[candidate.path.casefold()] = candidate
-    return list(unique.values())
-
-
-def safe_path(name: str) -> PurePosixPath | None:
-    """Take a relative path from a file that came with data; None if it could lead out of its folder."""
-    path = PurePosixPath(name)
-    bad = not name or path.is_absolute() or ".." in path.parts or any(sign in name for sign in ("\\", ":", "\0"))
-    return None if bad else path
+    records = []
+    for number, box in enumerate(boxes):
+        record = Record(category, "", GOOD, f"{name}_{number:02}", source, box)
+        if union is not None and union.crop(box).getbbox():
+            record = replace(record, split="test", label=label, masks=tuple(names))
+        records.append(record)
+    return records
 
 
 def read_masks(base: Path, masks: Sequence[str], size: tuple[int, int] | None = None) -> Image.Image:
@@ -336,3 +238,65 @@ def read_masks(base: Path, masks: Sequence[str], size: tuple[int, int] | None = 
             )
             raise DatasetError(msg)
     return reduce(ImageChops.lighter, parts)
+
+
+def find_folder(root: Path, places: Iterable[str], *names: str) -> Path | None:
+    """The first of these places below root that holds all these files or folders."""
+    return next((root / place for place in places if all((root / place / name).exists() for name in names)), None)
+
+
+def read_labels(path: Path, types: Mapping[str, type], **options: Any) -> pd.DataFrame:
+    """Read the columns named in ``types`` from a list of labels; a ``DatasetError`` names a file without them."""
+    try:
+        return pd.read_csv(path, **options)[list(types)].astype(types)
+    except (ValueError, KeyError) as error:
+        msg = f"{path}: not a table with the columns {', '.join(types)} ({error}). Fetch it again."
+        raise DatasetError(msg) from error
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Image files in a folder and below, sorted, without hidden files such as macOS adds."""
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
+def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sorting key by which numbers count as numbers: ``Part2`` comes before ``Part10``, on every machine."""
+    parts = re.split(r"(\d+)", text.casefold())
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part], text
+
+
+def split_records(records: Iterable[Record], name: str) -> list[Record]:
+    """Split the normal images by the authors' rule, and sort all by their path in the converted layout.
+
+    Of the images without a split three quarters go into the train split. The authors draw at random (scikit-learn, seed
+    42), but from a list in the order of the file system, so that their exact splits cannot be recovered. Here the list
+    is sorted by origin first. Images that would get the same name, such as ``1.jpg`` and ``1.JPEG``, also where case
+    alone differs, are numbered.
+
+    Raises:
+        DatasetError: If there is a single image to split; names the dataset.
+    """
+    ordered = sorted(records, key=lambda record: natural_key(record.rows()[0][-1]))
+    unsplit = [record for record in ordered if not record.split]
+    if len(unsplit) == 1:
+        msg = f"{name}: a single normal image cannot be split into train and test. At least two are needed."
+        raise DatasetError(msg)
+    train = train_test_split(unsplit, test_size=_TEST_SHARE, random_state=_SPLIT_SEED)[0] if unsplit else []
+    drawn = dict.fromkeys(train, "train")
+    unique: dict[str, Record] = {}
+    for record in ordered:
+        split = replace(record, split=record.split or drawn.get(record, "test"))
+        candidate, number = split, 1
+        while (path := candidate.rows()[0][0].casefold()) in unique:
+            number += 1
+            candidate = replace(split, name=f"{record.name}_{number}")
+        unique[path] = candidate
+    return sorted(unique.values(), key=lambda record: natural_key(record.rows()[0][0]))
+
+
+def safe_path(name: str) -> PurePosixPath | None:
+    """Take a relative path from a file that came with data; None if it could lead out of its folder."""
+    path = PurePosixPath(name)
+    bad = not name or path.is_absolute() or ".." in path.parts or any(sign in name for sign in ("\\", ":", "\0"))
+    return None if bad else path
