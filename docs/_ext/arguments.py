@@ -28,7 +28,8 @@ def arguments_of(cls: type) -> list[tuple[str, str, str]]:
     """List the arguments of a class.
 
     Args:
-        cls: A class whose docstring describes its arguments, or as a dataclass its attributes, in Google style.
+        cls: A class whose docstring describes its arguments, or as a dataclass its attributes, in Google style. Those
+            that it takes by ``**name`` for a base class are described by the base class's constructor.
 
     Returns:
         Name, default (empty where there is none) and description of each, in the order of the signature.
@@ -36,17 +37,20 @@ def arguments_of(cls: type) -> list[tuple[str, str, str]]:
     Raises:
         SphinxError: If the docstring leaves an argument out, or describes one that does not exist.
     """
-    config = Config(napoleon_use_ivar=True)
-    fields = str(GoogleDocstring(inspect.cleandoc(cls.__doc__ or ""), config))
-    described = {
-        name: " ".join(text.split())
-        for name, text in re.findall(r"^:(?:param|ivar) (\w+): (.*?)(?=^:|^\S|\Z)", fields, re.MULTILINE | re.DOTALL)
-    }
+    constructors = [vars(base)["__init__"] for base in reversed(cls.__mro__) if "__init__" in vars(base)]
+    described = {name: text for part in (*constructors, cls) for name, text in _described(part.__doc__ or "").items()}
+    taken = {item.name for item in inspect.signature(cls.__init__).parameters.values() if item.kind == item.VAR_KEYWORD}
     parameters = inspect.signature(cls).parameters
-    if wrong := parameters.keys() ^ described.keys():
+    if wrong := parameters.keys() ^ (described.keys() - taken):
         msg = f"{cls.__name__}: the docstring and the signature differ in {sorted(wrong)}."
         raise SphinxError(msg)
     return [(name, _default(parameter), described[name]) for name, parameter in parameters.items()]
+
+
+def _described(docstring: str) -> dict[str, str]:
+    fields = str(GoogleDocstring(inspect.cleandoc(docstring), Config(napoleon_use_ivar=True)))
+    found = re.findall(r"^:(?:param|ivar) (\w+): (.*?)(?=^:|^\S|\Z)", fields, re.MULTILINE | re.DOTALL)
+    return {name: " ".join(text.split()) for name, text in found}
 
 
 def _default(parameter: inspect.Parameter) -> str:

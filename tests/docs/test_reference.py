@@ -30,7 +30,8 @@ def test_every_argument_is_described(cls):
 @pytest.mark.parametrize(
     ("cls", "name", "default", "meaning"),
     [
-        (InCTRLv2, "beta", "``0.75``", "Weight of the one-class branch in the anomaly map."),
+        (InCTRLv2, "beta", "``0.75``", "Weight of the one-class branch in the anomaly map, in [0, 1]."),
+        (InCTRLv2, "k_shot", "``4``", "Number of prompts per class"),
         (GeneralistDataModule, "train_batch_size", "``48``", "Balanced queries a training batch and process"),
         (Detector, "resize_mode", "``'squash'``", '``"squash"`` keeps the whole image'),
         (DataSource, "datamodule", "", "Name of an anomalib datamodule class"),

@@ -247,7 +247,7 @@ def test_losses_equal_the_formulas(module):
     residual = components.patch_map, model.baseline_components(query.rows(extra), context.rows(extra)).patch_map
     empty = torch.zeros(2, 48, 48)
     expected = {
-        "image_focal": 2 * lightning.focal(components.score, batch.gt_label[main]),
+        "image_focal": 2 * lightning.loss(components.score, batch.gt_label[main]),
         "pixel_focal": 3 * focal(dasl, truth),
         "pixel_dice": 3 * dice(up(dasl), truth),
         "pixel_fused_dice": 3 * dice(up((residual[0] + dasl) / 2), truth),

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar
 
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -63,14 +63,12 @@ def _parse(model: type[_Content], content: Any, source: str) -> _Content:
         raise CheckpointError(msg) from error
 
 
-def check_settings(
-    module_class: type, names: tuple[str, ...], content: Mapping[str, Any], source: str
-) -> dict[str, Any]:
+def check_settings(model: str, types: Mapping[str, Any], content: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Check the settings in a checkpoint that shape the model.
 
     Args:
-        module_class: The Lightning module's class, whose constructor gives the types.
-        names: Arguments that must be there.
+        model: Name of the Lightning module's class, for messages.
+        types: The arguments that must be there, with their types.
         content: The checkpoint.
         source: Its file, for messages.
 
@@ -82,16 +80,15 @@ def check_settings(
     """
     saved = content.get("hyper_parameters")
     saved = saved if isinstance(saved, Mapping) else {}
-    if missing := [name for name in names if name not in saved]:
+    if missing := [name for name in types if name not in saved]:
         msg = (
-            f"{source}: not a checkpoint of {module_class.__name__}; its settings lack {missing} (they are "
+            f"{source}: not a checkpoint of {model}; its settings lack {missing} (they are "
             f"{sorted(map(str, saved))[:20]}). Give a checkpoint written by this model."
         )
         raise CheckpointError(msg)
-    hints = get_type_hints(module_class.__init__)  # type: ignore[misc]
-    fields: dict[str, Any] = {name: (hints[name], ...) for name in names}
+    fields: dict[str, Any] = {name: (kind, ...) for name, kind in types.items()}
     settings = create_model("Settings", __config__=ConfigDict(strict=True), **fields)
-    _parse(settings, {name: saved[name] for name in names}, source)
+    _parse(settings, {name: saved[name] for name in types}, source)
     return dict(saved)
 
 

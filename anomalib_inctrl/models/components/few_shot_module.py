@@ -9,7 +9,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import lightning
 import torch
@@ -20,15 +20,16 @@ from anomalib.metrics import Evaluator
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.utils.path import create_versioned_dir
+from anomalib.visualization import Visualizer
 from huggingface_hub import ModelCard, ModelHubMixin
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning_utilities.core.imports import module_available
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW
 from torchvision.transforms.v2 import Resize
 
-from anomalib_inctrl.arguments import check_arguments, check_positive, check_text
+from anomalib_inctrl.arguments import check_arguments, check_text
 from anomalib_inctrl.backbones import ImageFeatures, backbone_preprocessing, resolve_pretrained
 from anomalib_inctrl.backbones.preprocessing import CHECKPOINT_KEY, BackbonePreProcessor
 from anomalib_inctrl.console import quiet
@@ -53,7 +54,8 @@ from anomalib_inctrl.models.components.export import (
     write_prompt_inputs,
 )
 from anomalib_inctrl.models.components.few_shot_model import FewShotModel
-from anomalib_inctrl.models.components.hub import download, hub_config, model_card, read_heads, save_heads
+from anomalib_inctrl.models.components.hub import CONFIG_KEYS, download, hub_config, model_card, read_heads, save_heads
+from anomalib_inctrl.models.components.losses import BinaryFocalLoss
 from anomalib_inctrl.models.components.post_processor import FewShotPostProcessor
 from anomalib_inctrl.models.components.prompt_collector import PromptCollector
 from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts
@@ -75,9 +77,7 @@ else:
 logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_EPOCHS = 10
-_LEAST = dict.fromkeys(("image_size", "patch_pooling"), 1) | dict.fromkeys(
-    ("learning_rate", "weight_decay", "seed", "alpha", "beta", "image_weight", "pixel_weight", "one_class_weight"), 0
-)
+_LEAST = {"image_size": 1, "patch_pooling": 1, "learning_rate": 0, "weight_decay": 0, "seed": 0}
 _LIGHTNING_MAX_EPOCHS = 1000
 
 
@@ -88,6 +88,7 @@ class FewShotModule(ModelHubMixin, _Base):
 
     Attributes:
         model_class: Class of the PyTorch model.
+        loss: Focal loss of image scores.
         loss_terms: Loss terms of the training step under way, with their graph, for callbacks; empty from its backward
             pass on.
     """
@@ -98,29 +99,113 @@ class FewShotModule(ModelHubMixin, _Base):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         # ModelHubMixin's __new__(*args, **kwargs) would hide the constructor's arguments from help() and editors.
-        _self, *arguments = inspect.signature(cls.__init__).parameters.values()
-        cls.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
+        cls.__signature__ = inspect.Signature(list(cls._arguments().values()))  # type: ignore[attr-defined]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Check the arguments; quieten the console before the first message, which anomalib's ``__init__`` logs."""
-        quiet()
-        given = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs).arguments
-        check_arguments(cls.__init__, given, _LEAST)
-        for name in ("temperature_image", "temperature_patch"):
-            if name in given:
-                check_positive(name, given[name])
-        check_text(**{name: given.get(name) for name in ("backbone", "pretrained", "class_name", "weights")})
-        if given.get("blocks") and min(given["blocks"]) < 1:
-            msg = f"blocks={given['blocks']}: blocks are counted from 1."
+    @classmethod
+    def _arguments(cls) -> dict[str, inspect.Parameter]:
+        """The constructor's arguments, those that both models take in place of ``**shared``."""
+        own = inspect.signature(cls.__init__).parameters
+        parameters = {**inspect.signature(FewShotModule.__init__).parameters, **own}
+        kept = (item for item in parameters.values() if item.name != "self" and item.kind != item.VAR_KEYWORD)
+        return {parameter.name: parameter for parameter in kept}
+
+    def __init__(
+        self,
+        backbone: str = "ViT-B-16-plus-240",
+        pretrained: bool | str | None = True,
+        blocks: list[int] | None = None,
+        image_size: int | None = None,
+        resize_mode: Literal["squash", "center_crop"] = "squash",
+        k_shot: int = 4,
+        class_name: str | None = None,
+        prompts: str | list[str] | None = None,
+        prompt_selection: str = "random",
+        prompt_shifts: int = 1,
+        weights: str | None = None,
+        threshold: float | Literal["auto"] | None = None,
+        false_alarm_rate: float | None = None,
+        calibration: str | None = None,
+        use_text: bool = True,
+        use_patch: bool = True,
+        use_image: bool = True,
+        residual: Literal["residual", "concat", "average"] = "residual",
+        residual_scale: Literal["half", "full"] = "half",
+        patch_pooling: int | Literal["max"] = "max",
+        patch_metric: Literal["cosine", "learned"] = "cosine",
+        fusion: Literal["paper", "standardized", "logistic"] = "logistic",
+        text_prompts: Literal["ensemble", "automatic"] = "ensemble",
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.01,
+        seed: int = 0,
+        pre_processor: nn.Module | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        """Take the arguments of both models. The command line's help is made of this text.
+
+        Args:
+            backbone: Name of an OpenCLIP vision transformer, or ``timm/`` and the name of a timm one. A checkpoint's
+                own is used where one is given.
+            pretrained: Pretrained tag or path of a weights file; ``True`` for the backbone's default weights, ``None``
+                for random ones.
+            blocks: Blocks whose patch tokens are used, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
+            image_size: Side of the square input in pixels, a multiple of the patch size; None for the backbone's
+                default.
+            resize_mode: ``"squash"`` sees the whole image, ``"center_crop"`` is the authors' protocol.
+            k_shot: Number of prompts per class; 0 leaves the text prompts, and in InCTRLv2 the discriminative branch,
+                alone.
+            class_name: Name of the object in the images, for the text prompts; by default the datamodule's category.
+            prompts: Normal images to use as prompts: a folder, one or several files, a text file with one path a line,
+                or a written ``prompts.json``.
+            prompt_selection: How prompts are chosen among the train split's normal images: ``"random"``, ``"first"`` or
+                ``"representative"``.
+            prompt_shifts: *Ours*: offsets along each axis at which the patches of every prompt in use are seen, not
+                those of a training batch; 1 sees prompts as they are. More help where objects do not lie as in the
+                prompts.
+            weights: Checkpoint whose trained heads are used.
+            threshold: Raw score above which an image is labelled anomalous, in [0, 1]; ``"auto"`` computes it, and that
+                of the map, from normal images. None leaves it to labelled validation images, or to the checkpoint.
+            false_alarm_rate: With ``threshold="auto"``, the share of normal images that may be labelled anomalous;
+                ``n`` normal images can promise ``1 / (n + 1)`` at best, which is the default.
+            calibration: With ``threshold="auto"``, folder of further normal images; without it each prompt is scored
+                against the others.
+            use_text: Whether the text score takes part.
+            use_patch: Whether the patch residual takes part.
+            use_image: Whether the image residual takes part.
+            residual: ``"residual"``, or the paper's comparisons ``"concat"`` and ``"average"``.
+            residual_scale: ``"half"`` as in the authors' code, ``"full"`` as in the paper's equation.
+            patch_pooling: ``"max"``, the largest value of the scored map, or, *ours*, the mean of this many largest
+                ones.
+            patch_metric: What the patch residual is taken in: ``"cosine"`` of the backbone's tokens, or, *ours*,
+                ``"learned"``, the cosine behind a linear map that is trained with the heads.
+            fusion: How the components give the score: ``"paper"``, fixed weights, or, *ours*, ``"standardized"`` or
+                ``"logistic"`` weights, fitted at the end of training on a quarter of the auxiliary categories that the
+                heads are kept from. It needs six categories; with fewer, and until it is fitted, the paper's weights
+                count.
+            text_prompts: ``"ensemble"``, the mean of all text prompts, or, *ours*, ``"automatic"``, those weighted by
+                how little they move on a class's normal images, and none where they do not fit these.
+            learning_rate: Of AdamW.
+            weight_decay: Of AdamW.
+            seed: Decides the heads' first weights and the choice of prompts.
+            pre_processor: anomalib pre-processor, or whether to use the model's own.
+            post_processor: anomalib post-processor, or whether to use the default.
+            evaluator: anomalib evaluator, or whether to use the default metrics.
+            visualizer: anomalib visualizer, or whether to use the model's own.
+
+        Raises:
+            ValueError: If an argument has an invalid value, or one that has no effect.
+            PromptError: If ``k_shot`` is negative, or ``prompts`` or ``prompt_selection`` do not exist.
+            CheckpointError: If ``weights`` are damaged or of another model.
+        """
+        quiet()  # before the first message, which is anomalib's
+        check_arguments(FewShotModule.__init__, locals(), _LEAST)
+        check_text(backbone=backbone, pretrained=pretrained, class_name=class_name, weights=weights)
+        if blocks and min(blocks) < 1:
+            msg = f"blocks={blocks}: blocks are counted from 1."
             raise ArgumentError(msg)
-        for name in ("alpha", "beta"):
-            if given.get(name, 0) > 1:
-                msg = f"{name}={given[name]}: must lie in [0, 1]."
-                raise ArgumentError(msg)
-        return super().__new__(cls, *args, **kwargs)
-
-    def setup_few_shot(self) -> None:
-        """Finish ``__init__`` of a subclass, once its arguments are in ``self.hparams``."""
+        super().__init__(pre_processor, post_processor, evaluator, visualizer)
+        self.loss = BinaryFocalLoss()
         self.loss_terms = {}
         self._training_features: TrainingFeatures | None = None
         self._fused_at: int | None = None  # step of the training
@@ -128,17 +213,17 @@ class FewShotModule(ModelHubMixin, _Base):
         self._prompts = PromptCollector(self.hparams)
         self._heads: dict[str, Any] | None = None
         self._settings_source: str | None = None
-        self.hparams["pretrained"] = resolve_pretrained(self.hparams["backbone"], self.hparams["pretrained"])
-        if self.hparams["weights"] is not None:
-            self._heads = read_heads(str(self.hparams["weights"]), type(self).__name__)
-            self._adopt_settings(self._heads, Path(self.hparams["weights"]))
+        self.hparams["pretrained"] = resolve_pretrained(backbone, pretrained)
+        if weights is not None:
+            self._heads = read_heads(str(weights), type(self).__name__)
+            self._adopt_settings(self._heads, Path(weights))
 
     # ------------------------------------------------------------------ the PyTorch model
 
     @classmethod
     def model_arguments(cls) -> tuple[str, ...]:
         """Arguments that shape the PyTorch model; a checkpoint decides them, whatever the command line says."""
-        own = inspect.signature(cls.__init__).parameters
+        own = cls._arguments()
         return tuple(name for name in cls.model_class.argument_names() if name in own and name != "prompt_shifts")
 
     @property  # type: ignore[override]  # an attribute in anomalib
@@ -164,6 +249,12 @@ class FewShotModule(ModelHubMixin, _Base):
     @model.setter
     def model(self, model: FewShotModel) -> None:
         self._modules["model"] = model
+
+    @classmethod
+    def _saved_settings(cls, checkpoint: Mapping[str, Any], source: str) -> dict[str, Any]:
+        hints = get_type_hints(FewShotModule.__init__) | get_type_hints(cls.__init__)
+        types = {name: hints[name] for name in cls.model_arguments()}
+        return check_settings(cls.__name__, types, checkpoint, source)
 
     def build_model(self) -> FewShotModel:
         """Create the PyTorch model from the arguments."""
@@ -512,7 +603,7 @@ class FewShotModule(ModelHubMixin, _Base):
     def _adopt_settings(self, checkpoint: Mapping[str, Any], path: Path | None) -> None:
         """Take the settings that shape the model, and the preprocessing, from a checkpoint or a folder of heads."""
         source = self._settings_source = _name(path)
-        saved = check_settings(type(self), self.model_arguments(), checkpoint, source)
+        saved = self._saved_settings(checkpoint, source)
         own = self.hparams["pretrained"] if self.hparams["backbone"] == saved["backbone"] else None
         folder = path if path is None or path.is_dir() else path.parent
         saved["pretrained"] = find_weights_file(saved["pretrained"], folder, own)
@@ -584,9 +675,9 @@ class FewShotModule(ModelHubMixin, _Base):
         Raises:
             CheckpointError: If the content does not fit the model.
         """
-        saved = check_settings(cls, cls.model_arguments(), checkpoint, str(path))
+        saved = cls._saved_settings(checkpoint, str(path))
         saved["pretrained"] = find_weights_file(saved["pretrained"], Path(path).parent)
-        known = inspect.signature(cls.__init__).parameters
+        known = cls._arguments()
         module: Any = cls(**({name: value for name, value in saved.items() if name in known} | kwargs))
         module.restore(checkpoint | {"hyper_parameters": saved | kwargs}, Path(path))
         module.load_state_dict(checkpoint["state_dict"])
@@ -706,6 +797,8 @@ class FewShotModule(ModelHubMixin, _Base):
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> Any:
+        for key in CONFIG_KEYS:  # which ModelHubMixin takes for arguments
+            options.pop(key, None)
         names = ("revision", "cache_dir", "force_download", "local_files_only", "token")
         download_options = {name: options.pop(name) for name in names if name in options}
         folder = Path(model_id)

@@ -25,6 +25,7 @@ from anomalib_inctrl.version import __version__
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 HUB_PREFIX = "hf-hub:"
+CONFIG_KEYS = ("format", "library", "model", "hyper_parameters", "tensors_sha256", "tower", "preprocessing")
 _FORMAT = 2
 _CARD_TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 

@@ -19,17 +19,15 @@ See Also:
 from typing import Any, Literal
 
 import torch
-from anomalib.metrics import Evaluator
 from anomalib.models import AnomalibModule
-from anomalib.post_processing import PostProcessor
-from anomalib.visualization import Visualizer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from anomalib_inctrl.arguments import check_arguments, check_positive
 from anomalib_inctrl.errors import DatasetError
 from anomalib_inctrl.models.components.few_shot_module import FewShotModule
-from anomalib_inctrl.models.components.losses import BinaryFocalLoss, DiceLoss
-from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
+from anomalib_inctrl.models.components.losses import DiceLoss
+from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model, check_weights
 
 
 class InCTRLv2(FewShotModule, AnomalibModule):
@@ -45,46 +43,14 @@ class InCTRLv2(FewShotModule, AnomalibModule):
     - ``L_O``: the same of S'_a and M_n against an empty mask, on the normal-only queries drawn for this branch.
 
     Args:
-        backbone: Name of an OpenCLIP vision transformer, or ``timm/`` and the name of a timm one. A checkpoint's own is
-            used where one is given.
+        backbone: Name of an OpenCLIP vision transformer, or ``timm/`` and the name of a timm one.
         pretrained: Pretrained tag or path of a weights file; ``True`` for the backbone's default weights, ``None`` for
             random ones.
-        blocks: Blocks whose patch tokens are used, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
-        image_size: Side of the square input in pixels, a multiple of the patch size; None for the backbone's default.
-        resize_mode: ``"squash"`` sees the whole image, ``"center_crop"`` is the authors' protocol.
-        k_shot: Number of prompts per class; 0 leaves the text prompts and the discriminative branch alone.
-        class_name: Name of the object in the images, for the text prompts; by default the datamodule's category.
-        prompts: Normal images to use as prompts: a folder, one or several files, a text file with one path a line, or a
-            written ``prompts.json``.
-        prompt_selection: How prompts are chosen among the train split's normal images: ``"random"``, ``"first"`` or
-            ``"representative"``.
-        prompt_shifts: *Ours*: offsets along each axis at which the patches of every prompt in use are seen, not those
-            of a training batch; 1 sees prompts as they are. More help where objects do not lie as in the prompts.
-        weights: Checkpoint whose trained heads are used.
-        threshold: Raw score above which an image is labelled anomalous, in [0, 1]; ``"auto"`` computes it, and that of
-            the map, from normal images. None leaves it to labelled validation images, or to the checkpoint.
-        false_alarm_rate: With ``threshold="auto"``, the share of normal images that may be labelled anomalous; ``n``
-            normal images can promise ``1 / (n + 1)`` at best, which is the default.
-        calibration: With ``threshold="auto"``, folder of further normal images; without it each prompt is scored
-            against the others.
-        use_text: Whether the text score takes part.
-        use_patch: Whether the patch residual takes part.
-        use_image: Whether the image residual takes part.
         use_dasl: Whether there is a discriminative branch.
         use_oasl: Whether there is a one-class branch.
         pixel_losses: Whether masks are learned from; without, neither branch is trained and neither takes part.
-        residual: ``"residual"``, or the comparisons ``"concat"`` and ``"average"``.
-        residual_scale: ``"half"`` as in the authors' InCTRL code, ``"full"`` as in the equation.
-        patch_pooling: ``"max"``, the largest value of the scored map, or, *ours*, the mean of this many largest ones.
-        patch_metric: What the patch residual is taken in: ``"cosine"`` of the backbone's tokens, or, *ours*,
-            ``"learned"``, the cosine behind a linear map that is trained with the heads.
-        fusion: How the components give the score: ``"paper"``, fixed weights, or, *ours*, ``"standardized"`` or
-            ``"logistic"`` weights, fitted at the end of training on a quarter of the auxiliary categories that the
-            heads are kept from. It needs six categories; with fewer, and until it is fitted, the paper's weights count.
-        text_prompts: ``"ensemble"``, the mean of all text prompts, or, *ours*, ``"automatic"``, those weighted by how
-            little they move on a class's normal images, and none where they do not fit these.
-        alpha: Weight of the patch score in the score.
-        beta: Weight of the one-class branch in the anomaly map.
+        alpha: Weight of the patch score in the score, in [0, 1].
+        beta: Weight of the one-class branch in the anomaly map, in [0, 1].
         score_map: *Open*: the map whose maximum is the patch score: ``"residual"``, ``"dasl"`` or ``"fused"``.
         temperature_image: Divides the cosines of the text score.
         temperature_patch: *Open*: divides the cosines of the branches.
@@ -95,13 +61,7 @@ class InCTRLv2(FewShotModule, AnomalibModule):
         image_weight: Weight of L_I.
         pixel_weight: Weight of L_P.
         one_class_weight: Weight of L_O.
-        learning_rate: Of AdamW.
-        weight_decay: Of AdamW.
-        seed: Decides the heads' first weights and the choice of prompts.
-        pre_processor: anomalib pre-processor, or whether to use the model's own.
-        post_processor: anomalib post-processor, or whether to use the default.
-        evaluator: anomalib evaluator, or whether to use the default metrics.
-        visualizer: anomalib visualizer, or whether to use the model's own.
+        shared: Further arguments of :class:`~anomalib_inctrl.models.components.few_shot_module.FewShotModule`.
     """
 
     model: InCTRLv2Model
@@ -111,30 +71,10 @@ class InCTRLv2(FewShotModule, AnomalibModule):
         self,
         backbone: str = "ViT-B-16-plus-240",
         pretrained: bool | str | None = True,
-        blocks: list[int] | None = None,
-        image_size: int | None = None,
-        resize_mode: Literal["squash", "center_crop"] = "squash",
-        k_shot: int = 4,
-        class_name: str | None = None,
-        prompts: str | list[str] | None = None,
-        prompt_selection: str = "random",
-        prompt_shifts: int = 1,
-        weights: str | None = None,
-        threshold: float | Literal["auto"] | None = None,
-        false_alarm_rate: float | None = None,
-        calibration: str | None = None,
-        use_text: bool = True,
-        use_patch: bool = True,
-        use_image: bool = True,
+        *,
         use_dasl: bool = True,
         use_oasl: bool = True,
         pixel_losses: bool = True,
-        residual: Literal["residual", "concat", "average"] = "residual",
-        residual_scale: Literal["half", "full"] = "half",
-        patch_pooling: int | Literal["max"] = "max",
-        patch_metric: Literal["cosine", "learned"] = "cosine",
-        fusion: Literal["paper", "standardized", "logistic"] = "logistic",
-        text_prompts: Literal["ensemble", "automatic"] = "ensemble",
         alpha: float = 0.5,
         beta: float = 0.75,
         score_map: Literal["residual", "dasl", "fused"] = "residual",
@@ -146,19 +86,16 @@ class InCTRLv2(FewShotModule, AnomalibModule):
         image_weight: float = 1.0,
         pixel_weight: float = 1.0,
         one_class_weight: float = 1.0,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 0.01,
-        seed: int = 0,
-        pre_processor: nn.Module | bool = True,
-        post_processor: PostProcessor | bool = True,
-        evaluator: Evaluator | bool = True,
-        visualizer: Visualizer | bool = True,
+        **shared: Any,
     ) -> None:
-        super().__init__(pre_processor, post_processor, evaluator, visualizer)
-        self.focal = BinaryFocalLoss()
+        check_arguments(
+            InCTRLv2.__init__, locals(), dict.fromkeys(("image_weight", "pixel_weight", "one_class_weight"), 0)
+        )
+        check_weights(alpha, beta, temperature_patch)
+        check_positive("temperature_image", temperature_image)
+        super().__init__(backbone, pretrained, **shared)
         self.dice = DiceLoss(empty_mask)
         self.loss_weights = {"image": image_weight, "pixel": pixel_weight, "one_class": one_class_weight}
-        self.setup_few_shot()
 
     @classmethod
     def model_arguments(cls) -> tuple[str, ...]:
@@ -211,7 +148,7 @@ class InCTRLv2(FewShotModule, AnomalibModule):
         masks = (known, mask) if self.hparams["pixel_losses"] and mask is not None and len(mask) else None
         metric_losses, own_context = self.model.metric_losses(own_query, own_context, label, masks)
         components = self.model.score_features(own_query, own_context)
-        losses = metric_losses | {"image_focal": self.loss_weights["image"] * self.focal(components.score, label)}
+        losses = metric_losses | {"image_focal": self.loss_weights["image"] * self.loss(components.score, label)}
         if components.dasl_map is not None:
             fused_map = self.model.dasl_mean(components)
             losses |= self._map_losses("pixel", components.dasl_map[known], fused_map[known], mask, components.grid)
@@ -238,7 +175,7 @@ class InCTRLv2(FewShotModule, AnomalibModule):
 
         branch_map, weight = upsample(branch_map), self.loss_weights[name]
         return {
-            f"{name}_focal": weight * self.focal(branch_map, mask),
+            f"{name}_focal": weight * self.loss(branch_map, mask),
             f"{name}_dice": weight * self.dice(branch_map, mask),
             f"{name}_fused_dice": weight * self.dice(upsample(fused_map), mask),
         }

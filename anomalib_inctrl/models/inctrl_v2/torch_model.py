@@ -22,6 +22,15 @@ ScoreMap = Literal["residual", "dasl", "fused"]
 PrototypeKind = Literal["text", "learned"]
 
 
+def check_weights(alpha: float, beta: float, temperature_patch: float) -> None:
+    """Refuse weights outside [0, 1], and a temperature that is not positive, by an ``ArgumentError``."""
+    for name, weight in (("alpha", alpha), ("beta", beta)):
+        if not 0 <= weight <= 1:
+            msg = f"{name}={weight}: must lie in [0, 1]."
+            raise ArgumentError(msg)
+    check_positive("temperature_patch", temperature_patch)
+
+
 class InCTRLv2Model(FewShotModel):
     r"""InCTRLv2: in-context residuals with a discriminative (DASL) and a one-class (OASL) branch. A reconstruction.
 
@@ -69,12 +78,8 @@ class InCTRLv2Model(FewShotModel):
         prototypes: PrototypeKind | None = None,
         **shared: Any,
     ) -> None:
-        check_arguments(InCTRLv2Model.__init__, locals(), {"alpha": 0, "beta": 0})
-        for name, weight in (("alpha", alpha), ("beta", beta)):
-            if weight > 1:
-                msg = f"{name}={weight}: must lie in [0, 1]."
-                raise ArgumentError(msg)
-        check_positive("temperature_patch", temperature_patch)
+        check_arguments(InCTRLv2Model.__init__, locals())
+        check_weights(alpha, beta, temperature_patch)
         super().__init__(backbone, pretrained, **shared)
         if prototypes == "text" and not self.backbone.has_text:
             msg = f"prototypes='text': {self.backbone.name} has no text encoder. Choose 'learned'."
