@@ -17,10 +17,10 @@ import inspect
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -40,7 +40,6 @@ from anomalib_inctrl.io.weights import read_checkpoint, write_checkpoint
 from anomalib_inctrl.models import InCTRL, InCTRLv2
 from anomalib_inctrl.models.components.conformal import check_threshold, conformal_threshold, p_value
 from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts
-from anomalib_inctrl.models.components.score_components import ScoreComponents
 from anomalib_inctrl.models.components.text_alignment import TextAlignment
 from anomalib_inctrl.prompts.source import DEFAULT_CLASS_NAME
 from anomalib_inctrl.visualization import HeatMap, explanation_figure, heat_overlay
@@ -73,7 +72,6 @@ class Prediction:
         map_range: Values of the map that are drawn in the first and the last colour. With ``threshold="auto"`` the last
             is twice the largest pixel of the normal images, so what lies in the upper half is on none of them.
         text_alignment: See :meth:`Detector.text_alignment`.
-        text_alignment: See :meth:`Detector.text_alignment`.
     """
 
     name: str
@@ -90,7 +88,7 @@ class Prediction:
     text_alignment: TextAlignment | None = field(repr=False)
     _source: NamedImage = field(repr=False)
     _map: Tensor = field(repr=False)
-    _seen: tuple[int, int, int, int] = field(repr=False)
+    _cropped: bool = field(repr=False)
 
     @property
     def anomaly_map(self) -> NDArray[np.float32]:
@@ -98,7 +96,8 @@ class Prediction:
 
         NaN outside the part that the model sees, which is the centre with ``resize_mode="center_crop"``.
         """
-        top, left, height, width = self._seen
+        height, width = (min(self.size),) * 2 if self._cropped else self.size
+        top, left = (self.size[0] - height) // 2, (self.size[1] - width) // 2
         seen = F.interpolate(self._map[None, None], size=(height, width), mode="bilinear", align_corners=False)[0, 0]
         whole = np.full(self.size, np.nan, dtype=np.float32)
         whole[top : top + height, left : left + width] = seen
@@ -143,21 +142,19 @@ class Prediction:
             The figure in RGB.
         """
         check_arguments(Prediction.explain, {"dpi": dpi}, {"dpi": 20})
-        shown = [] if isinstance(prompts, Sequence) and not len(prompts) else list_inputs(prompts, "prompts")
+        components = {name.replace("_", " "): value for name, value in self.components.items()}
+        if not self.k_shot:
+            components.pop("patch score", None)  # which would be compared with nothing
         return explanation_figure(
             self.image,
             maps={"anomaly map": self._heat()},
-            prompts=[to_pil_image(prompt.read()) for prompt in shown],
+            prompts=[to_pil_image(prompt.read()) for prompt in list_inputs(prompts, "prompts", empty_ok=True)],
             k_shot=self.k_shot,
             score=self.score,
             threshold=self.threshold,
             normal_scores=self.normal_scores,
             pred_label=self.label,
-            components={
-                name.replace("_", " "): value
-                for name, value in self.components.items()
-                if self.k_shot or name != "patch_score"  # which would be compared with nothing
-            },
+            components=components,
             notes=[] if self.text_alignment is None else self.text_alignment.notes,
             class_name=self.class_name,
             file_name=Path(self.name).name,
@@ -187,10 +184,8 @@ class Prediction:
         return write_image_atomic(path, self.heat_map())
 
     def _heat(self, map_range: tuple[float, float] | None = None) -> HeatMap:
-        low, high = map_range or self.map_range
-        whole = self._seen[2:] == self.size
-        # On the model's own grid: drawing scales it to the image.
-        return HeatMap(self._map.numpy() if whole else self.anomaly_map, low, high)
+        # On the model's own grid where it covers the image: drawing scales it.
+        return HeatMap(self.anomaly_map if self._cropped else self._map.numpy(), *(map_range or self.map_range))
 
 
 class Predictions(list[Prediction]):
@@ -200,13 +195,28 @@ class Predictions(list[Prediction]):
         failed: Name and error message of each image that was left out; see ``on_error`` of :meth:`Detector.predict`.
     """
 
-    def __init__(self, predictions: Iterable[Prediction] = (), failed: Iterable[tuple[str, str]] = ()) -> None:
+    def __init__(self, predictions: Iterable[Prediction] = ()) -> None:
         super().__init__(predictions)
-        self.failed: list[tuple[str, str]] = list(failed)
+        self.failed: list[tuple[str, str]] = []
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per image, with the columns of :meth:`Prediction.to_dict`."""
         return pd.DataFrame([prediction.to_dict() for prediction in self])
+
+
+class _Normals(NamedTuple):
+    """Scores of the normal images of a class, and the largest pixel of their maps."""
+
+    scores: list[float]
+    peak: float
+
+
+class _Read(NamedTuple):
+    """An image that was read: preprocessed ``(1, 3, S, S)``, and its own height and width."""
+
+    source: NamedImage
+    pixels: Tensor
+    size: tuple[int, int]
 
 
 class Detector:
@@ -267,36 +277,35 @@ class Detector:
         if prompt_shifts is not None:
             check_prompt_shifts(prompt_shifts)
         check_threshold(threshold, false_alarm_rate)
-        self.batch_size = batch_size
-        self._threshold, self.false_alarm_rate = threshold, false_alarm_rate
-        self._normal_scores: dict[str, list[float]] = {}
-        # Their largest pixels, which tell what is large on a map.
-        self._normal_peaks: dict[str, float] = {}
+        self.batch_size, self.false_alarm_rate = batch_size, false_alarm_rate
+        self._threshold, self._precision = threshold, precision
         self._device = _device(device)
-        self._precision = precision
-        if isinstance(weights, (InCTRL, InCTRLv2)):
-            if model not in {None, type(weights).__name__}:
-                msg = f"model={model!r}: weights is a model, and of {type(weights).__name__}. Leave model out."
-                raise ArgumentError(msg)
+        self._normals: dict[str, _Normals] = {}
+        settings: dict[str, Any] = {
+            "backbone": backbone,
+            "pretrained": pretrained,
+            "blocks": None if blocks is None else list(blocks),
+            "image_size": image_size,
+            "resize_mode": resize_mode,
+        }
+        if weights is None:
+            self.module = MODELS[model or "InCTRLv2"](**settings)
+        elif isinstance(weights, (InCTRL, InCTRLv2)):
             self.module = weights
-        elif weights is not None:
-            self.module = _from_checkpoint(Path(weights), model)
         else:
-            self.module = MODELS[model or "InCTRLv2"](
-                backbone=backbone,
-                pretrained=pretrained,
-                blocks=None if blocks is None else list(blocks),
-                image_size=image_size,
-                resize_mode=resize_mode,
-            )
-        if weights is not None:
-            self._warn_of_ignored(
-                backbone=backbone, pretrained=pretrained, blocks=blocks, image_size=image_size, resize_mode=resize_mode
-            )
+            checkpoint = read_checkpoint(weights)
+            self.module = MODELS[model_of_checkpoint(weights, checkpoint)].from_checkpoint(checkpoint, weights)
+        if model not in {None, found := type(self.module).__name__}:
+            msg = f"model={model!r}: the weights given are of {found}. Leave model out, or give other weights."
+            raise ArgumentError(msg)
+        defaults = inspect.signature(Detector.__init__).parameters
+        for name, value in settings.items() if weights is not None else ():
+            kept = self.module.hparams[name]
+            if value not in (defaults[name].default, kept):
+                logger.warning("%s=%r is ignored: the weights given have %r.", name, value, kept)
         if prompt_shifts is not None:
             self.module.hparams["prompt_shifts"] = self.module.model.prompt_shifts = prompt_shifts
         self.module.eval().to(self._device)
-        self.module.model.to(self._device)
         # Classes whose prompts the checkpoint's threshold and ranges were computed with.
         self._validated = set(self.class_names)
         self._class_name = self.class_names[0] if len(self.class_names) == 1 else None
@@ -305,15 +314,6 @@ class Detector:
                 "The heads are untrained: scores are those of the training-free baseline. Give trained heads with "
                 "Detector(weights=...)."
             )
-
-    def _warn_of_ignored(self, **given: Any) -> None:
-        """Name the arguments in place of which those of the weights hold."""
-        defaults = inspect.signature(Detector.__init__).parameters
-        for name, value in given.items():
-            kept = self.module.hparams[name]
-            value = list(value) if name == "blocks" and value is not None else value  # noqa: PLW2901
-            if value not in (defaults[name].default, kept):
-                logger.warning("%s=%r is ignored: the weights given have %r.", name, value, kept)
 
     @property
     def heads_trained(self) -> bool:
@@ -342,7 +342,7 @@ class Detector:
     @property
     def normal_scores(self) -> dict[str, list[float]]:
         """Scores of the normal images that ``threshold="auto"`` is computed from, by class name; else empty."""
-        return {name: list(scores) for name, scores in self._normal_scores.items()}
+        return {name: list(normals.scores) for name, normals in self._normals.items()}
 
     def set_prompts(
         self,
@@ -371,35 +371,33 @@ class Detector:
             msg = f"calibration has no effect with threshold={self.threshold!r}: use Detector(..., threshold='auto')."
             raise ValueError(msg)
         inputs = [] if images is None else list_inputs(images)
-        normals = [] if calibration is None else list_inputs(calibration, "calibration")
+        normals = inputs if calibration is None else list_inputs(calibration, "calibration")
         if self.threshold == "auto":  # too few are reported before anything is computed
-            if calibration is None and len(inputs) < 2:
+            if len(inputs) < 2 and calibration is None:
                 msg = (
                     f"threshold='auto' compares each prompt with the others, found {len(inputs)}: give two or more "
                     "prompts, or normal images to calibrate with, calibration=."
                 )
                 raise PromptError(msg)
-            conformal_threshold([0.0] * len(normals or inputs), self.false_alarm_rate)
-        prepared = [self._prepare(item)[0] for item in inputs]
+            conformal_threshold([0.0] * len(normals), self.false_alarm_rate)
         model = self.module.model
-        images_of_prompts = torch.cat(prepared) if prepared else torch.empty(0, 3, *model.backbone.image_size)
+        prepared = torch.cat(
+            [torch.empty(0, 3, *model.backbone.image_size), *(self._read(item).pixels for item in inputs)]
+        )
         files = [item.name for item in inputs if isinstance(item.source, (str, Path))]
         with self._autocast():
-            model.set_prompts(images_of_prompts, class_name, files)
+            model.set_prompts(prepared, class_name, files)
         if (alignment := model.text_alignment(class_name)) is not None:
             alignment.log()
         self._class_name = class_name
         self._validated.discard(class_name)
-        self._normal_scores.pop(class_name, None)
-        self._normal_peaks.pop(class_name, None)
-        if normals:
-            predictions = [prediction for batch in self._batches(normals, class_name) for prediction in batch]
-            self._normal_scores[class_name] = [prediction.score for prediction in predictions]
-            self._normal_peaks[class_name] = max(float(prediction._map.max()) for prediction in predictions)
+        self._normals.pop(class_name, None)
+        if calibration is not None:
+            predictions = list(self._predictions(normals, class_name))
+            peak = max(float(prediction._map.max()) for prediction in predictions)
+            self._normals[class_name] = _Normals([prediction.score for prediction in predictions], peak)
         elif self.threshold == "auto":
-            held_out = self._held_out(prepared, class_name)
-            self._normal_scores[class_name] = to_cpu(held_out.score).tolist()
-            self._normal_peaks[class_name] = float(held_out.anomaly_map.max())
+            self._normals[class_name] = self._held_out(prepared, class_name)
 
     def text_alignment(self, class_name: str | None = None) -> TextAlignment | None:
         """Measure how well the text prompts of a class fit its normal images, and so whether to trust the text score.
@@ -420,8 +418,8 @@ class Detector:
         """Remove all prompts."""
         self.module.model.bank.clear()
         self._class_name = None
-        self._validated = set()
-        self._normal_scores, self._normal_peaks = {}, {}
+        self._validated.clear()
+        self._normals.clear()
 
     def predict(
         self,
@@ -449,17 +447,12 @@ class Detector:
         """
         check_choice("on_error", on_error, ("raise", "skip"))
         predictions = Predictions()
-        failed = predictions.failed if on_error == "skip" else None
-        inputs, name = self._inputs(images, class_name, missing_ok=on_error == "skip")
-        for batch in self._batches(inputs, name, failed):
-            predictions += batch
-        if predictions.failed:
-            logger.warning(
-                "%d of %d images are left out (see .failed), first: %s",
-                len(predictions.failed),
-                len(inputs),
-                predictions.failed[0][1],
-            )
+        skip = on_error == "skip"
+        inputs, name = self._inputs(images, class_name, missing_ok=skip)
+        predictions.extend(self._predictions(inputs, name, predictions.failed if skip else None))
+        if failed := predictions.failed:
+            count, whole = len(failed), len(inputs)
+            logger.warning("%d of %d images are left out (see .failed), first: %s", count, whole, failed[0][1])
         return predictions
 
     def stream(self, images: ImageInput | Iterable[ImageInput], class_name: str | None = None) -> Iterator[Prediction]:
@@ -480,55 +473,46 @@ class Detector:
             ImageDataError: If an image in memory cannot be used; names it.
             CheckpointError: If a score is not finite, because the model's weights are not.
         """
-        for batch in self._batches(*self._inputs(images, class_name)):
-            yield from batch
+        yield from self._predictions(*self._inputs(images, class_name))
 
     def _inputs(
         self, images: ImageInput | Iterable[ImageInput], class_name: str | None, missing_ok: bool = False
     ) -> tuple[list[NamedImage], str]:
         """The images to read and the class to compare them with."""
-        bank = self.module.model.bank
-        if not len(bank):
-            msg = 'No prompts are set. First set some normal images: detector.set_prompts(images, class_name="...").'
-            raise PromptError(msg)
         name = self._class_name if class_name is None else class_name
-        if name is None:
-            msg = f"The detector has prompts for several classes, {bank.class_names}: choose one with class_name."
-            raise PromptError(msg)
-        bank.select(name)  # a wrong name is reported before any image is read
-        return list_inputs(images, missing_ok=missing_ok), name
+        self.module.model.bank.select(name)  # a wrong name is reported before any image is read
+        return list_inputs(images, missing_ok=missing_ok), name or self.class_names[0]
 
-    def _batches(
-        self, inputs: Sequence[NamedImage], class_name: str, failed: list[tuple[str, str]] | None = None
-    ) -> Iterator[list[Prediction]]:
-        """Predictions batch by batch; the next one's images are read while the model works.
+    def _predictions(
+        self, inputs: list[NamedImage], class_name: str, failed: list[tuple[str, str]] | None = None
+    ) -> Iterator[Prediction]:
+        """Predict images batch by batch; the next one's are read while the model works.
 
-        Args:
-            inputs: The images.
-            class_name: Class whose prompts to compare with.
-            failed: Where names and errors of images that cannot be used are added; None raises the errors.
+        Names and errors of images that cannot be used are added to ``failed``; None raises the errors.
         """
-        starts = range(0, len(inputs), self.batch_size)
+
+        def read(item: NamedImage) -> _Read | str:
+            try:
+                return self._read(item)
+            except (ImageFileError, ImageDataError) as error:
+                if failed is None:
+                    raise
+                return str(error)
+
+        batches = [inputs[start : start + self.batch_size] for start in range(0, len(inputs), self.batch_size)]
+        progress = tqdm(batches, desc="Predicting", unit="batch", leave=False, disable=len(batches) < 2)
         with ThreadPoolExecutor() as readers:
-
-            def read(start: int) -> list[tuple[NamedImage, Future[tuple[Tensor, tuple[int, int]]]]]:
-                return [(item, readers.submit(self._prepare, item)) for item in inputs[start : start + self.batch_size]]
-
-            upcoming = read(0)
-            for start in tqdm(starts, desc="Predicting", unit="batch", leave=False, disable=len(starts) < 2):
-                reading, upcoming = upcoming, read(start + self.batch_size)
-                usable, prepared = [], []
-                for item, image in reading:
-                    try:
-                        prepared.append(image.result())
-                    except (ImageFileError, ImageDataError) as error:  # noqa: PERF203  # each image on its own
-                        if failed is None:
-                            raise
-                        failed.append((item.name, str(error)))
-                    else:
-                        usable.append(item)
+            upcoming = readers.map(read, batches[0])
+            for batch, following in zip(progress, [*batches[1:], []], strict=True):
+                reading, upcoming = upcoming, readers.map(read, following)
+                usable = []
+                for item, found in zip(batch, reading, strict=True):
+                    if isinstance(found, _Read):
+                        usable.append(found)
+                    elif failed is not None:
+                        failed.append((item.name, found))
                 if usable:
-                    yield self._predict_batch(usable, prepared, class_name)
+                    yield from self._predict_batch(usable, class_name)
 
     def held_out_scores(
         self, images: ImageInput | Iterable[ImageInput], class_name: str = DEFAULT_CLASS_NAME
@@ -550,79 +534,71 @@ class Detector:
             ImageDataError: If an image in memory cannot be used; names it.
         """
         _check_class_name(class_name)
-        held_out = self._held_out([self._prepare(item)[0] for item in list_inputs(images)], class_name)
-        return to_cpu(held_out.score).tolist()
+        prepared = [self._read(item).pixels for item in list_inputs(images)]
+        return self._held_out(torch.cat(prepared), class_name).scores
 
-    def _held_out(self, prepared: Sequence[Tensor], class_name: str) -> ScoreComponents:
+    def _held_out(self, prepared: Tensor, class_name: str) -> _Normals:
         with self._autocast():
-            return self.module.model.held_out(torch.cat(list(prepared)), class_name, self.batch_size)
+            held_out = self.module.model.held_out(prepared, class_name, self.batch_size)
+        return _Normals(to_cpu(held_out.score).tolist(), float(held_out.anomaly_map.max()))
 
-    @torch.inference_mode()
-    def _predict_batch(
-        self, inputs: Sequence[NamedImage], prepared: Sequence[tuple[Tensor, tuple[int, int]]], class_name: str
-    ) -> list[Prediction]:
-        model = self.module.model
-        with self._autocast():
-            result = model.score_components(torch.cat([image for image, _ in prepared]).to(self._device), class_name)
+    def _predict_batch(self, batch: list[_Read], class_name: str) -> list[Prediction]:
+        model, normals = self.module.model, self._normals.get(class_name)
+        with torch.inference_mode(), self._autocast():
+            images = torch.cat([image.pixels for image in batch]).to(self._device)
+            result = model.score_components(images, class_name)
             maps = to_cpu(model.to_inference_batch(result).anomaly_map.squeeze(1))  # type: ignore[union-attr]
         scores = to_cpu(result.score).tolist()
         components = {name: values.tolist() for name, values in score_components(result).items()}
-        if wild := [row for row, score in enumerate(scores) if not math.isfinite(score)]:
-            msg = (
-                f"{inputs[wild[0]].name}: its score is not finite; the model or its prompts hold NaN or infinite "
-                "values. Use another checkpoint."
-            )
-            raise CheckpointError(msg)
-        k_shot, validated = model.bank.select(class_name).k_shot, class_name in self._validated
-        alignment = model.text_alignment(class_name)
-        normals = self._normal_scores.get(class_name)
-        threshold, largest = self._threshold_of(class_name), None
-        if validated:
+        k_shot, alignment = model.bank.select(class_name).k_shot, model.text_alignment(class_name)
+        threshold, largest = self._threshold_of(class_name), None if normals is None else min(2 * normals.peak, 1.0)
+        if class_name in self._validated:
             threshold = post_processor_value(self.module, "image_threshold") if threshold is None else threshold
             largest = post_processor_value(self.module, "pixel_max")
-        if class_name in self._normal_peaks:
-            largest = min(2 * self._normal_peaks[class_name], 1.0)
-        map_range = (0.0, largest) if largest is not None and largest > 0 else RESIDUAL_RANGE
-        return [
-            Prediction(
-                name=item.name,
+        predictions = []
+        for row, (image, score) in enumerate(zip(batch, scores, strict=True)):
+            if not math.isfinite(score):
+                msg = (
+                    f"{image.source.name}: its score is not finite; the model or its prompts hold NaN or infinite "
+                    "values. Use another checkpoint."
+                )
+                raise CheckpointError(msg)
+            prediction = Prediction(
+                name=image.source.name,
                 class_name=class_name,
-                score=scores[row],
-                label=None if threshold is None else scores[row] > threshold,
+                score=score,
+                label=None if threshold is None else score > threshold,
                 components={name: values[row] for name, values in components.items()},
                 threshold=threshold,
-                p_value=None if normals is None else p_value(scores[row], normals),
-                normal_scores=tuple(normals or ()),
+                p_value=None if normals is None else p_value(score, normals.scores),
+                normal_scores=() if normals is None else tuple(normals.scores),
                 k_shot=k_shot,
-                size=size,
-                map_range=map_range if k_shot else (0.0, 1.0),
+                size=image.size,
+                map_range=(0.0, (largest or RESIDUAL_RANGE[1]) if k_shot else 1.0),
                 text_alignment=alignment,
-                _source=item,
+                _source=image.source,
                 _map=maps[row].clone(),
-                _seen=_seen_part(size, self.module.hparams["resize_mode"], model.backbone.image_size[0]),
+                _cropped=self.module.hparams["resize_mode"] == "center_crop",
             )
-            for row, (item, (_, size)) in enumerate(zip(inputs, prepared, strict=True))
-        ]
+            predictions.append(prediction)
+        return predictions
 
     def _threshold_of(self, class_name: str) -> float | None:
         """The threshold given, or with "auto" that of the class; None until its prompts are set."""
         if self.threshold != "auto":
             return self.threshold
-        normals = self._normal_scores.get(class_name)
-        return None if normals is None else conformal_threshold(normals, self.false_alarm_rate)
+        normals = self._normals.get(class_name)
+        return None if normals is None else conformal_threshold(normals.scores, self.false_alarm_rate)
 
     def _autocast(self) -> torch.autocast:
         # A new one each time: it keeps the state to restore, and an app predicts in several threads.
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bf16")
 
-    def _prepare(self, item: NamedImage) -> tuple[Tensor, tuple[int, int]]:
-        """An image preprocessed for the backbone ``(1, 3, S, S)``, and its own height and width."""
-        image = item.read()
-        height, width = image.shape[-2:]
-        transform, image = self.module.image_transform, image.unsqueeze(0)
+    def _read(self, item: NamedImage) -> _Read:
+        image, transform = item.read().unsqueeze(0), self.module.image_transform
         prepared = image if transform is None else transform(image)
         self.module.model.backbone.check_images(prepared)
-        return prepared, (height, width)
+        return _Read(item, prepared, (image.shape[-2], image.shape[-1]))
 
     def save(self, path: str | Path) -> Path:
         """Write heads, prompts and threshold to one file, for ``Detector(path)`` and for anomalib's ``--ckpt_path``.
@@ -651,11 +627,12 @@ class Detector:
         return write_checkpoint(path, checkpoint)
 
 
-def model_of_checkpoint(path: str | Path) -> str:
+def model_of_checkpoint(path: str | Path, checkpoint: dict[str, Any] | None = None) -> str:
     """Find out which model a checkpoint belongs to, without running code from it.
 
     Args:
         path: Checkpoint.
+        checkpoint: Its content, if it has been read.
 
     Returns:
         A name in :data:`MODELS`.
@@ -664,26 +641,13 @@ def model_of_checkpoint(path: str | Path) -> str:
         PretrainedWeightsError: If there is no such file.
         CheckpointError: If it is damaged, holds code, or belongs to neither model.
     """
-    return _model_of(read_checkpoint(path), path)
-
-
-def _model_of(checkpoint: dict[str, Any], path: str | Path) -> str:
-    settings = checkpoint.get("hyper_parameters", {})
+    content = read_checkpoint(path) if checkpoint is None else checkpoint
+    settings = content.get("hyper_parameters", {})
     for name, cls in MODELS.items():
         if all(key in settings for key in cls.model_arguments()):
             return name
     msg = f"{path}: found no checkpoint of InCTRL or InCTRLv2. Give one that training or Detector.save wrote."
     raise CheckpointError(msg)
-
-
-def _from_checkpoint(path: Path, model: str | None) -> InCTRL | InCTRLv2:
-    checkpoint = read_checkpoint(path)
-    found = _model_of(checkpoint, path)
-    if model not in {None, found}:
-        msg = f"{path}: found a checkpoint of {found}, expected one of {model}. Leave model out, or give another file."
-        raise CheckpointError(msg)
-    loaded: InCTRL | InCTRLv2 = MODELS[found].from_checkpoint(checkpoint, path)
-    return loaded
 
 
 def _check_class_name(class_name: object) -> None:
@@ -703,16 +667,3 @@ def _device(device: str | torch.device | None) -> torch.device:
         found = str(error).strip().splitlines()[0]
         msg = f"device={str(device)!r} cannot be used here ({found}). Leave device out, or give 'cpu'."
         raise ArgumentError(msg) from error
-
-
-def _seen_part(size: tuple[int, int], resize_mode: str, side: int) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the part of an image ``(H, W)`` that a model of input ``side`` sees."""
-    height, width = size
-    if resize_mode == "squash":
-        return 0, 0, height, width
-    # As torchvision resizes to the shorter side, which is rounded down, and cuts out the centre.
-    shorter = min(size)
-    scaled = [int(side * length / shorter) for length in size]
-    top, left = (round((length - side) / 2) for length in scaled)
-    part = [round(side * own / length) for own, length in zip(size, scaled, strict=True)]
-    return round(top * height / scaled[0]), round(left * width / scaled[1]), part[0], part[1]

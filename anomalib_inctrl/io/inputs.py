@@ -21,6 +21,7 @@ from anomalib_inctrl.io.video import is_frame
 
 ImageInput: TypeAlias = str | Path | Image.Image | NDArray[Any] | Tensor
 
+_KINDS = (str, Path, Image.Image, np.ndarray, Tensor)
 _WANTED = "Give paths of images or folders, Pillow images, NumPy arrays (H, W, 3) or tensors (3, H, W)."
 
 
@@ -50,17 +51,20 @@ class NamedImage(NamedTuple):
         """
         if isinstance(self.source, (str, Path)):
             return read_image(self.source)
-        if isinstance(self.source, Image.Image):
-            try:
-                return rgb_tensor(self.source)
-            except UNREADABLE as error:
-                msg = f"{self.name}: the pixels of this Pillow image cannot be read ({error})."
-                raise ImageDataError(msg) from error
-        return _rgb_from_values(self.source, self.name)
+        if not isinstance(self.source, Image.Image):
+            return _rgb_from_values(self.source, self.name)
+        try:
+            return rgb_tensor(self.source)
+        except UNREADABLE as error:
+            msg = f"{self.name}: the pixels of this Pillow image cannot be read ({error})."
+            raise ImageDataError(msg) from error
 
 
 def list_inputs(
-    images: ImageInput | Iterable[ImageInput], argument: str = "images", missing_ok: bool = False
+    images: ImageInput | Iterable[ImageInput],
+    argument: str = "images",
+    missing_ok: bool = False,
+    empty_ok: bool = False,
 ) -> list[NamedImage]:
     """List images without reading them.
 
@@ -70,6 +74,7 @@ def list_inputs(
             floating-point ones in [0, 1]. An array or tensor with one axis more is a batch.
         argument: The caller's argument, for names and errors.
         missing_ok: Whether a path that does not exist is listed, so that only reading it fails.
+        empty_ok: Whether there may be no images.
 
     Returns:
         The images, in order.
@@ -78,21 +83,22 @@ def list_inputs(
         ImageFileError: If a path does not exist or a folder holds no images.
         ImageDataError: If there are no images, or something else than images.
     """
-    batch = isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4  # it iterates over its images
-    single = isinstance(images, (str, Path, Image.Image, np.ndarray, Tensor)) and not batch
-    if not single and not isinstance(images, Iterable):
+    items: Any = images
+    if isinstance(images, _KINDS) and getattr(images, "ndim", 0) != 4:  # a batch iterates over its images
+        items = [images]
+    if not isinstance(items, Iterable):
         msg = f"{argument}: found {type(images).__name__}. {_WANTED}"
         raise ImageDataError(msg)
     found: list[NamedImage] = []
-    for index, item in enumerate([images] if single else images):  # type: ignore[arg-type]
+    for index, item in enumerate(items):
         if isinstance(item, (str, Path)):
             found += [NamedImage(str(path), path) for path in _files(Path(item), missing_ok)]
-        elif isinstance(item, (Image.Image, np.ndarray, Tensor)):
+        elif isinstance(item, _KINDS):
             found.append(NamedImage(f"{argument}[{index}]", item))
         else:
             msg = f"{argument}[{index}]: found {type(item).__name__}. {_WANTED}"
             raise ImageDataError(msg)
-    if not found:
+    if not (found or empty_ok):
         msg = f"{argument}: found no images. {_WANTED}"
         raise ImageDataError(msg)
     return found
@@ -119,40 +125,35 @@ def _rgb_from_values(source: NDArray[Any] | Tensor, name: str) -> Tensor:
     else:
         kind, channels, wanted, turn = "an array", -1, "(H, W, 3)", "last: array.transpose(1, 2, 0)"
         array = source
-    if array.dtype.kind not in "uif":
-        msg = f"{name}: found {kind} of {source.dtype}. Give numbers: uint8, uint16, or floating point in [0, 1]."
-        raise ImageDataError(msg)
-    if array.ndim not in {2, 3} or (array.ndim == 3 and array.shape[channels] not in {1, 3, 4}):
-        hint = f" Bring the channels {turn}." if array.ndim == 3 and array.shape[-1 - channels] in {1, 3, 4} else ""
-        msg = f"{name}: found {kind} {array.shape}; expected {wanted} or (H, W).{hint}"
-        raise ImageDataError(msg)
-    array = np.moveaxis(array, channels, 0) if array.ndim == 3 else array[None]
-    if not array.size:
-        msg = f"{name}: the image is empty, {array.shape[1:]} pixels."
-        raise ImageDataError(msg)
-    floating = array.dtype.kind == "f"
-    if floating and not np.isfinite(array).all():
-        msg = f"{name}: holds NaN or infinite values."
-        raise ImageDataError(msg)
-    sixteen_bits = array.dtype.newbyteorder("=") == np.uint16
-    low, high, top = float(array.min()), float(array.max()), 1 if floating else 65535 if sixteen_bits else 255
+    floating, sixteen_bits = array.dtype.kind == "f", array.dtype.newbyteorder("=") == np.uint16
+    top = 1 if floating else 65535 if sixteen_bits else 255
     # Rounding in resizing and colour conversion leaves [0, 1] by a little.
     slack = 1e-3 if floating else 0
-    if low < -slack or high > top + slack:
-        msg = (
-            f"{name}: values reach from {low:.4g} to {high:.4g}; expected 0 to {top}. Give the image as it is, "
-            "neither normalised nor standardised: uint8, or floating point in [0, 1]."
+    fault = None
+    if array.dtype.kind not in "uif":
+        fault = f"found {kind} of {source.dtype}. Give numbers: uint8, uint16, or floating point in [0, 1]."
+    elif array.ndim not in {2, 3} or (array.ndim == 3 and array.shape[channels] not in {1, 3, 4}):
+        hint = f" Bring the channels {turn}." if array.ndim == 3 and array.shape[-1 - channels] in {1, 3, 4} else ""
+        fault = f"found {kind} {array.shape}; expected {wanted} or (H, W).{hint}"
+    elif not array.size:
+        fault = f"the image is empty, found {kind} {array.shape}."
+    elif floating and not np.isfinite(array).all():
+        fault = "holds NaN or infinite values."
+    elif array.min() < -slack or array.max() > top + slack:
+        low, high = float(array.min()), float(array.max())
+        fault = (
+            f"values reach from {low:.4g} to {high:.4g}; expected 0 to {top}. Give the image as it is, neither "
+            "normalised nor standardised: uint8, or floating point in [0, 1]."
         )
+    if fault:
+        msg = f"{name}: {fault}"
         raise ImageDataError(msg)
-    if sixteen_bits and len(array) == 4:
-        opacity = eight_bits(array[3:], name, int(array[3].max()).bit_length())
+    array = np.moveaxis(array, channels, 0) if array.ndim == 3 else array[None]
+    if sixteen_bits:
+        opacity = eight_bits(array[3:], name, int(array[3:].max(initial=0)).bit_length())
         array = np.concatenate([eight_bits(array[:3], name), opacity])
-    elif sixteen_bits:
-        array = eight_bits(array, name)
-    if floating:
-        pixels = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).clamp(0, 1)
-    else:
-        pixels = torch.from_numpy(np.ascontiguousarray(array, dtype=np.uint8)).float() / 255
+    pixels = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    pixels = pixels.clamp(0, 1) if floating else pixels / 255
     if len(pixels) == 4:
         colours, alpha = pixels[:3], pixels[3:]
         return colours * alpha if alpha.any() else colours  # 0 everywhere is an unused channel

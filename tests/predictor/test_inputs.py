@@ -77,7 +77,7 @@ def test_names_are_paths_or_positions(file):
         (np.zeros((3, 40, 50)), r"images\[0\]: found an array \(3, 40, 50\).*transpose\(1, 2, 0\)"),
         (torch.zeros(40, 50, 3), r"images\[0\]: found a tensor \(40, 50, 3\).*permute\(2, 0, 1\)"),
         (np.zeros(9), r"found an array \(9,\)"),
-        (np.zeros((0, 4, 3)), r"is empty, \(0, 4\) pixels"),
+        (np.zeros((0, 4, 3)), r"is empty, found an array \(0, 4, 3\)"),
         (np.full((4, 4, 3), np.nan), "NaN"),
         (np.full((4, 4, 3), 200.0), r"from 200 to 200; expected 0 to 1\."),
         (torch.linspace(-2, 2, 48).view(3, 4, 4), r"from -2 to 2; expected 0 to 1\."),

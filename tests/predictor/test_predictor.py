@@ -11,8 +11,10 @@ from anomalib.engine import Engine
 from PIL import Image
 
 from anomalib_inctrl import Detector, InCTRL, InCTRLv2, predictor
-from anomalib_inctrl.errors import CheckpointError, ImageFileError, PretrainedWeightsError, PromptError
+from anomalib_inctrl.errors import CheckpointError, ImageFileError, PromptError
 from anomalib_inctrl.io.images import read_image
+
+both = pytest.mark.parametrize("kind", [InCTRL, InCTRLv2])
 
 
 def engine(folder, **options):
@@ -22,9 +24,14 @@ def engine(folder, **options):
 
 def trained(kind, **options):
     """A model whose heads count as trained; random heads are as good as any for comparing."""
-    model = kind(backbone="mini-clip-16-240", pretrained="demo", **options).eval()
+    model = kind(backbone="mini-clip-16-240", pretrained="demo", visualizer=False, **options).eval()
     model.model.heads_trained = True
     return model
+
+
+def with_prompts(detector, images):
+    detector.set_prompts(images, class_name="washer")
+    return detector
 
 
 def scores(predictions):
@@ -42,10 +49,9 @@ def odd_images(tmp_path_factory, queries):
 
 @pytest.mark.parametrize(("kind", "resize_mode"), [(InCTRL, "squash"), (InCTRLv2, "center_crop")])
 def test_scores_and_maps_are_those_of_anomalibs_predict(kind, resize_mode, good, odd_images, tmp_path):
-    options = {"resize_mode": resize_mode, "prompts": [str(path) for path in good[:3]], "class_name": "washer"}
-    module = trained(kind, visualizer=False, **options)
-    detector = Detector(trained(kind, resize_mode=resize_mode), device="cpu", batch_size=2)
-    detector.set_prompts(good[:3], class_name="washer")
+    prompts = {"prompts": [str(path) for path in good[:3]], "class_name": "washer"}
+    module = trained(kind, resize_mode=resize_mode, **prompts)
+    detector = with_prompts(Detector(trained(kind, resize_mode=resize_mode), device="cpu", batch_size=2), good[:3])
     predictions = detector.predict(odd_images)
     assert [prediction.name for prediction in predictions] == sorted(str(path) for path in odd_images.iterdir())
     assert len({round(score, 6) for score in scores(predictions)}) == len(predictions)
@@ -58,15 +64,12 @@ def test_scores_and_maps_are_those_of_anomalibs_predict(kind, resize_mode, good,
         torch.testing.assert_close(prediction._map, expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", [InCTRL, InCTRLv2])
+@both
 def test_bf16_scores_as_the_engine_does_and_its_prompts_serve_in_float32(kind, good, queries, tmp_path):
-    detector = Detector(trained(kind), device="cpu", precision="bf16")
-    detector.set_prompts(good[:3], class_name="washer")
-    found = detector.predict(queries[:2])
-    exact = Detector(trained(kind), device="cpu")
-    exact.set_prompts(good[:3], class_name="washer")
-    expected = exact.predict(queries[:2])
-    module = trained(kind, visualizer=False, prompts=[str(path) for path in good[:3]], class_name="washer")
+    detector = with_prompts(Detector(trained(kind), device="cpu", precision="bf16"), good[:3])
+    exact = with_prompts(Detector(trained(kind), device="cpu"), good[:3])
+    found, expected = detector.predict(queries[:2]), exact.predict(queries[:2])
+    module = trained(kind, prompts=[str(path) for path in good[:3]], class_name="washer")
     for prediction, other in zip(found, expected, strict=True):
         assert 0 < abs(prediction.score - other.score) < 0.02
         (batch,) = engine(tmp_path, precision="bf16-mixed").predict(module, data_path=prediction.name)
@@ -78,17 +81,14 @@ def test_bf16_scores_as_the_engine_does_and_its_prompts_serve_in_float32(kind, g
 
 @pytest.mark.parametrize("size", [(301, 500), (480, 240)])
 def test_with_a_centre_crop_the_map_is_nan_outside_the_crop(make_detector, good, size):
-    detector = make_detector(resize_mode="center_crop")
-    detector.set_prompts(good[:2], class_name="washer")
     height, width = size
     ramp = torch.arange(width).div(width).expand(3, height, width)
-    (prediction,) = detector.predict(ramp)
+    (prediction,) = with_prompts(make_detector(resize_mode="center_crop"), good[:2]).predict(ramp)
     seen = np.isfinite(prediction.anomaly_map)
-    assert prediction.anomaly_map.shape == size
-    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
-    for inside, length in ((rows, height), (columns, width)):
-        assert abs(len(inside) - min(size)) <= 1
-        assert abs(inside[0] - (length - 1 - inside[-1])) <= 2
+    assert seen.shape == size
+    for inside, length in ((np.flatnonzero(seen.any(1)), height), (np.flatnonzero(seen.any(0)), width)):
+        assert len(inside) == min(size)
+        assert abs(inside[0] - (length - 1 - inside[-1])) <= 1
     assert prediction.heat_map().size == (width, height)
 
 
@@ -96,8 +96,7 @@ def test_scores_do_not_depend_on_batch_size_order_or_kind_of_input(detector, mak
     reference = detector.predict(queries)
     normal = [prediction.score for prediction in reference if "good" in prediction.name]
     assert np.mean(scores(reference)) > np.mean(normal)
-    other = make_detector(batch_size=2)
-    other.set_prompts([Image.open(path) for path in good[:4]], class_name="washer")
+    other = with_prompts(make_detector(batch_size=2), [Image.open(path) for path in good[:4]])
     images = [Image.open(queries[0]), np.asarray(Image.open(queries[1])), read_image(queries[2]), *queries[3:]]
     predictions = other.predict(images[::-1])[::-1]
     assert scores(predictions) == pytest.approx(scores(reference), abs=1e-5)
@@ -107,12 +106,10 @@ def test_scores_do_not_depend_on_batch_size_order_or_kind_of_input(detector, mak
 
 
 def test_a_stream_gives_the_same_predictions_before_all_files_are_read(make_detector, good, queries, tmp_path):
-    detector = make_detector(batch_size=2)
-    detector.set_prompts(good[:4], class_name="washer")
-    expected = detector.predict(queries)
+    detector = with_prompts(make_detector(batch_size=2), good[:4])
     broken = tmp_path / "broken.png"
     broken.write_bytes(queries[0].read_bytes()[:100])
-    found = detector.stream([*queries, broken])
+    expected, found = detector.predict(queries), detector.stream([*queries, broken])
     for prediction in expected[:-1]:
         one = next(found)
         assert (one.name, one.score) == (prediction.name, prediction.score)
@@ -126,62 +123,43 @@ def test_held_out_scores_compare_each_image_with_the_others(kind, prompt_shifts,
     found = detector.held_out_scores(good[:3], class_name="washer")
     assert detector.class_names == []
     for row, score in enumerate(found):
-        detector.set_prompts([path for path in good[:3] if path != good[row]], class_name="washer")
-        assert detector.predict(good[row])[0].score == pytest.approx(score, abs=1e-6)
+        with_prompts(detector, [path for path in good[:3] if path != good[row]])
+        assert scores(detector.predict(good[row])) == pytest.approx([score], abs=1e-6)
     with pytest.raises(PromptError, match="1 image cannot be compared with the others"):
         detector.held_out_scores(good[0])
 
 
 def test_several_classes_are_kept_apart(make_detector, good, queries):
-    detector = make_detector()
-    detector.set_prompts(good[:2], class_name="washer")
-    first = detector.predict(queries[0])[0].score
+    detector = with_prompts(make_detector(), good[:2])
+    first = scores(detector.predict(queries[0]))
     detector.set_prompts(queries[-2:], class_name="broken washer")
     assert detector.class_names == ["washer", "broken washer"]
     assert detector.predict(queries[0])[0].class_name == "broken washer"
-    assert detector.predict(queries[0], class_name="washer")[0].score == first
+    assert scores(detector.predict(queries[0], class_name="washer")) == first
     for name in ("nut", ""):
         with pytest.raises(PromptError, match=f"class_name='{name}'"):
             detector.predict(queries[0], class_name=name)
     detector.clear_prompts()
-    with pytest.raises(PromptError, match=r"detector\.set_prompts\(images, class_name="):
+    with pytest.raises(PromptError, match=r"No prompts are set.*set_prompts\(images, class_name\)"):
         detector.predict("not even there.png")
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"model": "WinClip"}, ValueError, "model='WinClip'"),
-        ({"device": "gpu"}, ValueError, "device='gpu'"),
-        ({"batch_size": 0}, ValueError, "batch_size=0"),
-        ({"precision": "int8"}, ValueError, "precision='int8'"),
-        ({"weights": "none.ckpt"}, PretrainedWeightsError, r"none\.ckpt: no such weights file"),
-    ],
-)
-def test_wrong_arguments_are_named(make_detector, options, error, message):
-    with pytest.raises(error, match=message):
+@pytest.mark.parametrize("options", [{"model": "WinClip"}, {"batch_size": 0}, {"precision": "int8"}])
+def test_wrong_arguments_are_named(make_detector, options):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"{name}={value!r}"):
         make_detector(**options)
 
 
-class Trap:
-    def __reduce__(self):
-        return (pytest.fail, ("code from a checkpoint was run",))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [({"hyper_parameters": Trap()}, r"some\.ckpt: refused"), ({}, r"some\.ckpt: found no checkpoint of InCTRL")],
-)
-def test_a_checkpoint_with_code_or_of_another_model_is_refused(make_detector, tmp_path, content, message):
-    torch.save({"state_dict": {}} | content, tmp_path / "some.ckpt")
-    with pytest.raises(CheckpointError, match=message):
+def test_a_checkpoint_of_another_model_is_refused(make_detector, tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "some.ckpt")
+    with pytest.raises(CheckpointError, match=r"some\.ckpt: found no checkpoint of InCTRL"):
         make_detector(tmp_path / "some.ckpt")
 
 
-@pytest.mark.parametrize("kind", [InCTRL, InCTRLv2])
+@both
 def test_a_saved_detector_predicts_the_same(kind, good, queries, tmp_path):
-    detector = Detector(trained(kind, resize_mode="center_crop"), device="cpu")
-    detector.set_prompts(good[:2], class_name="washer")
+    detector = with_prompts(Detector(trained(kind, resize_mode="center_crop"), device="cpu"), good[:2])
     detector.threshold = 0.4
     before = detector.predict(queries)
     path = detector.save(tmp_path / "new folder" / "washer.ckpt")
@@ -197,21 +175,18 @@ def test_a_saved_detector_predicts_the_same(kind, good, queries, tmp_path):
     (batch,) = engine(tmp_path).predict(kind(visualizer=False), data_path=queries[0], ckpt_path=path)
     assert float(batch.raw_score) == pytest.approx(before[0].score, abs=1e-5)
     assert bool(batch.pred_label) == before[0].label
-    with pytest.raises(CheckpointError, match=f"a checkpoint of {kind.__name__}"):
-        Detector(path, model="InCTRL" if kind is InCTRLv2 else "InCTRLv2")
+    other = "InCTRL" if kind is InCTRLv2 else "InCTRLv2"
+    with pytest.raises(ValueError, match=f"model='{other}': the weights given are of {kind.__name__}"):
+        Detector(path, model=other)
 
 
 def test_a_saved_threshold_holds_for_its_own_prompts_only(good, queries, tmp_path):
-    detector = Detector(trained(InCTRLv2), device="cpu")
-    detector.set_prompts(good[:2], class_name="washer")
-    detector.threshold = 0.2
-    detector.save(tmp_path / "a.ckpt")
-    loaded = Detector(tmp_path / "a.ckpt", device="cpu")
+    detector = with_prompts(Detector(trained(InCTRLv2), device="cpu", threshold=0.2), good[:2])
+    loaded = Detector(detector.save(tmp_path / "a.ckpt"), device="cpu")
     assert loaded.predict(queries[0])[0].threshold == pytest.approx(0.2)
-    loaded.set_prompts(good[2:4], class_name="washer")
-    assert loaded.predict(queries[0])[0].label is None
-    loaded.save(tmp_path / "b.ckpt")
-    assert Detector(tmp_path / "b.ckpt", device="cpu").predict(queries[0])[0].label is None
+    assert with_prompts(loaded, good[2:4]).predict(queries[0])[0].label is None
+    again = Detector(loaded.save(tmp_path / "b.ckpt"), device="cpu")
+    assert again.predict(queries[0])[0].label is None
 
 
 def test_heat_maps_and_explanation_figures(detector, good, odd_images, tmp_path):
@@ -240,10 +215,8 @@ def drawn(monkeypatch):
 
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_figures_have_the_threshold_and_the_scores_of_normal_images(make_detector, good, queries, drawn, calibrated):
-    detector = make_detector(threshold="auto")
+    detector, others = make_detector(threshold="auto"), with_prompts(make_detector(), good[:3])
     detector.set_prompts(good[:3], "washer", calibration=good[3:] if calibrated else None)
-    others = make_detector()
-    others.set_prompts(good[:3], "washer")
     normals = scores(others.predict(good[3:])) if calibrated else others.held_out_scores(good[:3], "washer")
     assert detector.normal_scores == {"washer": pytest.approx(normals, abs=1e-6)}
     prediction = detector.predict(queries[0])[0]
@@ -263,8 +236,7 @@ def test_figures_without_normal_images_do_not_invent_them(make_detector, good, q
     detector = make_detector()
     assert detector.normal_scores == {}
     for prompts in (good[:1], None):
-        detector.set_prompts(prompts, "washer")
-        detector.predict(queries[0])[0].explain()
+        with_prompts(detector, prompts).predict(queries[0])[0].explain()
     one, zero = drawn
     assert list(one["normal_scores"]) == list(zero["normal_scores"]) == []
     assert one["threshold"] is zero["threshold"] is None
@@ -274,13 +246,12 @@ def test_figures_without_normal_images_do_not_invent_them(make_detector, good, q
 
 
 def test_decisions_from_normal_images_keep_their_rate_and_survive_saving(make_detector, good, queries, tmp_path):
-    detector = make_detector(threshold="auto", false_alarm_rate=0.5)
-    detector.set_prompts(good[:4], "washer")
-    normal = sorted(detector.normal_scores["washer"])
+    detector = with_prompts(make_detector(threshold="auto", false_alarm_rate=0.5), good[:4])
+    threshold = sorted(detector.normal_scores["washer"])[-2]  # the second of four: p-values up to 2/5
     found = detector.predict(queries)
     table = found.to_pandas()
-    assert table["threshold"].tolist() == [normal[-2]] * len(queries)  # the second of four: p-values up to 2/5
-    assert table["label"].tolist() == [score > normal[-2] for score in table["score"]]
+    assert table["threshold"].tolist() == [threshold] * len(queries)
+    assert table["label"].tolist() == [score > threshold for score in table["score"]]
     assert table["label"].tolist() == [value <= 0.5 for value in table["p_value"]]
     assert table["name"].tolist() == [str(path) for path in queries]
     assert table["patch_score"].tolist() == [prediction.components["patch_score"] for prediction in found]
@@ -299,34 +270,31 @@ def test_decisions_from_normal_images_keep_their_rate_and_survive_saving(make_de
 )
 def test_too_few_normal_images_are_refused(make_detector, good, options, arguments, message):
     detector = make_detector(**options)
-    with pytest.raises((PromptError, ValueError), match=message):
+    with pytest.raises(ValueError, match=message):
         detector.set_prompts(class_name="washer", **{name: good[:count] for name, count in arguments.items()})
     assert detector.class_names == []
 
 
 def test_text_prompts_are_examined_logged_and_shown(detector, good, queries, caplog):
+    with caplog.at_level("INFO"):
+        with_prompts(detector, good[:4])
+    for part in ("does not know 'washer'", "cosine of the text prototypes"):
+        assert sum(part in message for message in caplog.messages) == 1
     alignment = detector.text_alignment()
     assert (alignment.class_name, alignment.unknown_words) == ("washer", ("washer",))
-    scores = [prediction.components["text_score"] for prediction in detector.predict(good[:4])]
-    assert alignment.normal_scores == pytest.approx(scores, abs=1e-5)
-    with caplog.at_level("INFO"):
-        detector.set_prompts(good[:4], class_name="washer")
-    assert sum("does not know 'washer'" in message for message in caplog.messages) == 1
-    assert sum("cosine of the text prototypes" in message for message in caplog.messages) == 1
+    expected = [prediction.components["text_score"] for prediction in detector.predict(good[:4])]
+    assert alignment.normal_scores == pytest.approx(expected, abs=1e-5)
     prediction = detector.predict(queries[0])[0]
-    without = dataclasses.replace(prediction, text_alignment=None)
-    assert prediction.explain() != without.explain()
+    assert prediction.explain() != dataclasses.replace(prediction, text_alignment=None).explain()
 
 
 def test_automatic_text_prompts_stay_with_a_saved_detector_and_in_an_export(good, queries, tmp_path):
     module = InCTRLv2(backbone="mini-clip-16-240", pretrained="demo", text_prompts="automatic")
-    detector = Detector(module, device="cpu")
-    detector.set_prompts(good[:3], class_name="washer")
+    detector = with_prompts(Detector(module, device="cpu"), good[:3])
     first = detector.predict(queries[:2])
     again = Detector(detector.save(tmp_path / "washer.ckpt"), device="cpu")
     assert again.module.hparams["text_prompts"] == "automatic"
-    assert [p.components for p in again.predict(queries[:2])] == [p.components for p in first]
+    assert [item.components for item in again.predict(queries[:2])] == [item.components for item in first]
     exported = torch.load(module.to_torch(tmp_path), weights_only=False)["model"]
     assert torch.equal(exported.model.bank.select().prototypes, module.model.bank.select().prototypes)
-    again.set_prompts(good[:3], class_name="washer")
-    assert [p.score for p in again.predict(queries[:2])] == [p.score for p in first]
+    assert scores(with_prompts(again, good[:3]).predict(queries[:2])) == scores(first)
