@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from anomalib_inctrl.demo.drawing import FBM, FINE, Draw, Scene, axes, blend, box, coverage, noise, radius, ramp
+from anomalib_inctrl.demo.drawing import FBM, FINE, Draw, Scene, axes, blend, box, carve, coverage, noise, radius, ramp
 
 _CANDIDATES = 96
 _MARGIN = 0.05  # how far inside the outline a defect's middle should lie
@@ -100,16 +100,20 @@ def crack(scene: Scene, at: Site) -> Scene:
     return replace(scene, albedo=albedo, relief=scene.relief - line * 0.02)
 
 
+def _carved(scene: Scene, shape: Tensor) -> Scene:
+    return replace(scene, outline=carve(scene.outline, shape))
+
+
 def hole(scene: Scene, at: Site) -> Scene:
     """Material gone right through."""
-    return scene.carve(at.blob(at.span(0.04, 0.18)))
+    return _carved(scene, at.blob(at.span(0.04, 0.18)))
 
 
 def cut(scene: Scene, at: Site) -> Scene:
     """A slit right through."""
     length, width = at.span(0.12, 0.48), 0.012 + 0.014 * at.strength
     gape = width * (1 - (at.u / length).square()).clamp(min=0)
-    return scene.carve(torch.maximum(at.line(0.5, 0.003) - gape, at.u.abs() - length))
+    return _carved(scene, torch.maximum(at.line(0.5, 0.003) - gape, at.u.abs() - length))
 
 
 def chip(scene: Scene, at: Site) -> Scene:
@@ -117,7 +121,7 @@ def chip(scene: Scene, at: Site) -> Scene:
     reach = at.span(0.08, 0.22)
     ragged = noise(at.draw, FINE, at.u, at.v, 0.5) * 0.018
     corner = torch.maximum(box(at.u, at.v, reach, reach * 0.8), (at.u + at.v).abs() - reach * 1.2)
-    return scene.carve(corner + ragged)
+    return _carved(scene, corner + ragged)
 
 
 def stain(scene: Scene, at: Site) -> Scene:

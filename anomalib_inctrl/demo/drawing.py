@@ -7,8 +7,8 @@ Planes are `(H, W)`; an image spans `[-1, 1]` in x and y; signed distances are n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property, reduce
 
 import torch
 import torch.nn.functional as F
@@ -164,6 +164,32 @@ def coverage(sdf: Tensor) -> Tensor:
     return (0.5 - sdf / (2 / sdf.shape[-1])).clamp(0, 1)
 
 
+def union(*shapes: Tensor) -> Tensor:
+    """Signed distance to what lies in any of the shapes."""
+    return reduce(torch.minimum, shapes)
+
+
+def common(*shapes: Tensor) -> Tensor:
+    """Signed distance to what lies in all of the shapes."""
+    return reduce(torch.maximum, shapes)
+
+
+def carve(shape: Tensor, *holes: Tensor) -> Tensor:
+    """Signed distance to a shape without the holes."""
+    return common(shape, *(-hole for hole in holes))
+
+
+def cells(x: Tensor, pitch: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Number of the cell of a row of cells, and the offset from its middle."""
+    number = (x / pitch).floor()
+    return number, x - (number + 0.5) * pitch
+
+
+def zigzag(x: Tensor) -> Tensor:
+    """Distance from the middle of the cells of width 1, in `[0, 0.5]`."""
+    return (fract(x) - 0.5).abs()
+
+
 def fract(x: Tensor) -> Tensor:
     """Fractional part."""
     return x - x.floor()
@@ -192,10 +218,6 @@ class Scene:
     over: Tensor | None = None  # coverage (H, W) in [0, 1] of something lying on top
     over_colour: Tensor | None = None  # its colour (3, 1, 1)
 
-    def carve(self, sdf: Tensor) -> Scene:
-        """Remove the solid inside `sdf`; the backdrop shows."""
-        return replace(self, outline=torch.maximum(self.outline, -sdf))
-
 
 @dataclass
 class View:
@@ -212,37 +234,58 @@ class View:
             return noise_window(self.draw, channel, self.x.shape[-1])
         return noise(self.draw, channel, self.x / stretch, self.y, scale)
 
+    @cached_property
+    def r(self) -> Tensor:
+        """Distance from the middle `(H, W)`."""
+        return radius(self.x, self.y)
+
+    @cached_property
+    def theta(self) -> Tensor:
+        """Polar angle `(H, W)`."""
+        return angle(self.x, self.y, self.r)
+
+    def around(self, turn: Tensor, reach: float | Tensor) -> Tensor:
+        """Distance `(H, W)` from the point at polar angle `turn` and distance `reach` from the middle."""
+        return radius(self.x - torch.cos(turn) * reach, self.y - torch.sin(turn) * reach)
+
     def omitted(self, n: int) -> Tensor:
         """Number of the element to leave out of `n`, a scalar; -1 for none."""
         return torch.tensor(-1.0) if self.omit is None else (self.omit * n).floor()
 
-    def without(self, sdf: Tensor, cx: Tensor, cy: Tensor, reach: float | Tensor) -> Tensor:
-        """Take what lies within `reach` of a point out of a shape, where an element is to be left out."""
-        if self.omit is None:
-            return sdf
-        return torch.maximum(sdf, reach - radius(self.x - cx, self.y - cy))
+    def omitted_cell(self, columns: int, rows: int) -> tuple[Tensor, Tensor]:
+        """Column and row of the element to leave out of a lattice; row -1 for none."""
+        number = self.omitted(columns * rows)
+        row = (number / columns).floor()
+        return number - row * columns, row
+
+    def unless_omitted(self, shape: Tensor, hidden: Tensor) -> Tensor:
+        """The shape, without what lies in `hidden` if an element is to be left out."""
+        return shape if self.omit is None else carve(shape, hidden)
 
     def matte(self, red: float, green: float, blue: float, speckle: float = 0.03) -> Tensor:
-        """A plain background with faint speckle, `(3, H, W)`."""
+        """A plain colour with faint speckle, `(3, H, W)`."""
         return self.draw.colour(red, green, blue) * (1 + self.noise(FINE) * speckle)
 
     def scene(
         self,
         albedo: Tensor,
         outline: Tensor | None = None,
-        backdrop: Tensor | None = None,
+        backdrop: tuple[float, ...] | None = None,
         *,
         relief: Tensor | None = None,
         bevel: float = 0.05,
         gloss: float = 0.1,
     ) -> Scene:
-        """Complete a scene; without an outline the material fills the image and holes in it are dark."""
+        """Complete a scene; without an outline the material fills the image and holes in it are dark.
+
+        The backdrop is a plain colour with faint speckle, given as the arguments of `matte`.
+        """
         albedo = albedo.expand(3, *self.x.shape)
         return Scene(
             albedo=albedo,
             relief=torch.zeros_like(self.x) if relief is None else relief,
             outline=torch.full_like(self.x, -1.0) if outline is None else outline,
-            backdrop=torch.tensor(0.06).expand_as(albedo) if backdrop is None else backdrop,
+            backdrop=torch.tensor(0.06).expand_as(albedo) if backdrop is None else self.matte(*backdrop),
             bevel=bevel,
             gloss=self.draw.uniform(0.85, 1.15) * gloss,
         )
