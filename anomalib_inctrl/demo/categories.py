@@ -93,7 +93,7 @@ def board(v: View) -> Scene:
     traces = common(union(lines, rails), box(v.x, v.y, 0.82, 0.70))
     albedo = blend(green * (1 + v.noise(FBM, 0.8) * 0.03), green * 1.45 + 0.03, coverage(traces))
 
-    parts = []  # number, pads, black shape, metal shape, relief
+    parts: list[tuple[float | Tensor, Tensor, Tensor, Tensor, Tensor]] = []  # number, pads, dark, bright, relief
     for number, (cx, cy, w, h) in enumerate(((-0.38, -0.30, 0.25, 0.20), (0.38, 0.42, 0.19, 0.19))):  # chips
         x, y = v.x - cx, v.y - cy
         legs = common(zigzag(y / 0.08) * 0.08 - 0.02, box(x, y, w + 0.07, h), w - x.abs())
@@ -101,24 +101,23 @@ def board(v: View) -> Scene:
         parts.append((number, legs, carve(case, dot), dot, ramp(case, 0.0, -0.03) * 0.035))
     for number, (cx, cy, rad) in enumerate(((0.48, -0.42, 0.20), (-0.58, 0.55, 0.15)), start=2):  # capacitors
         x, d = v.x - cx, radius(v.x - cx, v.y - cy)
-        stripe = common(d - rad * 0.86, rad * 0.45 - x)
-        parts.append(
-            (number, (d - 0.07).abs() - 0.025, stripe, carve(d - rad, stripe), ramp(d, rad, rad - 0.05) * 0.05)
-        )
+        ring, stripe = (d - 0.07).abs() - 0.025, common(d - rad * 0.86, rad * 0.45 - x)
+        parts.append((number, ring, stripe, carve(d - rad, stripe), ramp(d, rad, rad - 0.05) * 0.05))
     column, x = cells(v.x + 0.34, 0.26)  # resistors
-    row = (column >= 0) & (column < 4)
-    case, end = box(x, v.y - 0.70, 0.09, 0.055) + ~row, 0.055 - x.abs()
-    pads = box(x.abs() - 0.075, v.y - 0.70, 0.03, 0.055) + ~row
-    parts.append((column + 4, pads, carve(case, end), common(case, end), ramp(case, 0.0, -0.02) * 0.02))
+    outside = (column < 0) | (column > 3)
+    case, end = box(x, v.y - 0.70, 0.09, 0.055) + outside, 0.055 - x.abs()
+    legs = box(x.abs() - 0.075, v.y - 0.70, 0.03, 0.055) + outside
+    parts.append((column + 4, legs, carve(case, end), common(case, end), ramp(case, 0.0, -0.02) * 0.02))
 
-    gone = v.omitted(8)
-    numbers, pads, blacks, metals, reliefs = zip(*parts, strict=True)
-    there = [torch.as_tensor(number != gone) for number in numbers]
-    albedo = blend(albedo, v.draw.colour(0.80, 0.66, 0.32), coverage(union(corner - 0.095, *pads)))
-    for colour, shapes in (((0.10, 0.10, 0.11), blacks), ((0.70, 0.71, 0.73), metals)):
-        shown = sum(coverage(shape) * here for shape, here in zip(shapes, there, strict=True))
-        albedo = blend(albedo, v.draw.colour(*colour), shown)
-    relief = sum(height * here for height, here in zip(reliefs, there, strict=True))
+    gone, pads = v.omitted(8), corner - 0.095
+    dark, bright, relief = torch.zeros(3, *v.x.shape)
+    for place, legs, dark_shape, bright_shape, height in parts:
+        there = gone != place
+        pads, relief = union(pads, legs), relief + height * there
+        dark, bright = dark + coverage(dark_shape) * there, bright + coverage(bright_shape) * there
+    albedo = blend(albedo, v.draw.colour(0.80, 0.66, 0.32), coverage(pads))
+    albedo = blend(albedo, v.draw.colour(0.10, 0.10, 0.11), dark)
+    albedo = blend(albedo, v.draw.colour(0.70, 0.71, 0.73), bright)
     return v.scene(albedo, outline, (0.72, 0.71, 0.68), relief=relief, bevel=0.02, gloss=0.10)
 
 

@@ -329,8 +329,8 @@ def _element(rng: np.random.Generator, size: float) -> Callable[[Tensor, Tensor]
         "star": lambda u, v: (radius(u, v) - size * (0.7 + 0.3 * torch.cos(angle(u, v, radius(u, v)) * 5))) * 0.7,
         "wedge": lambda u, v: common(u.abs() * 0.87 + v * 0.5, -v) - size * 0.5,
     }
-    shape, slim = _pick(rng, *shapes.values()), rng.uniform(0.2, 0.5)
-    return shape
+    kind, slim = _pick(rng, *shapes), rng.uniform(0.2, 0.5)
+    return shapes[kind]
 
 
 def _ring(rng: np.random.Generator) -> tuple[int, float, _Elements]:
