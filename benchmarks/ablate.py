@@ -29,8 +29,8 @@ from rich.table import Table
 from scipy.stats import t as student
 
 from anomalib_inctrl import GeneralistDataModule, InCTRL, InCTRLv2
+from anomalib_inctrl.benchmark import run_benchmark
 from anomalib_inctrl.benchmark.config import BenchmarkConfig
-from anomalib_inctrl.benchmark.generalist import Benchmark
 from anomalib_inctrl.benchmark.jobs import quiet
 from anomalib_inctrl.data.sources import DataSource, build_datamodules, prepare, read_parts
 from anomalib_inctrl.errors import DatasetError
@@ -260,7 +260,7 @@ def run(ablation: Ablation, output: Path, console: Console) -> pd.DataFrame:
                 "seeds": [seed],
             }
         )
-        tables.append(Benchmark(config, console).run())
+        tables.append(run_benchmark(config, console=console))
     results = pd.concat(tables).rename(columns={"model": "row"})
     results["group"] = results["row"].map({row.name: row.group for row in ablation.rows})
     results["domain"] = results["target"].map({name: target.domain for name, target in targets.items()})

@@ -23,8 +23,8 @@ from rich.console import Console
 
 from anomalib_inctrl import GeneralistDataModule, InCTRL, InCTRLDemo, InCTRLv2
 from anomalib_inctrl.backbones.packaged import DEMO_BACKBONE, DEMO_PRETRAINED
+from anomalib_inctrl.benchmark import run_benchmark
 from anomalib_inctrl.benchmark.config import BenchmarkConfig
-from anomalib_inctrl.benchmark.generalist import Benchmark
 from anomalib_inctrl.data import DataSource
 from anomalib_inctrl.demo import CONFIRMATION_CATEGORIES, RANDOM_PRODUCTS, UNSEEN_CATEGORIES
 from anomalib_inctrl.io.files import write_text_atomic
@@ -125,7 +125,7 @@ def measure(args: argparse.Namespace, chosen: dict[str, Any], families: Sequence
             "seeds": [0, 1, 2],
         }
     )
-    return Benchmark(config, Console(quiet=True)).run().rename(columns={"target": "families"})
+    return run_benchmark(config, console=Console(quiet=True)).rename(columns={"target": "families"})
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:

@@ -13,22 +13,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from anomalib.data import AnomalibDataModule
 from anomalib.engine import Engine
 from lightning import seed_everything
 from lightning.pytorch import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from anomalib_inctrl.benchmark.measurement import CategoryResult, GroundTruth, Setting
-from anomalib_inctrl.data.sources import DataSource, build_datamodules, prepare
+from anomalib_inctrl.benchmark.config import ModelConfig
+from anomalib_inctrl.benchmark.metrics import CategoryResult, GroundTruth, Setting
 from anomalib_inctrl.errors import BenchmarkError
-
-if TYPE_CHECKING:
-    from anomalib.data import AnomalibDataModule
-
-    from anomalib_inctrl.benchmark.config import ModelConfig
 
 
 class _RawOutputs(Callback):
@@ -36,32 +33,29 @@ class _RawOutputs(Callback):
 
     def __init__(self) -> None:
         self.paths: list[str] = []
-        self.parts: dict[str, list[Tensor]] = {"score": [], "label": [], "map": [], "mask": []}
+        self.parts: dict[str, list[Tensor]] = {"pred_score": [], "gt_label": [], "anomaly_map": [], "gt_mask": []}
 
-    def on_test_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
+    def on_test_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *_: Any) -> None:
         """Collect a batch."""
-        del trainer, pl_module, batch_idx, dataloader_idx
-        found = batch if outputs is None else outputs
-        score = found.pred_score
-        if score is None:  # as anomalib's post-processor does where a model gives a map alone
-            score = found.anomaly_map.flatten(1).amax(dim=1)
-        self.paths += found.image_path
-        kinds = {"score": score, "label": found.gt_label, "map": found.anomaly_map, "mask": found.gt_mask}
-        for kind, values in kinds.items():
+        del trainer, pl_module
+        if outputs.pred_score is None:  # as anomalib's post-processor does where a model gives a map alone
+            outputs.pred_score = outputs.anomaly_map.flatten(1).amax(dim=1)
+        self.paths += outputs.image_path
+        for name, found in self.parts.items():
+            values = getattr(outputs, name)
             if values is not None:
                 plain = values.detach().as_subclass(Tensor).cpu()
-                self.parts[kind].append(plain.flatten() if kind in {"score", "label"} else plain.flatten(0, -3))
+                found.append(plain.flatten() if name in {"pred_score", "gt_label"} else plain.flatten(0, -3))
 
 
 def measure_setting(
     name: str,
     model: ModelConfig,
-    source: DataSource,
+    datamodule: AnomalibDataModule,
     setting: Setting,
     prompts: Sequence[Path] | None,
     *,
+    class_name: str,
     where: str,
     device: str = "cpu",
     pixel_metrics: bool = True,
@@ -71,9 +65,10 @@ def measure_setting(
     Args:
         name: Name of the model.
         model: Class and arguments.
-        source: The category, alone.
+        datamodule: The category, set up; its train split is reduced to the prompts.
         setting: K and seed.
         prompts: Images to train on; None for the whole train split.
+        class_name: Name of the object in the images.
         where: Name of the category, for errors.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         pixel_metrics: Whether maps are measured.
@@ -87,12 +82,21 @@ def measure_setting(
     """
     k_shot, seed = setting
     start = time.perf_counter()
-    ((class_name, datamodule),) = build_datamodules([source], where).items()
-    prepare(datamodule)
     if prompts:
-        _train_only_on(datamodule, prompts)
+        datamodule.setup(TrainerFn.FITTING)  # without a stage it would be set up again, by the trainer
+        rows = {str(path): row for row, path in enumerate(datamodule.train_data.samples["image_path"])}
+        chosen = sorted(str(path) for path in prompts)
+        if missing := [path for path in chosen if path not in rows]:
+            msg = f"{missing[0]}: this prompt is not in the train split, which the model is trained on."
+            raise BenchmarkError(msg)
+        datamodule.train_data.subsample(sorted(rows[path] for path in chosen), inplace=True)
     seed_everything(seed, verbose=False)
-    module = _build(model, k_shot, class_name)
+    cls: Any = model.load_class()
+    offered = {"k_shot": k_shot, "class_name": class_name}
+    taken = offered.keys() & inspect.signature(cls).parameters.keys()
+    module = cls(**model.init_args, **{argument: offered[argument] for argument in taken})
+    # Set here because not every model takes them as arguments.
+    module.post_processor = module.evaluator = module.visualizer = None
     raw = _RawOutputs()
     accelerator, _, number = device.partition(":")
     with TemporaryDirectory() as folder:
@@ -106,36 +110,11 @@ def measure_setting(
         engine.fit(module, datamodule=datamodule)
         trained = time.perf_counter()
         engine.test(module, datamodule=datamodule, verbose=False)
-    has_maps = bool(pixel_metrics and raw.parts["map"] and raw.parts["mask"])
-    scores, labels = (torch.cat(raw.parts[kind]) for kind in ("score", "label"))
-    maps, masks = (torch.cat(raw.parts[kind]) if has_maps else None for kind in ("map", "mask"))
+    has_maps = bool(pixel_metrics and raw.parts["anomaly_map"] and raw.parts["gt_mask"])
+    scores, labels = (torch.cat(raw.parts[kind]) for kind in ("pred_score", "gt_label"))
+    maps, masks = (torch.cat(raw.parts[kind]) if has_maps else None for kind in ("anomaly_map", "gt_mask"))
     truth = GroundTruth(raw.paths, labels, masks, torch.full((len(scores),), fill_value=has_maps), where)
     result = CategoryResult(prompts={} if k_shot is None else {setting: [str(path) for path in prompts or []]})
     seconds = {"pass_seconds": trained - start, "setting_seconds": time.perf_counter() - trained}
     truth.add(result, name, setting, scores, maps, **seconds)
     return result
-
-
-def _build(model: ModelConfig, k_shot: int | None, class_name: str) -> Any:
-    cls: Any = model.load_class()
-    offered = {"k_shot": k_shot, "class_name": class_name}
-    taken = offered.keys() & inspect.signature(cls).parameters.keys()
-    module = cls(**model.init_args, **{name: offered[name] for name in taken})
-    # Set here because not every model takes them as arguments.
-    module.post_processor = module.evaluator = module.visualizer = None
-    return module
-
-
-def _train_only_on(datamodule: AnomalibDataModule, images: Sequence[Path]) -> None:
-    chosen = {str(path) for path in images}
-    full_setup = datamodule._setup
-
-    def setup(_stage: str | None = None) -> None:
-        full_setup(_stage)
-        paths = [str(path) for path in datamodule.train_data.samples["image_path"]]
-        if missing := sorted(chosen.difference(paths)):
-            msg = f"{missing[0]}: this prompt is not in the train split, which the model is trained on."
-            raise BenchmarkError(msg)
-        datamodule.train_data.subsample([row for row, path in enumerate(paths) if path in chosen], inplace=True)
-
-    datamodule._setup = setup  # type: ignore[method-assign]

@@ -5,12 +5,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from anomalib_inctrl.backbones.openclip import weights_file
 from anomalib_inctrl.data.sources import DataSource
 from anomalib_inctrl.errors import BenchmarkError, PretrainedWeightsError
+from anomalib_inctrl.io.weights import file_sha256
 from anomalib_inctrl.models.components.few_shot_module import FewShotModule
 from anomalib_inctrl.prompts.selection import SELECTORS
 
@@ -288,13 +287,4 @@ def weights_content(path: str | None) -> Any:
         raise PretrainedWeightsError(msg)
     if Path(path).suffix in TRAINING_CONFIGS:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    return _file_hash(path, Path(path).stat().st_mtime_ns)
-
-
-@lru_cache
-def _file_hash(path: str, _modified: int) -> str:
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return f"sha256:{digest.hexdigest()[:16]}"
+    return f"sha256:{file_sha256(path)[:16]}"

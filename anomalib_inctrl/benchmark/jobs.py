@@ -14,25 +14,23 @@ import os
 import platform
 import subprocess
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import torch
-from anomalib.data import AnomalibDataset
-from torch import Tensor
 
 from anomalib_inctrl.benchmark.comparison import measure_setting
 from anomalib_inctrl.benchmark.config import BenchmarkConfig, ModelConfig, RayConfig
-from anomalib_inctrl.benchmark.measurement import CategoryResult, Setting
-from anomalib_inctrl.benchmark.one_pass import measure_category
+from anomalib_inctrl.benchmark.metrics import CategoryResult, Setting
+from anomalib_inctrl.benchmark.one_pass import Encode, measure_category
 from anomalib_inctrl.data.dataset import GeneralistDataset
 from anomalib_inctrl.data.sources import DataSource, build_datamodules, prepare, read_parts
 from anomalib_inctrl.errors import BenchmarkError
@@ -57,7 +55,7 @@ class CategoryJob:
     """
 
     weights: Mapping[str, str]
-    settings: Mapping[str, tuple[Setting, ...]]
+    settings: Mapping[str, Sequence[Setting]]
     target: str
     class_name: str
     source: DataSource
@@ -81,11 +79,14 @@ class CategoryJob:
         """Measure all settings.
 
         Returns:
-            Complete rows with their details.
+            Complete rows with their details. An error is one of its failures: it does not stop other categories.
         """
-        device = _device(self.config.device)
-        with quiet():
-            result = self._measure(device)
+        try:
+            device = _device(self.config.device)
+            with quiet():
+                result = self._measure(device)
+        except Exception as error:
+            return CategoryResult(failures=[f"{type(error).__name__}: {error}"])
         cpu = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
         place = {
             "target": self.target,
@@ -105,40 +106,32 @@ class CategoryJob:
         ((_, datamodule),) = build_datamodules([self.source], f"targets.{self.target}").items()
         prepare(datamodule)
         parts = read_parts(self.class_name, datamodule, f"targets.{self.target}")
-        options: dict[str, Any] = {"where": self.where, "pixel_metrics": config.pixel_metrics}
-        name = next(iter(self.settings))
-        if not config.models[name].ours:
-            (setting,) = self.settings[name]
-            prompts = self._choose(parts, *setting, lambda _: torch.empty(0)) if setting[0] else None
-            return measure_setting(name, config.models[name], self.source, setting, prompts, device=device, **options)
-        # The times of change make a replaced checkpoint be read again.
-        files = {model: (file, Path(file).stat().st_mtime_ns) for model, file in self.weights.items()}
-        models = tuple((model, config.models[model].model_dump_json(), files.get(model)) for model in self.settings)
-        return measure_category(
-            load_modules(models, device),
-            GeneralistDataset.merge([(self.class_name, parts["test"])]),
-            self.class_name,
-            self.settings,
-            partial(self._choose, parts),
-            batch_size=config.batch_size,
-            num_workers=config.num_workers,
-            **options,
-        )
-
-    def _choose(
-        self,
-        parts: Mapping[str, AnomalibDataset],
-        k_shot: int | None,
-        seed: int,
-        encode: Callable[[Sequence[Path]], Tensor],
-    ) -> list[Path]:
-        if self.config.prompts is not None:
-            return _listed(self.config.prompts / prompt_file(self.target, self.class_name, k_shot, seed), k_shot)
         candidates: list[Path] = []
         if "train" in parts:
             samples = parts["train"].samples
             candidates = sorted(Path(path) for path in samples.image_path[samples.label_index == 0])
-        return create_selector(self.config.prompt_selection, seed).select(candidates, k_shot or 0, encode)
+
+        def choose(k_shot: int | None, seed: int, encode: Encode) -> list[Path]:
+            if config.prompts is not None:
+                return _listed(config.prompts / prompt_file(self.target, self.class_name, k_shot, seed), k_shot)
+            return create_selector(config.prompt_selection, seed).select(candidates, k_shot or 0, encode)
+
+        options: dict[str, Any] = {"where": self.where, "pixel_metrics": config.pixel_metrics}
+        name = next(iter(self.settings))
+        model = config.models[name]
+        if not model.ours:
+            ((k_shot, seed),) = self.settings[name]
+            prompts = choose(k_shot, seed, lambda _: torch.empty(0)) if k_shot else None
+            options |= {"class_name": self.class_name, "device": device}
+            return measure_setting(name, model, datamodule, (k_shot, seed), prompts, **options)
+        # The times of change make a replaced checkpoint be read again.
+        files = {name: (file, Path(file).stat().st_mtime_ns) for name, file in self.weights.items()}
+        models = tuple((name, config.models[name].model_dump_json(), files.get(name)) for name in self.settings)
+        dataset = GeneralistDataset.merge([(self.class_name, parts["test"])])
+        options |= {"batch_size": config.batch_size, "num_workers": config.num_workers}
+        return measure_category(
+            load_modules(models, device), dataset, self.class_name, self.settings, choose, **options
+        )
 
 
 def target_categories(config: BenchmarkConfig) -> dict[tuple[str, str], DataSource]:
@@ -167,7 +160,7 @@ def plan_jobs(
     config: BenchmarkConfig,
     categories: Mapping[tuple[str, str], DataSource],
     weights: Mapping[tuple[str, str], str],
-    finished: Mapping[tuple[str, str, str], set[Setting]],
+    finished: Collection[tuple[Any, ...]],
 ) -> list[CategoryJob]:
     """List the jobs that measure the missing rows.
 
@@ -175,32 +168,30 @@ def plan_jobs(
         config: The benchmark.
         categories: See :func:`target_categories`.
         weights: Checkpoint by model and target, where there is one.
-        finished: Settings that are measured already, by model, target and category.
+        finished: Model, target, category, K and seed of the rows that are measured already.
 
     Returns:
         Jobs, category by category. Models that share backbone, preprocessing and prompts share a job; every other
         model has one for each setting.
     """
-    shared: dict[tuple[str, str], Any] = {}
-    for name, model in config.models.items():
-        for target in config.targets if model.ours else ():
-            # Only the hyperparameters are needed: the PyTorch model is built on first use.
-            hparams = build(model, weights.get((name, target))).hparams
-            shared[name, target] = tuple(str(hparams[item]) for item in _SHARED)
+
+    @cache
+    def shared(name: str, target: str) -> tuple[str, ...]:
+        # Only the hyperparameters are needed: the PyTorch model is built on first use.
+        hparams = build(config.models[name], weights.get((name, target))).hparams
+        return tuple(str(hparams[item]) for item in _SHARED)
+
     jobs = []
     for (target, class_name), source in categories.items():
-        groups: dict[Any, dict[str, tuple[Setting, ...]]] = {}
-        given = {name: weights[name, target] for name in config.models if (name, target) in weights}
+        groups: dict[Any, dict[str, list[Setting]]] = {}
         for name, model in config.models.items():
-            done = finished.get((name, target, class_name), set())
-            missing = tuple(setting for setting in config.settings(name) if setting not in done)
-            if missing and model.ours:
-                groups.setdefault(shared[name, target], {})[name] = missing
-            else:
-                groups |= {(name, setting): {name: (setting,)} for setting in missing}
-        for part in groups.values():
-            used = {name: file for name, file in given.items() if name in part}
-            jobs.append(CategoryJob(used, part, target, class_name, source, config))
+            for setting in config.settings(name):
+                if (name, target, class_name, *setting) not in finished:
+                    key = shared(name, target) if model.ours else (name, setting)
+                    groups.setdefault(key, {}).setdefault(name, []).append(setting)
+        for settings in groups.values():
+            used = {name: weights[name, target] for name in settings if (name, target) in weights}
+            jobs.append(CategoryJob(used, settings, target, class_name, source, config))
     return jobs
 
 
@@ -239,7 +230,10 @@ def load_modules(models: tuple[tuple[str, str, tuple[str, int] | None], ...], de
         module = build(ModelConfig.model_validate_json(config), weights and weights[0]).to(device).eval()
         if modules:
             module.model.backbone = next(iter(modules.values())).model.backbone
-        _ = module.model
+        # The maps of InCTRLv2's branches do not depend on prompts: settings share the last one.
+        for branch in (getattr(module.model, part, None) for part in ("dasl_branch", "oasl_branch")):
+            if branch is not None:
+                branch.forward = lru_cache(maxsize=1)(branch.forward)
         modules[name] = module
     return modules
 
@@ -280,19 +274,19 @@ def _device(wanted: str) -> str:
 @lru_cache(maxsize=1)
 def _commit() -> str:
     """Commit of the package if it runs from a checkout, with ``-dirty`` after changes; else empty."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()  # noqa: S603
-
+    here = Path(__file__)
+    # The first fails if the environment lies in another repository.
+    commands = ("ls-files", "--error-unmatch", here.name), ("describe", "--always", "--dirty", "--exclude=*")
     try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # fails if the environment lies in another repository
-        return git("describe", "--always", "--dirty", "--exclude=*")
+        for command in commands:
+            git = ["git", "-C", str(here.parent), *command]
+            found = subprocess.run(git, capture_output=True, text=True, check=True, timeout=20)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return ""
+    return found.stdout.strip()
 
 
-JobResults = Iterator[tuple[CategoryJob, CategoryResult | Exception]]
+JobResults = Iterator[tuple[CategoryJob, CategoryResult]]
 
 
 def run_jobs(jobs: Sequence[CategoryJob], workers: int = 1, ray: RayConfig | None = None) -> JobResults:
@@ -304,7 +298,7 @@ def run_jobs(jobs: Sequence[CategoryJob], workers: int = 1, ray: RayConfig | Non
         ray: Spread jobs over machines by Ray instead.
 
     Yields:
-        Each job with its result or error as soon as that is there.
+        Each job with its result as soon as that is there.
 
     Raises:
         BenchmarkError: If a process dies, or Ray is not installed.
@@ -315,11 +309,7 @@ def run_jobs(jobs: Sequence[CategoryJob], workers: int = 1, ray: RayConfig | Non
         yield from _run_in_processes(jobs, min(workers, len(jobs)))
     else:
         for job in jobs:
-            try:
-                result: CategoryResult | Exception = job.run()
-            except Exception as error:  # a category that fails does not stop the others
-                result = error
-            yield job, result
+            yield job, job.run()
 
 
 def _run_in_processes(jobs: Sequence[CategoryJob], workers: int) -> JobResults:
@@ -332,28 +322,26 @@ def _run_in_processes(jobs: Sequence[CategoryJob], workers: int) -> JobResults:
         futures = {pool.submit(job.run): job for job in jobs}
         try:
             for future in as_completed(futures):
-                error = future.exception()
-                if isinstance(error, BrokenProcessPool):
-                    msg = (
-                        "A worker process died, perhaps for lack of memory. Finished results are kept: start again, "
-                        "with fewer workers if it was memory."
-                    )
-                    raise BenchmarkError(msg) from error
-                yield futures.pop(future), error if isinstance(error, Exception) else future.result()
+                yield futures.pop(future), future.result()
+        except BrokenProcessPool as error:
+            msg = (
+                "A worker process died, perhaps for lack of memory. Finished results are kept: start again, with fewer "
+                "workers if it was memory."
+            )
+            raise BenchmarkError(msg) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _start_worker(threads: int) -> None:
+    def exit_with_parent() -> None:
+        # A worker would wait for work forever if its parent was killed.
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os._exit(1)
+
     torch.set_num_threads(threads)
-    Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    # A worker would wait for work forever if its parent was killed.
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-        os._exit(1)
+    Thread(target=exit_with_parent, daemon=True).start()
 
 
 def _run_on_ray(jobs: Sequence[CategoryJob], options: RayConfig) -> JobResults:
@@ -365,20 +353,18 @@ def _run_on_ray(jobs: Sequence[CategoryJob], options: RayConfig) -> JobResults:
     started = not ray.is_initialized()
     if started:
         ray.init(address=options.address, include_dashboard=False, log_to_driver=False)
-    # Ray retries only after the death of a worker: an error in a job would occur again.
+    # Ray tries a job again after the death of its worker.
     remote = ray.remote(num_cpus=options.cpus, num_gpus=options.gpus, max_retries=options.retries)
     task = remote(_run_job)
     try:
         waiting = {task.remote(job): job for job in jobs}
         while waiting:
             (done, *_), _ = ray.wait(list(waiting), num_returns=1)
-            job = waiting.pop(done)
             try:
-                yield job, ray.get(done)
-            except ray.exceptions.RayTaskError as error:
-                yield job, error.cause if isinstance(error.cause, Exception) else error
+                result = ray.get(done)
             except ray.exceptions.RayError as error:
-                yield job, error
+                result = CategoryResult(failures=[f"{type(error).__name__}: {error}"])
+            yield waiting.pop(done), result
     finally:
         if started:
             ray.shutdown()

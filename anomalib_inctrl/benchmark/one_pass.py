@@ -11,30 +11,30 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from anomalib_inctrl.backbones import Backbone, ImageFeatures
 from anomalib_inctrl.backbones.preprocessing import BackbonePreProcessor
-from anomalib_inctrl.benchmark.measurement import CategoryResult, GroundTruth, Setting
+from anomalib_inctrl.benchmark.metrics import CategoryResult, GroundTruth, Setting
 from anomalib_inctrl.data.batch import PromptedBatch
 from anomalib_inctrl.data.dataset import GeneralistDataset
-from anomalib_inctrl.errors import BenchmarkError, InCTRLError
+from anomalib_inctrl.errors import InCTRLError
 from anomalib_inctrl.io.images import read_image
 from anomalib_inctrl.models.components.prompt_bank import PromptContext
+from anomalib_inctrl.models.components.prompt_collector import read_images
 from anomalib_inctrl.models.components.prompt_shifts import encode_prompts
 from anomalib_inctrl.models.components.residuals import unit
-from anomalib_inctrl.models.components.score_components import ScoreComponents
 
-PromptChooser = Callable[[int | None, int, Callable[[Sequence[Path]], Tensor]], list[Path]]
+Encode = Callable[[Sequence[Path]], Tensor]
+PromptChooser = Callable[[int | None, int, Encode], list[Path]]
 """Chooses prompts from K, seed and an encoder of candidates."""
 
 
@@ -57,13 +57,11 @@ def encode_files(
     Returns:
         Features of all ``N``, with patch tokens ``(N * S * S, L, P, D_v)``.
     """
-    nothing = torch.empty(0, 3, *backbone.image_size)
-    parts = []
-    for start in range(0, max(1, len(paths)), batch_size):
-        images = [pre_processor.transform(read_image(path).unsqueeze(0)) for path in paths[start : start + batch_size]]
+    parts = [encode_prompts(backbone, torch.empty(0, 3, *backbone.image_size), shifts)]
+    for start in range(0, len(paths), batch_size):
+        images = read_images(paths[start : start + batch_size], pre_processor.transform)
         # Plain tensors: anomalib's image type would spread to all that is computed from them.
-        batch = torch.cat([nothing, *images]).as_subclass(Tensor)
-        parts.append(encode_prompts(backbone, batch, shifts, batch_size))
+        parts.append(encode_prompts(backbone, images.as_subclass(Tensor), shifts, batch_size))
     return ImageFeatures(torch.cat([part.patches for part in parts]), torch.cat([part.embedding for part in parts]))
 
 
@@ -98,18 +96,17 @@ def measure_category(
 
     Raises:
         DatasetError: If the test images all have one label.
-        BenchmarkError: If no setting could be measured, or a score is not finite.
+        BenchmarkError: If a score is not finite.
     """
-    failures: list[str] = []
+    result = CategoryResult()
     first = next(iter(modules.values()))
     backbone, pre_processor, shifts = first.model.backbone, first.pre_processor, first.model.prompt_shifts
     dataset.augmentations = pre_processor.transform.transforms[0]
     loader: DataLoader[PromptedBatch] = DataLoader(
         dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=PromptedBatch.collate
     )
-    wanted = sorted({setting for some in settings.values() for setting in some}, key=str)
     start = time.perf_counter()
-    parts: dict[tuple[str, Setting], list[ScoreComponents]] = defaultdict(list)
+    parts: dict[tuple[str, Setting], list[tuple[Tensor, Tensor]]] = defaultdict(list)
     seconds: dict[tuple[str, Setting], float] = defaultdict(float)
     masks: list[Tensor] = []
     mask_known: list[Tensor] = []
@@ -119,35 +116,35 @@ def measure_category(
         return encode_files(backbone, pre_processor, paths, batch_size=batch_size).embedding.cpu()
 
     with torch.inference_mode():
-        lists = _choose_all(
-            wanted, lambda k, seed: choose(k, seed, lambda paths: candidate_features(tuple(paths))), failures
-        )
+        wanted = sorted({setting for some in settings.values() for setting in some}, key=str)
+        lists = _choose_all(wanted, choose, lambda paths: candidate_features(tuple(paths)), result.failures)
+        if not lists:
+            return result
         union = sorted({path for paths in lists.values() for path in paths})
         prompts = encode_files(backbone, pre_processor, union, shifts, batch_size)
         prompts = replace(prompts, patches=unit(prompts.patches))
-        rows = {setting: [union.index(path) for path in paths] for setting, paths in lists.items()}
         for batch in loader:
             images = pre_processor.transform(batch.image).as_subclass(Tensor)
             features = backbone.encode_image(images.to(backbone.device))
-            known = torch.full((len(images),), batch.gt_mask is not None)
-            if batch.gt_mask is not None and batch.mask_valid is not None:
-                known = batch.mask_valid.bool().cpu()
-            mask_known.append(known)
+            mask_known.append(batch.mask_valid.bool().cpu())
             if batch.gt_mask is not None:
-                masks.append(torch.as_tensor(batch.gt_mask).bool().cpu()[known])
-            with ExitStack() as stack:
-                for module in modules.values():
-                    stack.enter_context(_branches_computed_once(module.model))
-                for names in _by_metric(modules):
-                    similarity = modules[names[0]].model.similarity
-                    for setting, common in _contexts(similarity, features, prompts, shifts, rows):
-                        for name in [name for name in names if setting in settings[name]]:
-                            begin = time.perf_counter()
-                            model = modules[name].model
-                            prototypes = model.text_prototypes(class_name, common.embeddings)
-                            context = replace(common, prototypes=prototypes)
-                            parts[name, setting].append(_on_cpu(model.score_query(features, context)))
-                            seconds[name, setting] += time.perf_counter() - begin
+                masks.append(torch.as_tensor(batch.gt_mask).bool().cpu()[mask_known[-1]])
+            for names in _by_metric(modules):
+                similarity = modules[names[0]].model.similarity
+                pieces = prompts.patches.split(shifts**2) if union else ()
+                each = [similarity(features.patches, prompt) for prompt in pieces]
+                for setting, paths in lists.items():
+                    rows = [union.index(path) for path in paths]
+                    nearest = torch.stack([each[row] for row in rows]).amax(dim=0) if rows else None
+                    embeddings = prompts.embedding[rows]
+                    for name in [name for name in names if setting in settings[name]]:
+                        begin = time.perf_counter()
+                        model = modules[name].model
+                        prototypes = model.text_prototypes(class_name, embeddings)
+                        context = PromptContext(prompts.patches[:0], embeddings, prototypes, nearest)
+                        found = model.score_query(features, context)
+                        parts[name, setting].append((found.score.cpu(), found.anomaly_map.cpu()))
+                        seconds[name, setting] += time.perf_counter() - begin
         truth = GroundTruth(
             dataset.samples["image_path"].tolist(),
             torch.tensor(dataset.samples["label_index"].to_numpy(dtype=int)),
@@ -156,34 +153,29 @@ def measure_category(
             where,
         )
         shared = time.perf_counter() - start - sum(seconds.values())
-        result = CategoryResult(
-            prompts={key: [str(path) for path in paths] for key, paths in lists.items()}, failures=failures
-        )
+        result.prompts = {key: [str(path) for path in paths] for key, paths in lists.items()}
         for name, module in modules.items():
             for setting in [setting for setting in settings[name] if setting in lists]:
                 begin = time.perf_counter()
-                some = parts.pop((name, setting))
-                places = torch.arange(len(dataset)).split([len(part.score) for part in some])
-                components = ScoreComponents.merge(some, [place.tolist() for place in places])
+                scores, grids = (torch.cat(values) for values in zip(*parts.pop((name, setting)), strict=True))
                 maps = None
-                if truth.counts["masks"]:
-                    on_device = replace(components, anomaly_map=components.anomaly_map.to(backbone.device))
-                    maps = module.model.to_inference_batch(on_device).anomaly_map.squeeze(1)
-                truth.add(result, name, setting, components.score, maps, pass_seconds=shared)
-                seconds[name, setting] += time.perf_counter() - begin
-                result.rows[-1]["setting_seconds"] = seconds[name, setting]
+                if truth.masks is not None:
+                    whole = replace(found, score=scores, anomaly_map=grids.to(backbone.device))
+                    maps = module.model.to_inference_batch(whole).anomaly_map.squeeze(1)
+                truth.add(result, name, setting, scores, maps, pass_seconds=shared)
+                result.rows[-1]["setting_seconds"] = seconds[name, setting] + time.perf_counter() - begin
     return result
 
 
 def _choose_all(
-    settings: Sequence[Setting], choose: Callable[[int, Any], Sequence[Path]], failures: list[str]
+    settings: Sequence[Setting], choose: PromptChooser, encode: Encode, failures: list[str]
 ) -> dict[Setting, Sequence[Path]]:
     """Prompts by setting; a setting that has too few, or some that cannot be read, is left out and reported."""
     lists: dict[Setting, Sequence[Path]] = {}
     readable: set[Path] = set()
     for k, seed in settings:
         try:
-            paths = choose(k, seed) if k else []
+            paths = choose(k, seed, encode) if k else []
             for path in set(paths) - readable:
                 read_image(path)
                 readable.add(path)
@@ -191,8 +183,6 @@ def _choose_all(
             failures.append(f"k_shot={k}, seed={seed}: {type(error).__name__}: {error}")
         else:
             lists[k, seed] = paths
-    if not lists:
-        raise BenchmarkError("; ".join(failures))
     return lists
 
 
@@ -201,44 +191,3 @@ def _by_metric(modules: Mapping[str, Any]) -> list[list[str]]:
     learned = [name for name, module in modules.items() if module.model.patch_metric is not None]
     shared = [name for name in modules if name not in learned]
     return [names for names in (shared, *([name] for name in learned)) if names]
-
-
-def _contexts(
-    similarity_of: Callable[[Tensor, Tensor], Tensor],
-    query: ImageFeatures,
-    prompts: ImageFeatures,
-    shifts: int,
-    rows: Mapping[Setting, Sequence[int]],
-) -> Iterator[tuple[Setting, PromptContext]]:
-    """Compare a batch of queries with every prompt once, and give each setting's context, without text prototypes."""
-    each = [similarity_of(query.patches, prompt) for prompt in prompts.patches.split(shifts**2)]
-    table = torch.stack(each) if prompts.patches.numel() else None
-    for setting, some in rows.items():
-        similarity = table[some].amax(dim=0) if table is not None and some else None
-        yield setting, PromptContext(prompts.patches[:0], prompts.embedding[some], prompts.embedding[:0], similarity)
-
-
-def _on_cpu(components: ScoreComponents) -> ScoreComponents:
-    # Only what metrics need; the rest would take memory.
-    return ScoreComponents(
-        text_score=None,
-        patch_map=components.patch_map[:, :0].cpu(),
-        patch_score=components.patch_score.cpu(),
-        score=components.score.cpu(),
-        anomaly_map=components.anomaly_map.cpu(),
-        grid=components.grid,
-    )
-
-
-@contextmanager
-def _branches_computed_once(model: nn.Module) -> Iterator[None]:
-    """Cache the last map of InCTRLv2's branches, which do not depend on prompts, so that settings share it."""
-    branches = [getattr(model, name, None) for name in ("dasl_branch", "oasl_branch")]
-    present = [branch for branch in branches if branch is not None]
-    for branch in present:
-        branch.forward = lru_cache(maxsize=1)(branch.forward)
-    try:
-        yield
-    finally:
-        for branch in present:
-            del branch.forward

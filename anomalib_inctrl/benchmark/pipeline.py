@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
+    from anomalib_inctrl.benchmark.config import BenchmarkConfig
 
 _SUMMARY = "Measure models on many datasets and write a report."
 
@@ -35,14 +36,12 @@ class GeneralistBenchmark(Pipeline):
         Raises:
             SystemExit: If it cannot start, or something could not be measured, with the reason.
         """
-        from anomalib_inctrl.benchmark.config import read_config
-        from anomalib_inctrl.benchmark.generalist import Benchmark
         from anomalib_inctrl.errors import BenchmarkError, CheckpointError
 
         args = self.get_parser().parse_args() if args is None else args
         try:
-            benchmark = Benchmark(read_config(str(args.config), [str(item) for item in args.get("set") or []]))
-            benchmark.run(report_only=bool(args.get("report_only")))
+            overrides = [str(item) for item in args.get("set") or []]
+            run_benchmark(str(args.config), overrides, report_only=bool(args.get("report_only")))
         except (BenchmarkError, CheckpointError, ValueError, FileNotFoundError) as error:
             sys.exit(f"error: {error}")
 
@@ -63,16 +62,19 @@ class GeneralistBenchmark(Pipeline):
 
 
 def run_benchmark(
-    config: str | Path | Mapping[str, Any],
+    config: str | Path | Mapping[str, Any] | BenchmarkConfig,
     overrides: Sequence[str] = (),
     console: Console | None = None,
+    *,
+    report_only: bool = False,
 ) -> pd.DataFrame:
     """Measure what has not been measured yet, and write the report.
 
     Args:
-        config: YAML file, or its content.
-        overrides: Settings to replace, such as ``workers=4``.
+        config: YAML file, its content, or a config that is checked already.
+        overrides: Settings to replace in the first two, such as ``workers=4``.
         console: Shows progress.
+        report_only: Whether to measure nothing, and write the report of the finished rows.
 
     Returns:
         The rows of ``results.csv``.
@@ -83,10 +85,11 @@ def run_benchmark(
         PretrainedWeightsError: If weights that the config names do not exist.
         DatasetError: If a target's dataset does not exist.
     """
-    from anomalib_inctrl.benchmark.config import read_config
-    from anomalib_inctrl.benchmark.generalist import Benchmark
+    from anomalib_inctrl.benchmark.config import BenchmarkConfig, read_config
+    from anomalib_inctrl.benchmark.generalist import run
 
-    return Benchmark(read_config(config, overrides), console).run()
+    checked = config if isinstance(config, BenchmarkConfig) else read_config(config, overrides)
+    return run(checked, console, report_only=report_only)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

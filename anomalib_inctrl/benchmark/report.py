@@ -21,7 +21,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from anomalib_inctrl.benchmark.config import BenchmarkConfig
-from anomalib_inctrl.benchmark.metrics import METRICS, TITLES
+from anomalib_inctrl.benchmark.metrics import METRICS
 from anomalib_inctrl.benchmark.results_folder import PROVENANCE, TIMING
 
 _LINE = ["target", "method", "published", "k_shot"]
@@ -138,7 +138,7 @@ class Report:
                 continue
             at = numbers.xs(shared[-1], level="k_shot", drop_level=False).sort_values("mean", ascending=False)
             (first, second), means = at.index.get_level_values("method")[:2], at["mean"].tolist()
-            where = f"{target}, {_shot_title(shared[-1])}: {first} has {means[0]:.1f} % {TITLES[metric]}"
+            where = f"{target}, {_shot_title(shared[-1])}: {first} has {means[0]:.1f} % {METRICS[metric]}"
             ahead = "ahead of" if _best(at) else "level, within the spread over draws of prompts, with"
             sentences.append(f"{where}, {ahead} {second} ({means[1]:.1f} %).")
         return sentences
@@ -156,13 +156,13 @@ class Report:
                 for name, *line in means.itertuples()
             ]
             caption = f"{target}: {model}, {_shot_title(k_shot)}, mean over seeds"
-            tables.append(ReportTable(["category", *(TITLES[name] for name in metrics)], lines, caption))
+            tables.append(ReportTable(["category", *(METRICS[name] for name in metrics)], lines, caption))
         return tables
 
     def _content(self) -> dict[str, Any]:
         config, table = self.config, self.table
         metrics = [name for name in METRICS if name == "image_AUROC" or table[name].notna().any()]
-        results = {TITLES[name]: self._results(name) for name in metrics}
+        results = {METRICS[name]: self._results(name) for name in metrics}
         shown = {row[1] for result in results.values() for row in result.rows}
         origins = table.groupby(list(PROVENANCE), dropna=False).size().reset_index(name="rows").astype(str)
         times = table[list(TIMING)].div(table["normal"] + table["abnormal"], axis=0).mul(1000)
@@ -194,10 +194,10 @@ class Report:
                     axes = (figure := Figure(figsize=(4.6, 3.2), layout="constrained")).add_subplot()
                     for names, line in _distinct(lines):
                         axes.errorbar(line["k_shot"], line["mean"], line["std"].fillna(0), label=names, marker="o")
-                    axes.set(xlabel="K, number of normal prompt images", ylabel=f"{TITLES[metric]}, %", title=target)
+                    axes.set(xlabel="K, number of normal prompt images", ylabel=f"{METRICS[metric]}, %", title=target)
                     axes.legend(fontsize="small")
                     figure.savefig(file := io.BytesIO(), format="svg", metadata={"Date": None})
-                found.append((f"{target}, {TITLES[metric]}", base64.b64encode(file.getvalue()).decode()))
+                found.append((f"{target}, {METRICS[metric]}", base64.b64encode(file.getvalue()).decode()))
         return found
 
 

@@ -26,8 +26,7 @@ from filelock import FileLock, Timeout
 
 from anomalib_inctrl.benchmark.config import BenchmarkConfig, changes
 from anomalib_inctrl.benchmark.jobs import file_name, prompt_file
-from anomalib_inctrl.benchmark.measurement import CategoryResult, Setting
-from anomalib_inctrl.benchmark.metrics import METRICS
+from anomalib_inctrl.benchmark.metrics import METRICS, CategoryResult
 from anomalib_inctrl.errors import BenchmarkError
 from anomalib_inctrl.io.files import write_text_atomic
 
@@ -89,12 +88,10 @@ class ResultsFolder:
         write_text_atomic(self.path / "config.yaml", content)
         write_text_atomic(file, json.dumps(old | new, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
-    def finished(self) -> dict[tuple[str, str, str], set[Setting]]:
-        """Finished settings by model, target and category."""
-        found: dict[tuple[str, str, str], set[Setting]] = {}
-        for model, target, category, *setting in _keys(self._rows()):
-            found.setdefault((model, target, category), set()).add(tuple(setting))
-        return found
+    def finished(self) -> set[tuple[Any, ...]]:
+        """Model, target, category, K (None for all images) and seed of the finished rows."""
+        keys = self._rows()[list(KEY)].to_numpy()
+        return {(*names, None if pd.isna(k) else int(k), int(seed)) for *names, k, seed in keys}
 
     def add(self, result: CategoryResult, target: str, category: str) -> None:
         """Write the result of a job; its rows last, so that a finished row always has its prompts and scores.
@@ -133,23 +130,20 @@ class ResultsFolder:
         Returns:
             Its rows, those of the config alone, in the config's order.
         """
-        rows = self._rows()
-        places = {key: place for place, key in enumerate(_keys(rows))}
         wanted = [
             (model, target, category, *setting)
             for target, category in categories
             for model in self.config.models
             for setting in self.config.settings(model)
         ]
-        table = rows.iloc[[places[key] for key in wanted if key in places]].reset_index(drop=True)
+        table = pd.DataFrame(wanted, columns=list(KEY)).astype({"k_shot": "Int64"}).merge(self._rows(), on=list(KEY))
         write_text_atomic(self.path / "results.csv", table.to_csv(index=False, float_format="%.6f"))
         return table
 
     def _rows(self) -> pd.DataFrame:
         file = self.path / "rows.csv"
-        if file.is_file():
-            return read_table(file)
-        return pd.DataFrame(columns=list(COLUMNS)).astype({"k_shot": "Int64"})
+        empty = pd.DataFrame(columns=list(COLUMNS)).astype({"k_shot": "Int64", "seed": int})
+        return read_table(file) if file.is_file() else empty
 
 
 def read_table(file: Path) -> pd.DataFrame:
@@ -158,8 +152,3 @@ def read_table(file: Path) -> pd.DataFrame:
     table = pd.read_csv(file, dtype=dict.fromkeys(names, str), keep_default_na=False, na_values=[""])
     table[list(names)] = table[list(names)].fillna("")
     return table.astype({"k_shot": "Int64"})
-
-
-def _keys(rows: pd.DataFrame) -> list[tuple[Any, ...]]:
-    """Model, target, category, K (None for all images) and seed of each row."""
-    return [(*names, None if pd.isna(k) else int(k), int(seed)) for *names, k, seed in rows[list(KEY)].to_numpy()]

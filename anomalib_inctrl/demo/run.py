@@ -22,8 +22,8 @@ from rich.progress import track
 from rich.table import Table
 
 from anomalib_inctrl.backbones.packaged import DEMO_BACKBONE, DEMO_PRETRAINED
+from anomalib_inctrl.benchmark import run_benchmark
 from anomalib_inctrl.benchmark.config import BenchmarkConfig
-from anomalib_inctrl.benchmark.generalist import Benchmark
 from anomalib_inctrl.data import DataSource, GeneralistDataModule
 from anomalib_inctrl.demo.datamodule import InCTRLDemo
 from anomalib_inctrl.demo.render import CONFIRMATION_CATEGORIES, RANDOM_PRODUCTS
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _engine(args, enable_progress_bar=False).test(model, datamodule=datamodule, verbose=False)
     config = _benchmark(args, weights)
     console.print(f"4. Measuring for K = {', '.join(map(str, config.k_shots))} and {len(_SEEDS)} draws of prompts")
-    measured = Benchmark(config, console).run()
+    measured = run_benchmark(config, console=console)
     for target, rows in measured.groupby("target", sort=False):
         title = f"Unseen categories, {target}: mean in %, ± over draws of prompts"
         console.print(_table(title, rows, ["model", "k_shot"]))

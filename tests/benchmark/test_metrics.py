@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from anomalib_inctrl.benchmark.metrics import PixelTruth, image_metrics
+from anomalib_inctrl.benchmark.metrics import rank_metrics, region_weights
 
 
 @given(st.integers(0, 10_000), st.integers(1, 30), st.integers(1, 30), st.integers(1, 12))
@@ -21,9 +21,9 @@ def test_image_metrics_are_scikit_learns(seed, normal, abnormal, levels):
     # Few levels: many ties.
     scores = torch.randint(0, levels, (normal + abnormal,), generator=generator) / levels
     truth = torch.arange(normal + abnormal) < abnormal
-    found = image_metrics(scores, truth)
-    assert found["image_AUROC"] == pytest.approx(roc_auc_score(truth, scores), abs=1e-9)
-    assert found["image_AUPR"] == pytest.approx(average_precision_score(truth, scores), abs=1e-9)
+    found = rank_metrics(scores, truth)
+    assert found["AUROC"] == pytest.approx(roc_auc_score(truth, scores), abs=1e-9)
+    assert found["AUPR"] == pytest.approx(average_precision_score(truth, scores), abs=1e-9)
 
 
 def masks_of_all_sorts():
@@ -43,23 +43,26 @@ def test_pixel_metrics_are_scikit_learns_and_anomalibs(levels, seed):
     maps = torch.rand(masks.shape) * 0.4 + masks * torch.rand(5, 1, 1) * 0.3
     if levels is not None:
         maps = (maps * levels).floor() / levels
-    found = PixelTruth(masks).measure(maps)
+    found = rank_metrics(maps, masks, region_weights(masks))
     truth, score = masks.numpy().ravel(), maps.numpy().ravel()
-    assert found["pixel_AUROC"] == pytest.approx(roc_auc_score(truth, score), abs=1e-9)
-    assert found["pixel_AUPR"] == pytest.approx(average_precision_score(truth, score), abs=1e-9)
+    assert found["AUROC"] == pytest.approx(roc_auc_score(truth, score), abs=1e-9)
+    assert found["AUPR"] == pytest.approx(average_precision_score(truth, score), abs=1e-9)
     aupro = AUPRO(fields=("maps", "masks"))
     aupro.update(SimpleNamespace(maps=maps, masks=masks.int()))
-    assert found["pixel_AUPRO"] == pytest.approx(float(aupro.compute()), abs=1e-6)
+    assert found["AUPRO"] == pytest.approx(float(aupro.compute()), abs=1e-6)
 
 
 def test_maps_do_not_have_to_lie_in_the_unit_interval():
     masks = masks_of_all_sorts()
     maps = torch.randn(masks.shape)
-    found, scaled = PixelTruth(masks).measure(maps), PixelTruth(masks).measure(8 * maps - 100)
+    found, scaled = (
+        rank_metrics(maps, masks, region_weights(masks)),
+        rank_metrics(8 * maps - 100, masks, region_weights(masks)),
+    )
     assert found == pytest.approx(scaled, abs=1e-12)
 
 
 @pytest.mark.parametrize("fill", [False, True])
 def test_masks_that_are_all_alike_have_no_pixel_metrics(fill):
     masks = torch.full((2, 8, 8), fill)
-    assert PixelTruth(masks).measure(torch.rand(2, 8, 8)) == {}
+    assert rank_metrics(torch.rand(2, 8, 8), masks, region_weights(masks)) == {}

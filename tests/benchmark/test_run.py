@@ -16,7 +16,6 @@ from PIL import Image
 from anomalib_inctrl import InCTRLDemo
 from anomalib_inctrl.benchmark import run_benchmark
 from anomalib_inctrl.benchmark.config import read_config
-from anomalib_inctrl.benchmark.generalist import Benchmark
 from anomalib_inctrl.benchmark.pipeline import main
 from anomalib_inctrl.benchmark.results_folder import KEY, TIMING, ResultsFolder, read_table
 from anomalib_inctrl.errors import BenchmarkError, PretrainedWeightsError
@@ -75,7 +74,7 @@ def test_changed_config_is_refused_and_names_the_change(make_config):
     config["models"]["InCTRL"]["init_args"]["residual_scale"] = "full"
     for report_only in (False, True):
         with pytest.raises(BenchmarkError, match=r"InCTRL\.init_args\.residual_scale: was not given, is 'full'"):
-            Benchmark(read_config(config)).run(report_only=report_only)
+            run_benchmark(config, report_only=report_only)
     assert report.read_text() == before
 
 
