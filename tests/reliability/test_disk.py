@@ -13,7 +13,7 @@ from anomalib_inctrl.backbones import ImageFeatures
 from anomalib_inctrl.data import DATASETS
 from anomalib_inctrl.data.datasets.converted import write_converted
 from anomalib_inctrl.demo import InCTRLDemo
-from anomalib_inctrl.io.files import write_bytes_atomic, write_image_atomic, write_text_atomic
+from anomalib_inctrl.io.files import write_image_atomic, write_text_atomic
 from anomalib_inctrl.io.weights import write_checkpoint
 from anomalib_inctrl.models.components.feature_store import FeatureStore
 from anomalib_inctrl.prompts.selection import write_prompt_list
@@ -25,7 +25,6 @@ resource = pytest.importorskip("resource", reason="limits of a process are POSIX
 FEATURES = ImageFeatures(torch.ones(3, 40, 30), torch.ones(4))
 WRITES = {
     "text": lambda folder, _: write_text_atomic(folder / "a.txt", "new" * 3000),
-    "bytes": lambda folder, _: write_bytes_atomic(folder / "a.txt", b"new" * 3000),
     "image": lambda folder, _: write_image_atomic(folder / "a.png", Image.effect_noise((99, 99), 90)),
     "checkpoint": lambda folder, _: write_checkpoint(folder / "a.ckpt", {"values": torch.ones(3000)}),
     "prompt list": lambda folder, _: write_prompt_list({"washer": ["a.png"] * 999}, folder),
@@ -48,30 +47,23 @@ def content(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-@pytest.fixture
-def limit_files(capsys):
-    """Limit the size of files, as a full disk does: the system itself refuses to write more."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (soft if size is None else size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, ignored)
-
-
 @pytest.mark.parametrize("size", [0, 1000])
 @pytest.mark.parametrize("what", WRITES)
-def test_a_full_disk_leaves_the_old_content(what, size, raw, tmp_path, limit_files):
+def test_a_full_disk_leaves_the_old_content(what, size, raw, tmp_path, capsys):
+    """The system's limit on the size of files does what a full disk does."""
     (tmp_path / "a.txt").write_bytes(b"old")
-    before = content(tmp_path)
-    limit_files(size)
+    before, failed = content(tmp_path), None
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         WRITES[what](tmp_path, raw)
-        refused = None
     except OSError as error:
-        refused = error.errno
+        failed = error.errno
     finally:
-        limit_files(None)
-    assert refused == errno.EFBIG
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert failed == errno.EFBIG
     assert content(tmp_path) == before
 
 

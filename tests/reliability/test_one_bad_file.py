@@ -37,8 +37,14 @@ def folder(data, tmp_path):
     return path
 
 
-def break_one(folder, name):
-    (folder / name).write_bytes(BROKEN[name]((folder / "c.png").read_bytes()))
+@pytest.fixture(params=BROKEN)
+def broken(request, folder):
+    path = folder / request.param
+    path.write_bytes(BROKEN[request.param]((folder / "c.png").read_bytes()))
+    return path
+
+
+one_broken = pytest.mark.parametrize("broken", ["b.png"], indirect=True)
 
 
 @pytest.fixture
@@ -48,60 +54,61 @@ def engine(tmp_path):
     )
 
 
+@pytest.fixture
+def make_prompted(make_module, data):
+    """Create a model with a folder of prompts."""
+    return lambda kind: make_module(kind, prompts=str(data / "washer/train/good"), class_name="washer")
+
+
 def scored(tmp_path):
     (path,) = (tmp_path / "results").rglob("scores.csv")
     return [Path(name).name for name in pd.read_csv(path).image_path]
 
 
-@pytest.mark.parametrize("name", BROKEN)
 @pytest.mark.parametrize("kind", [InCTRL, InCTRLv2])
-def test_predict_names_the_file_and_keeps_the_scores(name, kind, folder, data, make_module, engine, tmp_path, caplog):
-    break_one(folder, name)
-    module = make_module(kind, prompts=str(data / "washer/train/good"), class_name="washer")
-    with pytest.raises(ImageFileError, match=re.escape(f"{folder / name}: ")):
-        engine.predict(module, data_path=folder)
+def test_predict_names_the_file_and_keeps_the_scores(kind, broken, make_prompted, engine, tmp_path, caplog):
+    with pytest.raises(ImageFileError, match=re.escape(f"{broken}: ")):
+        engine.predict(make_prompted(kind), data_path=broken.parent)
     assert scored(tmp_path) == ["a.png"]
     assert "1 images were scored before the error" in caplog.text
 
 
+@one_broken
 @pytest.mark.parametrize("wrap", [lambda dataset: dataset, lambda dataset: Subset(dataset, [0, 1, 2])])
-def test_so_does_a_worker_process(wrap, folder, data, make_module, engine, tmp_path):
-    break_one(folder, "b.png")
-    loader = DataLoader(wrap(PredictDataset(folder)), collate_fn=ImageBatch.collate, num_workers=1)
-    module = make_module(prompts=str(data / "washer/train/good"), class_name="washer")
+def test_so_does_a_worker_process(wrap, broken, make_prompted, engine, tmp_path):
+    dataset = wrap(PredictDataset(broken.parent))
+    loader = DataLoader(dataset, collate_fn=ImageBatch.collate, num_workers=1)
     with pytest.raises(ImageFileError, match=r"b\.png: 900 bytes") as found:
-        engine.predict(module, dataloaders=loader)
-    assert one_line(found.value).startswith(f"error: {folder / 'b.png'}: 900 bytes, not readable as an image (")
+        engine.predict(make_prompted(InCTRLv2), dataloaders=loader)
+    assert one_line(found.value).startswith(f"error: {broken}: 900 bytes, not readable as an image (")
     assert scored(tmp_path) == ["a.png"]
 
 
 @pytest.mark.parametrize("part", ["test", "ground_truth"])
 def test_test_names_a_broken_image_or_mask(part, make_module, engine, tmp_path):
-    InCTRLDemo(root=tmp_path, category="washer", **COUNTS).prepare_data()
+    datamodule = InCTRLDemo(root=tmp_path, category="washer", eval_batch_size=1, **COUNTS)
+    datamodule.prepare_data()
     folders = sorted(path for path in (tmp_path / "washer" / part).iterdir() if path.name != "good")
     broken = sorted(folders[-1].glob("*.png"))[-1]
     broken.write_bytes(broken.read_bytes()[:60])
     with pytest.raises(ImageFileError, match=re.escape(str(broken))):
-        engine.test(make_module(), datamodule=InCTRLDemo(root=tmp_path, category="washer", eval_batch_size=1, **COUNTS))
+        engine.test(make_module(), datamodule=datamodule)
     assert len(scored(tmp_path)) == COUNTS["test_normal_count"] + COUNTS["test_anomalous_count"] - 1
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_the_detector_goes_on_if_told_to(name, folder, detector, caplog):
-    expected = [prediction.score for prediction in detector.predict(folder)]
-    break_one(folder, name)
-    with pytest.raises(ImageFileError, match=re.escape(name)):
+def test_the_detector_skips_what_cannot_be_read(broken, folder, detector, pixels, caplog):
+    whole = [folder / name for name in ("a.png", "c.png", "d.png")]
+    expected = [prediction.score for prediction in detector.predict(whole)]
+    with pytest.raises(ImageFileError, match=re.escape(broken.name)):
         detector.predict(folder)
     predictions = detector.predict(folder, on_error="skip")
-    assert [Path(prediction.name).name for prediction in predictions] == ["a.png", "c.png", "d.png"]
+    assert [prediction.name for prediction in predictions] == [str(path) for path in whole]
     assert [prediction.score for prediction in predictions] == pytest.approx(expected, abs=1e-6)
     ((failed, message),) = predictions.failed
-    assert Path(failed).name == name
-    assert message.startswith(f"{folder / name}: ")
-    assert f"1 of 4 images are left out (see .failed), first: {folder / name}" in caplog.text
-
-
-def test_the_detector_skips_missing_files_and_wrong_pixels_too(folder, detector, pixels):
+    assert failed == str(broken)
+    assert message.startswith(f"{broken}: ")
+    assert f"1 of 4 images are left out (see .failed), first: {broken}" in caplog.text
+    # Missing files and pixels out of range too.
     predictions = detector.predict([folder / "none.png", pixels, pixels * 300], on_error="skip")
     assert [prediction.name for prediction in predictions] == ["images[1]"]
     assert [name for name, _ in predictions.failed] == [str(folder / "none.png"), "images[2]"]
@@ -111,27 +118,24 @@ def test_the_detector_skips_missing_files_and_wrong_pixels_too(folder, detector,
         detector.predict(pixels, on_error="ignore")
 
 
-def test_in_the_shell_it_is_one_line(folder, data, tmp_path):
-    break_one(folder, "b.png")
+@one_broken
+def test_in_the_shell_it_is_one_line(broken, data, tmp_path):
     model = ["--model", "InCTRLv2", "--model.backbone", "mini-clip-16-240", "--model.pretrained", "demo"]
-    prompts = ["--model.prompts", str(data / "washer/train/good"), "--model.class_name", "washer"]
-    command = [sys.executable, "-m", "anomalib_inctrl.cli", "predict", *model, *prompts, "--data", str(folder)]
-    options = ["--default_root_dir", str(tmp_path / "results"), "--trainer.accelerator", "cpu"]
-    environment = {name: value for name, value in os.environ.items() if name != "ANOMALIB_INCTRL_DEBUG"}
+    model += ["--model.prompts", data / "washer/train/good", "--model.class_name", "washer"]
+    options = ["--data", broken.parent, "--default_root_dir", tmp_path / "results", "--trainer.accelerator", "cpu"]
     done = subprocess.run(
-        [*command, *options],
+        [sys.executable, "-m", "anomalib_inctrl.cli", "predict", *model, *options],
         cwd=tmp_path,
-        env=environment | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "ANOMALIB_INCTRL_DEBUG": "0"},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 1
-    lines = done.stderr.splitlines()
-    assert lines[-2].startswith(f"error: {folder / 'b.png'}: 900 bytes")
-    assert "Traceback" not in done.stderr + done.stdout
+    assert done.stderr.splitlines()[-2].startswith(f"error: {broken}: 900 bytes")
     assert scored(tmp_path) == ["a.png"]
     # What other packages warn of at every start is not there, and nothing is there twice.
-    for noise in ("treespec", "timm.models.layers", "pin_memory", "tokenizer", "overridden"):
-        assert noise not in done.stderr + done.stdout
-    assert sum("Initializing InCTRLv2 model" in line for line in [*lines, *done.stdout.splitlines()]) == 1
+    shown = done.stderr + done.stdout
+    for noise in ("Traceback", "treespec", "timm.models.layers", "pin_memory", "tokenizer", "overridden"):
+        assert noise not in shown
+    assert shown.count("Initializing InCTRLv2 model") == 1
