@@ -33,28 +33,17 @@ __all__ = [
     "register",
 ]
 
-# Imported when first used: anomalib, which they build on, takes seconds.
-_MODULES = {
-    "Detector": "predictor",
-    "GeneralistDataModule": "data",
-    "InCTRL": "models",
-    "InCTRLDemo": "demo",
-    "InCTRLModel": "models",
-    "InCTRLv2": "models",
-    "InCTRLv2Model": "models",
-    "Prediction": "predictor",
-    "Predictions": "predictor",
-    "register": "registration",
-}
+# Imported when first used: anomalib, which they build on, takes seconds. All other names are of the models.
+_MODULES = {"GeneralistDataModule": "data", "InCTRLDemo": "demo", "register": "registration"}
+_MODULES |= dict.fromkeys(("Detector", "Prediction", "Predictions"), "predictor")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name not in __all__:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+    globals()[name] = getattr(import_module(f"{__name__}.{_MODULES.get(name, 'models')}"), name)
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

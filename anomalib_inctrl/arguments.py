@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, get_type_hints
@@ -99,10 +100,6 @@ def _plain(value: Any) -> Any:
 
 
 def _wanted(fault: Any) -> str:
-    text: str = fault["msg"]
-    for start in ("Input should be a valid ", "Input should be an instance of ", "Input should be "):
-        if text.startswith(start):
-            text = text.removeprefix(start)
-            break
+    text = re.sub("^Input should be (a valid |an instance of )?", "", fault["msg"])
     place = "".join(f"[{key}]" for key in fault["loc"] if isinstance(key, int))
     return text + (f" at {place}" if place else "")

@@ -18,7 +18,6 @@ from anomalib_inctrl.errors import BackboneError, PretrainedWeightsError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-
 # Defaults by name, which may hold wildcards.
 _PRETRAINED = {"ViT-B-16-plus-240": "laion400m_e32", DEMO_BACKBONE: DEMO_PRETRAINED}  # the authors' InCTRL code; ours
 _IMAGE_SIZES = {
@@ -34,16 +33,17 @@ def _image_size(name: str) -> int | None:
 def resolve_pretrained(name: str, pretrained: str | bool | None) -> str | bool | None:
     """Replace ``True`` by the default weights of a backbone; ``None`` is for random ones, ``True`` for timm's default.
 
-    A :class:`PretrainedWeightsError` tells if an OpenCLIP model has no default weights.
+    A :class:`PretrainedWeightsError` is raised if an OpenCLIP model has no default weights.
     """
     if pretrained is not True:
         return pretrained or None
-    default = _PRETRAINED.get(name)
-    if default is None and not name.startswith((PREFIX, HUB_PREFIX)):
+    if name.startswith((PREFIX, HUB_PREFIX)):
+        return True if name.startswith(PREFIX) else "hub"
+    if name not in _PRETRAINED:
         check_openclip_model(name)
         msg = f"backbone={name!r} has no default weights: name a pretrained tag or a weights file with pretrained."
         raise PretrainedWeightsError(msg)
-    return default or (True if name.startswith(PREFIX) else "hub")
+    return _PRETRAINED[name]
 
 
 def backbone_preprocessing(name: str, pretrained: str | bool | None, image_size: int | None) -> ImagePreprocessing:

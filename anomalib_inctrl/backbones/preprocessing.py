@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from anomalib.pre_processing import PreProcessor
@@ -15,6 +16,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
+from anomalib_inctrl.arguments import check_choice
 from anomalib_inctrl.backbones.openclip import CLIP_MEAN, CLIP_STD
 from anomalib_inctrl.errors import ImageDataError, ImageFileError
 from anomalib_inctrl.io.images import IMAGE_SUFFIXES, read_header, read_image, read_mask, upright, warn_of_skipped
@@ -49,26 +51,20 @@ class BicubicResize(v2.Resize):
     """
 
     def __init__(self, size: int, mode: ResizeMode = "squash") -> None:
+        check_choice("resize_mode", mode, get_args(ResizeMode))
         # Resize wants the two sides to squash and the one to keep the aspect.
-        super().__init__(
-            [size, size] if mode == "squash" else [size],
-            interpolation=v2.InterpolationMode.BICUBIC,
-            antialias=True,
-        )
-        if mode not in {"squash", "center_crop"}:
-            msg = f"resize_mode={mode!r}: choose 'squash' (whole image) or 'center_crop' (the authors' protocol)."
-            raise ValueError(msg)
-        self.side = size
-        self.mode = mode
+        sides = [size, size] if mode == "squash" else [size]
+        super().__init__(sides, interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
+        self.side, self.mode = size, mode
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
         """Refuse an image whose mask has another size, with a :class:`ValueError`."""
         pair = [item for item in flat_inputs if isinstance(item, (tv_tensors.Image, tv_tensors.Mask))]
-        sizes = {tuple(item.shape[-2:]) for item in pair}
+        sizes = sorted({tuple(item.shape[-2:]) for item in pair})
         if len(sizes) > 1:
-            found = " and ".join(f"{height} x {width}" for height, width in sorted(sizes))
+            found = " and ".join(f"{height} x {width}" for height, width in sizes)
             msg = f"An image and its mask differ in size: {found}. Give the mask the size of its image."
-            if len({tuple(sorted(size)) for size in sizes}) == 1:
+            if sizes[0] == sizes[1][::-1]:
                 msg += (
                     " If it is a photo that its EXIF orientation turns: anomalib's datasets take masks as the photo is "
                     "stored; store it upright, or name the dataset in a GeneralistDataModule, which takes both."
@@ -81,16 +77,13 @@ class BicubicResize(v2.Resize):
         Raises:
             ImageDataError: If an image holds NaN or infinite values.
         """
-        is_float_image = (
-            isinstance(inpt, torch.Tensor) and not isinstance(inpt, tv_tensors.Mask) and inpt.is_floating_point()
-        )
-        if not is_float_image:
+        is_image = isinstance(inpt, torch.Tensor) and not isinstance(inpt, tv_tensors.Mask)
+        if not is_image or not inpt.is_floating_point():
             return self._fit(super().transform(inpt, params))
         if not bool(inpt.sum().isfinite()):  # as a level of 0 to 255, NaN would be any number
             msg = "An image holds NaN or infinite values. Give values in [0, 1]."
             raise ImageDataError(msg)
-        height, width = inpt.shape[-2:]
-        if self.mode == "center_crop" and max(height, width) > _LONG * min(height, width):
+        if self.mode == "center_crop" and max(inpt.shape[-2:]) > _LONG * min(inpt.shape[-2:]):
             return ExportableResize(self.side, self.mode)(inpt)
         eight_bits = inpt.mul(255).round_().clamp_(0, 255).to(torch.uint8)  # in place: images may be large
         return TF.to_dtype(self._fit(super().transform(eight_bits, params)), inpt.dtype, scale=True)
@@ -115,8 +108,7 @@ class ExportableResize(nn.Module):
 
     def __init__(self, size: int, mode: ResizeMode = "squash") -> None:
         super().__init__()
-        self.side = size
-        self.mode = mode
+        self.side, self.mode = size, mode
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Resize a batch.
@@ -201,12 +193,8 @@ class BackbonePreProcessor(PreProcessor):
 
     def checkpoint_config(self) -> dict[str, Any]:
         """Settings to keep in a checkpoint."""
-        return {
-            "image_size": self.image_size,
-            "resize_mode": self.resize_mode,
-            "mean": list(self.mean),
-            "std": list(self.std),
-        }
+        sizes = {"image_size": self.image_size, "resize_mode": self.resize_mode}
+        return sizes | {"mean": list(self.mean), "std": list(self.std)}
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
         """Restore the settings of :meth:`checkpoint_config`."""
@@ -239,24 +227,23 @@ class BackbonePreProcessor(PreProcessor):
         for loader in loaders if isinstance(loaders, (list, tuple)) else [loaders]:
             files = getattr(getattr(loader, "dataset", None), "image_filenames", [])
             for folder in {Path(file).parent for file in files} if len(files) > 1 else ():
-                others = (
-                    path
-                    for path in folder.iterdir()
-                    if path.suffix.lower() in IMAGE_SUFFIXES.difference(IMG_EXTENSIONS)
-                )
-                warn_of_skipped(folder, others)
+                others = IMAGE_SUFFIXES.difference(IMG_EXTENSIONS)
+                warn_of_skipped(folder, (path for path in folder.iterdir() if path.suffix.lower() in others))
 
     def _read_again(self, batch: Any) -> None:
         """Replace images whose pixels in a batch are not those of their files."""
-        headers = [_header(path) for path in batch.image_path]
+        headers: dict[int, ImageHeader] = {}
+        for index, path in enumerate(batch.image_path):
+            with suppress(ImageFileError):  # no image file: a frame of a video
+                headers[index] = read_header(path)
         shared = tuple(batch.image.shape[-2:])
         # anomalib's collate takes the size of the image that has the longest side.
-        sizes = [header.plain_size for header in headers if header is not None]
-        collated = len(set(sizes)) > 1 and len(sizes) == len(headers) and max(sizes, key=max) == shared
+        sizes = [header.plain_size for header in headers.values()]
+        collated = len(set(sizes)) > 1 and len(sizes) == len(batch.image_path) and max(sizes, key=max) == shared
         again = {
             index: header
-            for index, header in enumerate(headers)
-            if header is not None and (not header.plain or (collated and header.plain_size != shared))
+            for index, header in headers.items()
+            if not header.plain or (collated and header.plain_size != shared)
         }
         if not again:
             return
@@ -270,11 +257,3 @@ class BackbonePreProcessor(PreProcessor):
                 if batch.mask_path:  # without, where a batch begins with a normal image, it is off by up to a pixel
                     mask = resize(tv_tensors.Mask(read_mask(batch.mask_path[index], batch.image_path[index])))
                 batch.gt_mask[index] = mask.to(batch.gt_mask)
-
-
-def _header(path: str) -> ImageHeader | None:
-    """Header of an image file; None for what is none, such as a frame of a video."""
-    try:
-        return read_header(path)
-    except ImageFileError:
-        return None

@@ -17,12 +17,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    IMAGEDESCRIPTION,
+    IMAGELENGTH,
+    IMAGEWIDTH,
+    PHOTOMETRIC_INTERPRETATION,
+    PLANAR_CONFIGURATION,
+)
 
 from anomalib_inctrl.errors import ImageFileError
 from anomalib_inctrl.io.video import is_frame, read_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from torch import Tensor
 
@@ -30,31 +38,12 @@ logger = logging.getLogger(__name__)
 
 # What files may hold, whatever they are called: pictures in pixels that have a signature. Pillow knows more: readers
 # that start other programs (EPS), documents, videos and data without a reader, and FITS, whose offset it ignores.
-_WANTED = (
-    "PNG",
-    "JPEG",
-    "BMP",
-    "GIF",
-    "TIFF",
-    "WEBP",
-    "PPM",
-    "JPEG2000",
-    "AVIF",
-    "DIB",
-    "ICO",
-    "PCX",
-    "PSD",
-    "QOI",
-    "SUN",
-)
+_COMMON = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
+_RARE = ("DIB", "ICO", "PCX", "PSD", "QOI", "SUN")
 Image.init()
-FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)  # builds of Pillow lack some
-IMAGE_SUFFIXES = frozenset(
-    # MPO, of cameras with two lenses and of phones, is opened as JPEG.
-    suffix
-    for suffix, name in Image.registered_extensions().items()
-    if name in {*FORMATS, "MPO"}
-)
+FORMATS = tuple(name for name in _COMMON + _RARE if name in Image.OPEN)  # builds of Pillow lack some
+# MPO, of cameras with two lenses and of phones, is opened as JPEG.
+IMAGE_SUFFIXES = frozenset(end for end, name in Image.registered_extensions().items() if name in {*FORMATS, "MPO"})
 # What Pillow raises of broken files, by what was met in practice.
 UNREADABLE = (
     *(OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, MemoryError, struct.error),
@@ -64,12 +53,13 @@ UNREADABLE = (
 _DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
 _DEEP_PPM = ("RGB", 65535)  # how Pillow notes it, colour and largest value
 _DEPTHS = (8, 10, 12, 14, 16)
-_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _DESCRIPTION, _PLANES = 256, 257, 258, 262, 270, 284
-_MAX_SAMPLE_VALUES = (281, 341)
+_MAX_SAMPLE_VALUES = (281, 341)  # TIFF's tags MaxSampleValue and SMaxSampleValue
+_WARNED: set[str] = set()
+_DEPTHS_SEEN: dict[int, str] = {}
 
 
 class ImageHeader(NamedTuple):
-    """What the header of an image file tells.
+    """What the header of an image file says.
 
     Attributes:
         size: Height and width as displayed, that is turned by the EXIF orientation.
@@ -102,9 +92,9 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
 def read_header(path: str | Path) -> ImageHeader:
     """Read the header of an image; an ``ImageFileError`` names a file that is none."""
     with _opened(path) as image:
-        orientation, tags = _orientation(image), getattr(image, "tag_v2", {})
+        orientation, tags = _orientation(image), _tags(image)
         # Releases of Pillow differ in whether the size of a TIFF file is that before or after turning.
-        width, height = (tags[_WIDTH], tags[_HEIGHT]) if tags else image.size
+        width, height = (tags[IMAGEWIDTH], tags[IMAGELENGTH]) if tags else image.size
         stored, turned = (height, width), (width, height) if orientation >= 5 else (height, width)
         plain = not (_is_deep(image) or image.has_transparency_data or orientation > 1)
         return ImageHeader(turned, orientation, turned if tags else stored, plain)
@@ -145,15 +135,39 @@ def read_image(path: str | Path) -> Tensor:
     if is_frame(path):
         return _to_tensor(read_frame(path))
     with _opened(path) as image:
-        return _to_tensor(_rgb(image, path))
+        return rgb_tensor(image, path)
 
 
-def rgb_tensor(image: Image.Image) -> Tensor:
+def rgb_tensor(image: Image.Image, path: str | Path | None = None) -> Tensor:
     """Convert an image to RGB ``(3, H, W)`` float32 in [0, 1], by the rules of :func:`read_image`.
 
     Of colours of 16 bits Pillow keeps the upper 8, so that such files are better given by their path.
     """
-    return _to_tensor(_rgb(image))
+    # Before the pixels are loaded, which drops some of this.
+    orientation, tags, deep = _orientation(image), _tags(image), _is_deep(image)
+    bits = _stated_bits(image, path) if deep else 0
+    image.load()
+    name = str(path or getattr(image, "filename", "") or "an image")
+    # Of JPEG files it is the preview for a screen that follows, as every phone writes it.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        message = f"{name} holds several pages or frames: the first is read, as of every such file."
+        _warn_once(f"pages of {image.format}", message)
+    if image.mode in _DEEP_MODES:
+        values = np.array(image)
+        grey = eight_bits(values, name, bits)
+        if tags.get(PHOTOMETRIC_INTERPRETATION) == 0 and values.dtype.kind != "f":
+            grey = 255 - grey  # white is 0; Pillow inverts 8 bits only
+        pixels = np.repeat(grey[..., None], 3, axis=-1)
+    elif deep and path is not None:
+        if tags.get(PLANAR_CONFIGURATION) == 2:
+            msg = "16 bits in a plane for each colour; save them pixel by pixel, with PlanarConfiguration 1"
+            raise ValueError(msg)
+        pixels, tags = _deep_colours(path, bits, image.has_transparency_data), {}
+    elif image.has_transparency_data:
+        pixels = _on_black(np.array(image.convert("RGBA")))
+    else:
+        pixels = np.array(image.convert("RGB"))
+    return _to_tensor(upright(pixels, 1 if tags else orientation))  # Pillow turns TIFF files
 
 
 def read_mask(path: str | Path, image_path: str | Path) -> Tensor:
@@ -201,10 +215,10 @@ def eight_bits(values: NDArray[Any], name: str, bits: int = 0) -> NDArray[np.uin
     Returns:
         uint8, of the same shape.
     """
-    finite = values if values.dtype.kind != "f" else values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     floating = values.dtype.kind == "f"
-    used = max(bits, int(high).bit_length())
+    finite = values[np.isfinite(values)] if floating else values
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    used, top = max(bits, int(high).bit_length()), high - low or 1.0
     if low >= 0 and floating and used <= 1:
         low, top = 0.0, 1.0
     elif low >= 0 and (8 if floating else 0) < used <= _DEPTHS[-1]:
@@ -212,8 +226,6 @@ def eight_bits(values: NDArray[Any], name: str, bits: int = 0) -> NDArray[np.uin
         low, top = 0.0, 2.0**depth - 1
         if bits < depth:
             _note_depth(depth, name)
-    else:
-        top = high - low or 1.0
     if floating:
         values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
     # One copy at a time, as images may be large; doubles only where values need them.
@@ -221,14 +233,6 @@ def eight_bits(values: NDArray[Any], name: str, bits: int = 0) -> NDArray[np.uin
     scaled -= low
     scaled *= 255 / top
     return scaled.round(out=scaled).clip(0, 255, out=scaled).astype(np.uint8)
-
-
-def on_black(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Lay RGBA ``(H, W, 4)`` over black; alpha that is 0 everywhere is taken for an unused channel."""
-    colours, alpha = values[..., :3], values[..., 3:]
-    if not alpha.any() or alpha.min() == 255:
-        return colours
-    return ((colours.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -249,10 +253,6 @@ def warn_of_skipped(folder: str | Path, files: Iterable[Path]) -> None:
         _warn_once(message, message)
 
 
-_WARNED: set[str] = set()
-_DEPTHS_SEEN: dict[int, str] = {}
-
-
 def _warn_once(key: str, message: str) -> None:
     if key not in _WARNED:
         _WARNED.add(key)
@@ -261,15 +261,15 @@ def _warn_once(key: str, message: str) -> None:
 
 def _note_depth(depth: int, name: str) -> None:
     """Warn, once in a process, of images whose depths were taken from their values and differ."""
-    if depth not in _DEPTHS_SEEN and len(_DEPTHS_SEEN) == 1:
-        ((other, first),) = _DEPTHS_SEEN.items()
-        logger.warning(
-            "%s is read as an image of %d bits and %s of %d, by their largest values. If they come from one camera, "
-            "one of them is read too bright or too dark: store the number of bits in the files (TIFF MaxSampleValue, "
-            "PNG sBIT), or give images of 8 bits.",
-            *(first, other, name, depth),
-        )
     _DEPTHS_SEEN.setdefault(depth, name)
+    other, first = next(iter(_DEPTHS_SEEN.items()))
+    if depth != other:
+        message = (
+            f"{first} is read as an image of {other} bits and {name} of {depth}, by their largest values. If they come "
+            "from one camera, one of them is read too bright or too dark: store the number of bits in the files (TIFF "
+            "MaxSampleValue, PNG sBIT), or give images of 8 bits."
+        )
+        _warn_once("depths", message)
 
 
 def _to_tensor(array: NDArray[np.uint8]) -> Tensor:
@@ -278,34 +278,12 @@ def _to_tensor(array: NDArray[np.uint8]) -> Tensor:
     return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
-def _rgb(image: Image.Image, path: str | Path | None = None) -> Any:
-    """The pixels of an image, upright: ``(H, W, 3)`` uint8."""
-    # Before the pixels are loaded, which drops some of this.
-    orientation, deep, bits = _orientation(image), _is_deep(image), _stated_bits(image, path)
-    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
-    image.load()
-    name = str(path or getattr(image, "filename", "") or "an image")
-    # Of JPEG files it is the preview for a screen that follows, as every phone writes it.
-    if getattr(image, "is_animated", False) and image.format != "MPO":
-        message = f"{name} holds several pages or frames: the first is read, as of every such file."
-        _warn_once(f"pages of {image.format}", message)
-    if deep and image.mode not in _DEEP_MODES and path is not None:
-        if tags.get(_PLANES) == 2:
-            msg = "16 bits in a plane for each colour; save them pixel by pixel, with PlanarConfiguration 1"
-            raise ValueError(msg)
-        return upright(_deep_colours(path, bits, image.has_transparency_data), orientation)
-    if image.mode in _DEEP_MODES:
-        values = np.array(image)
-        if tags.get(_PHOTOMETRIC) == 0 and values.dtype.kind != "f":  # white is 0; Pillow inverts 8 bits only
-            grey = 255 - eight_bits(values, name, bits)
-        else:
-            grey = eight_bits(values, name, bits)
-        pixels = np.repeat(grey[..., None], 3, axis=-1)
-    elif image.has_transparency_data:
-        pixels = on_black(np.array(image.convert("RGBA")))
-    else:
-        pixels = np.array(image.convert("RGB"))
-    return upright(pixels, 1 if tags else orientation)  # Pillow turns TIFF files
+def _on_black(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Lay RGBA ``(H, W, 4)`` over black; alpha that is 0 everywhere is taken for an unused channel."""
+    colours, alpha = values[..., :3], values[..., 3:]
+    if not alpha.any() or alpha.min() == 255:
+        return colours
+    return ((colours.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)
 
 
 def _deep_colours(path: str | Path, bits: int, has_alpha: bool) -> NDArray[np.uint8]:
@@ -320,7 +298,12 @@ def _deep_colours(path: str | Path, bits: int, has_alpha: bool) -> NDArray[np.ui
     if not has_alpha:
         return colours
     alpha = values[..., 3]
-    return on_black(np.dstack([colours, eight_bits(alpha, str(path), int(alpha.max()).bit_length())]))
+    return _on_black(np.dstack([colours, eight_bits(alpha, str(path), int(alpha.max()).bit_length())]))
+
+
+def _tags(image: Image.Image) -> dict[int, Any]:
+    """The tags of a TIFF file, none of other ones."""
+    return getattr(image, "tag_v2", None) or {}
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -329,9 +312,9 @@ def _is_deep(image: Image.Image) -> bool:
         return True
     if image.mode not in {"RGB", "RGBA", "RGBX", "LA"} or image.format not in {"PNG", "TIFF", "PPM"}:
         return False
-    bits = max(np.atleast_1d(getattr(image, "tag_v2", {}).get(_BITS, 1)))
     layouts = [tile[3] for tile in getattr(image, "tile", ())]
-    return bits > 8 or any(";16" in str(layout) or layout == _DEEP_PPM for layout in layouts)
+    largest = np.max(_tags(image).get(BITSPERSAMPLE, 1))
+    return bool(largest > 8) or any(";16" in str(layout) or layout == _DEEP_PPM for layout in layouts)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -345,28 +328,17 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _stated_bits(image: Image.Image, path: str | Path | None) -> int:
-    """How many bits of a value are used, as far as the file tells; otherwise 0."""
-    tags = getattr(image, "tag_v2", None)
-    if tags:
-        container = int(max(np.atleast_1d(tags.get(_BITS, 1))))
+    """How many bits of more than 8 are used, as far as the file says; otherwise 0."""
+    if tags := _tags(image):
         largest = [float(np.max(tags[tag])) for tag in _MAX_SAMPLE_VALUES if tag in tags]
         stated = [int(value).bit_length() for value in largest if 0 <= value < 2**16]
-        match = re.search(r'SignificantBits="(\d+)"', str(tags.get(_DESCRIPTION, "")))
-        stated += [int(match[1])] if match else []
-        stated += [container] if container in _DEPTHS[1:-1] else []
-        return max(stated, default=0)
+        stated += map(int, re.findall(r'SignificantBits="(\d+)"', str(tags.get(IMAGEDESCRIPTION, "")))[:1])
+        container = int(np.max(tags.get(BITSPERSAMPLE, 1)))
+        return max(*stated, container if container in _DEPTHS[1:-1] else 0, 0)
     if image.format == "PPM" and any(tile[0] == "ppm" and tile[3] != _DEEP_PPM for tile in getattr(image, "tile", ())):
         return 16  # Pillow scales to all of them
-    return _png_bits(path) if image.format == "PNG" and path is not None else 0
-
-
-def _png_bits(path: str | Path) -> int:
-    """The largest number in a PNG file's sBIT, which Pillow does not read."""
-    with Path(path).open("rb") as file:
-        file.seek(8)
-        while len(head := file.read(8)) == 8 and head[4:] not in {b"PLTE", b"IDAT", b"IEND"}:
-            length = int.from_bytes(head[:4], "big")
-            if head[4:] == b"sBIT":
-                return max(file.read(min(length, 4)), default=0)
-            file.seek(length + 4, os.SEEK_CUR)
+    if image.format == "PNG" and path is not None:  # Pillow does not read sBIT
+        head = Path(path).read_bytes().partition(b"IDAT")[0]
+        chunk = re.search(rb"\0\0\0[\1-\4]sBIT(.{1,4})", head, re.DOTALL)
+        return max(chunk[1][: chunk[0][3]]) if chunk else 0
     return 0

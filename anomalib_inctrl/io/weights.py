@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import zipfile
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -44,27 +44,18 @@ def read_safely(path: str | Path) -> Any:
         raise PretrainedWeightsError(msg)
     try:
         if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            _check_sums(path)
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        msg = f"{path}: refused, the file holds more than tensors and plain data, or is damaged: {error}"
-        raise CheckpointError(msg) from error
+            return load_file(path)
+        if zipfile.is_zipfile(path):  # not so PyTorch's format before 1.6; PyTorch leaves the checksums unread
+            with zipfile.ZipFile(path) as parts:
+                if damaged := parts.testzip():
+                    msg = f"the checksum of its part {damaged} does not fit"
+                    raise zipfile.BadZipFile(msg)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # PyTorch raises nearly anything of broken files
-        msg = f"{path}: the file is damaged or is no weights file: {error}"
+        refused = "refused, the file holds more than tensors and plain data, or is damaged"
+        found = refused if isinstance(error, UnpicklingError) else "the file is damaged or is no weights file"
+        msg = f"{path}: {found}: {error}"
         raise CheckpointError(msg) from error
-    return content
-
-
-def _check_sums(path: Path) -> None:
-    """Compare the parts of a file written by ``torch.save`` with their checksums, which PyTorch leaves unread."""
-    if not zipfile.is_zipfile(path):
-        return  # PyTorch's format before 1.6 has none
-    with zipfile.ZipFile(path) as parts:
-        if (damaged := parts.testzip()) is not None:
-            msg = f"the checksum of its part {damaged} does not fit"
-            raise zipfile.BadZipFile(msg)
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
