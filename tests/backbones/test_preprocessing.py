@@ -16,6 +16,7 @@ from anomalib_inctrl.backbones import preprocessing
 from anomalib_inctrl.backbones.openclip import CLIP_MEAN, CLIP_STD
 from anomalib_inctrl.backbones.preprocessing import BackbonePreProcessor, BicubicResize, ExportableResize
 from anomalib_inctrl.io.images import read_image
+from tests.io.turned import write_turned
 
 GOLDEN = Path(__file__).parents[1] / "models" / "golden" / "transform.npz"
 MODES = pytest.mark.parametrize("mode", ["squash", "center_crop"])
@@ -80,12 +81,6 @@ def test_settings_survive_a_checkpoint():
     image = torch.rand(2, 3, 50, 70)
     assert torch.equal(restored.transform(image), original.transform(image))
     assert torch.equal(restored(image), original(image))
-
-
-def write_turned(path, image, orientation):
-    exif = Image.Exif()
-    exif[274] = orientation
-    image.save(path, exif=exif)
 
 
 def write_every_kind(folder):
