@@ -6,16 +6,22 @@ import argparse
 import importlib
 import re
 import shlex
+from pathlib import Path
+from textwrap import dedent
 
 import pytest
 from anomalib.cli.cli import AnomalibCLI
+from PIL import Image
 
-from anomalib_inctrl import Detector, InCTRLDemo
+from anomalib_inctrl import Detector, InCTRL, InCTRLDemo
 from anomalib_inctrl.benchmark.pipeline import GeneralistBenchmark
 from anomalib_inctrl.cli import _COMMANDS
+from anomalib_inctrl.prompts import SELECTORS
 
-from .pages import PAGES, ROOT, blocks, name, prose, shell_lines
-
+ROOT = Path(__file__).parents[2]
+PATTERNS = ("README.md", "CONTRIBUTING.md", "docs/*.md", "docs/measured/*.md", "anomalib_inctrl/models/*/README.md")
+TEXTS = {str(path.relative_to(ROOT)): path.read_text("utf-8") for part in PATTERNS for path in sorted(ROOT.glob(part))}
+FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 # Blocks that are not run, by a word in them, and why; their imports are.
 NOT_RUN = {
     "configs/benchmarks/embedded.yaml": "the whole benchmark takes minutes",
@@ -24,6 +30,17 @@ NOT_RUN = {
     'torch.load("exported': "the same",
     "push_to_hub": "needs a connection",
 }
+
+
+def blocks(page, language):
+    """The fenced blocks of a page: the number of lines before each, and its text without indentation."""
+    text = TEXTS[page]
+    found = [block for block in FENCE.finditer(text) if block[2] == language]
+    return [(text.count("\n", 0, block.start(3)), dedent(block[3])) for block in found]
+
+
+def run(text, page, line, space):
+    exec(compile("\n" * line + text, page, "exec"), space)
 
 
 @pytest.fixture(scope="module")
@@ -43,25 +60,42 @@ def place(tmp_path_factory):
         detector.save(folder / checkpoint)
     (folder / "CHECKPOINT").touch()
     (folder / "configs").symlink_to(ROOT / "configs")
-    (folder / "my_training.yaml").write_text(blocks(ROOT / "docs/train.md", "yaml")[0].text)
+    (folder / "my_training.yaml").write_text(blocks("docs/train.md", "yaml")[0][1])
     return folder
 
 
-def python_blocks():
-    for path in PAGES:
-        for block in blocks(path, "python") if path.name != "CONTRIBUTING.md" else []:  # see test_contributing.py
-            yield pytest.param(path, block, id=f"{name(path)}:{block.line}")
+PYTHON = [(page, *block) for page in TEXTS for block in blocks(page, "python") if page != "CONTRIBUTING.md"]
 
 
-@pytest.mark.parametrize(("path", "block"), list(python_blocks()))
-def test_python_block_runs(path, block, place, monkeypatch):
+@pytest.mark.parametrize(("page", "line", "text"), PYTHON, ids=[f"{page}:{line}" for page, line, _ in PYTHON])
+def test_python_block_runs(page, line, text, place, monkeypatch):
     monkeypatch.chdir(place)
-    text = block.text
     if any(word in text for word in NOT_RUN):
         text = "\n".join(re.findall(r"^from anomalib_inctrl.*", text, flags=re.MULTILINE))
     # Starting worker processes would take longer than reading five images.
     text = text.replace('MVTecAD(category="bottle")', 'MVTecAD(category="bottle", num_workers=0)')
-    exec(compile("\n" * (block.line - 1) + text, str(path), "exec"), {"__name__": "__main__", "images": ["to_check"]})
+    run(text, page, line, {"__name__": "__main__", "images": ["to_check"]})
+
+
+def test_examples_of_extensions_and_their_tests_run(tmp_path, monkeypatch):
+    for number in range(12):
+        path = tmp_path / "brackets" / ("good", "bad")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (20 * number, number, 0)).save(path)
+    monkeypatch.chdir(tmp_path)
+    for name, selector in SELECTORS.items():
+        monkeypatch.setitem(SELECTORS, name, selector)
+    monkeypatch.setitem(SELECTORS, "typical", None)  # removed afterwards
+    space = {"__name__": "contributing"}
+    for line, text in blocks("CONTRIBUTING.md", "python"):
+        run(text, "CONTRIBUTING.md", line, space)
+    tests = [value for name, value in space.items() if name.startswith("test_")]
+    assert len(tests) == 2
+    for test in tests:
+        test()
+    assert InCTRL(prompt_selection="typical").hparams["prompt_selection"] == "typical"
+    # Each kind of extension has an example.
+    assert {"TypicalSelector", "backbone", "Brackets", "data", "BrierLoss", "PatchModel"} <= space.keys()
 
 
 class ParsedError(Exception):
@@ -111,11 +145,13 @@ def parse(command, monkeypatch):
 
 
 def commands():
-    pages = {command: name(path) for path in PAGES for command in shell_lines(path) if "..." not in command}
-    return [pytest.param(command, id=f"{page}: {command[:60]}") for command, page in pages.items()]
+    """Commands of all pages, each once: continued lines joined, comments removed."""
+    texts = (text.replace("\\\n", " ") for page in TEXTS for _, text in blocks(page, "bash"))
+    lines = (re.sub(r"(^|\s)#.*", "", line).strip() for text in texts for line in text.splitlines())
+    return dict.fromkeys(line for line in lines if line and "..." not in line)
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", list(commands()))
 def test_shell_line_parses(command, place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     try:
@@ -124,18 +160,13 @@ def test_shell_line_parses(command, place, monkeypatch, capsys):
         pytest.fail(f"{command}: {end} {capsys.readouterr().err[-500:]}")
 
 
-@pytest.mark.parametrize("path", PAGES, ids=name)
-def test_named_files_and_tests_exist(path):
-    text = path.read_text(encoding="utf-8")
-    for found in re.findall(r"\b(?:anomalib_inctrl|configs|tests|tools|benchmarks)/[\w/.-]+\.(?:yaml|py)\b", text):
-        assert (ROOT / found).is_file(), found
-    everything = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py"))
-    for found in set(re.findall(r"`(test_\w+)`", text)):
-        assert f"def {found}(" in everything, found
-
-
-@pytest.mark.parametrize("path", [path for path in PAGES if path.parent.name not in {"docs", "measured"}], ids=name)
-def test_links_outside_the_site_lead_to_files(path):
-    # Sphinx checks the links of the site's pages.
-    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", prose(path)):
-        assert target.startswith(("http:", "https:")) or (path.parent / target).exists(), target
+@pytest.mark.parametrize("page", TEXTS)
+def test_named_files_tests_and_links_exist(page):
+    text = TEXTS[page]
+    files = re.findall(r"\b(?:anomalib_inctrl|configs|tests|tools|benchmarks)/[\w/.-]+\.(?:yaml|py)\b", text)
+    assert not [file for file in files if not (ROOT / file).is_file()]
+    tests = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py"))
+    assert not [name for name in re.findall(r"`(test_\w+)`", text) if f"def {name}(" not in tests]
+    if not page.startswith("docs/"):  # Sphinx checks the links of the site's pages
+        links = re.findall(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)", FENCE.sub("", text))
+        assert not [link for link in links if not (ROOT / page).parent.joinpath(link).exists()]

@@ -6,75 +6,56 @@ import os
 import subprocess
 import sys
 import venv
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-STARTUP_FILES = {"_anomalib_inctrl_autoload.py", "anomalib_inctrl.pth", "anomalib_inctrl.start"}
+WINDOWS = os.name == "nt"
+OWN_PYTHON = {"PYTHONPATH", "PYTHONWARNINGS", "PYTHONHOME"}
 
 
-@dataclass(frozen=True)
 class Environment:
     """A virtual environment that sees the packages of the running one, though none of its start-up files."""
 
-    path: Path
-
-    @classmethod
-    def create(cls, path: Path) -> "Environment":
-        venv.EnvBuilder(with_pip=False, symlinks=os.name != "nt").create(path)
-        environment = cls(path)
+    def __init__(self, path):
+        venv.EnvBuilder(with_pip=False, symlinks=not WINDOWS).create(path)
+        self.path = path
+        self.python = path / ("Scripts/python.exe" if WINDOWS else "bin/python")
+        (self.site_packages,) = path.glob("Lib/site-packages" if WINDOWS else "lib/python3*/site-packages")
         # A plain path line: `site` processes no .pth file in there, so a plugin installed in the running environment,
         # editable or not, does not act in this one.
         outer = [entry for entry in sys.path if Path(entry).name in {"site-packages", "dist-packages"}]
-        (environment.site_packages / "zz_dependencies.pth").write_text("\n".join(outer) + "\n")
-        return environment
+        (self.site_packages / "zz_dependencies.pth").write_text("\n".join(outer) + "\n")
 
-    @property
-    def python(self) -> Path:
-        return self.path / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-
-    @property
-    def site_packages(self) -> Path:
-        (path,) = self.path.glob("lib/python3*/site-packages") if os.name != "nt" else [self.path / "Lib/site-packages"]
-        return path
-
-    def files(self) -> set[str]:
+    def files(self):
         return {str(file.relative_to(self.path)) for file in self.path.rglob("*") if file.is_file()}
 
-    def run(self, *arguments: str | Path, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run Python here, away from the source tree; warnings are shown as a user sees them."""
-        inherited = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "PYTHONWARNINGS", "PYTHONHOME"}}
+    def run(self, *arguments, python=None, **variables):
+        """Run Python away from the source tree; warnings are shown as a user sees them."""
+        inherited = {name: value for name, value in os.environ.items() if name not in OWN_PYTHON}
         process = subprocess.run(
-            [self.python, *arguments],
+            [python or self.python, *arguments],
             cwd=self.path,
             env=inherited | {"OMP_NUM_THREADS": "1"} | variables,
             capture_output=True,
             text=True,
             timeout=240,
         )
-        if check and process.returncode:
-            pytest.fail(f"{' '.join(map(str, arguments))} ended with {process.returncode}:\n{process.stderr}")
+        assert process.returncode == 0, f"{arguments}: {process.stdout}{process.stderr}"
         return process
 
-    def pip(self, *arguments: str | Path) -> None:
-        process = subprocess.run(
-            [sys.executable, "-m", "pip", "--python", self.python, "--disable-pip-version-check", *arguments],
-            cwd=self.path,
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert process.returncode == 0, process.stdout + process.stderr
+    def pip(self, *arguments):
+        options = ["-m", "pip", "--python", self.python, "--disable-pip-version-check"]
+        self.run(*options, *arguments, python=sys.executable)
 
-    def install(self, *what: str | Path) -> None:
+    def install(self, *what):
         # Whatever is installed in the running environment is visible here too and must not count as installed.
         self.pip("install", "--no-index", "--no-deps", "--no-build-isolation", "--ignore-installed", *what)
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory) -> Path:
+def wheel(tmp_path_factory):
     """The wheel, built from the source distribution."""
     folder = tmp_path_factory.mktemp("dist")
     subprocess.run(
@@ -84,13 +65,8 @@ def wheel(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
-def bare_environment(tmp_path) -> Environment:
-    return Environment.create(tmp_path / "env")
-
-
 @pytest.fixture(scope="session")
-def wheel_environment(tmp_path_factory, wheel) -> Environment:
-    environment = Environment.create(tmp_path_factory.mktemp("wheel") / "env")
+def wheel_environment(tmp_path_factory, wheel):
+    environment = Environment(tmp_path_factory.mktemp("wheel") / "env")
     environment.install(wheel)
     return environment
