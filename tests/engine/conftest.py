@@ -1,13 +1,15 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
 import json
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import open_clip
+import pandas as pd
 import pytest
 import torch
+from anomalib.data import Folder
 from anomalib.engine import Engine
 
 from anomalib_inctrl import GeneralistDataModule, InCTRL, InCTRLDemo, InCTRLv2
@@ -45,10 +47,10 @@ def kind(request):
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model(kind):
     def make(**options):
-        return kind(**{"backbone": BACKBONE, "pretrained": None, "k_shot": 2} | options)
+        return kind(**{"backbone": BACKBONE, "pretrained": None, "k_shot": 2, "visualizer": False} | options)
 
     return make
 
@@ -61,6 +63,27 @@ def make_engine(tmp_path):
     return make
 
 
+def results(engine, file="scores.csv"):
+    return Path(engine.trainer.default_root_dir) / file
+
+
+def scores_of(engine):
+    """The score table of the engine's last run."""
+    return pd.read_csv(results(engine))
+
+
+@pytest.fixture(scope="session")
+def washers(data):
+    """Folder of the images in which washers are scratched."""
+    return data / "washer/test/scratch"
+
+
+@pytest.fixture(scope="session")
+def prompts(data):
+    """Arguments that name prompts of the washer."""
+    return {"prompts": str(data / "washer/train/good"), "class_name": "washer"}
+
+
 @pytest.fixture(scope="session")
 def target(data):
     """Create a datamodule of one category."""
@@ -71,15 +94,24 @@ def target(data):
     return make
 
 
-def generalist_data(data, auxiliary=True, targets=True, **options):
+@pytest.fixture(scope="session")
+def folder(data):
+    """Create anomalib's datamodule of the washers without masks, all of its test images in one set."""
+    root = data / "washer"
+    kinds = [f"test/{path.name}" for path in (root / "test").iterdir() if path.name != "good"]
+    paths = {"root": root, "normal_dir": "train/good", "abnormal_dir": kinds, "normal_test_dir": "test/good"}
+    return partial(Folder, "washer", **paths, num_workers=0, val_split_mode="same_as_test")
+
+
+def generalist_data(data, auxiliary=AUXILIARY, targets=TARGETS, counts=COUNTS, **options):
     """Create a datamodule of several categories."""
 
     def source(categories):
-        return [DataSource("InCTRLDemo", root=str(data), categories=categories, options=COUNTS)]
+        return [DataSource("InCTRLDemo", root=str(data), categories=categories, options=counts)]
 
     return GeneralistDataModule(
-        auxiliary=source(AUXILIARY) if auxiliary else None,
-        targets=source(TARGETS) if targets else None,
+        auxiliary=source(auxiliary) if auxiliary else None,
+        targets=source(targets) if targets else None,
         **{"k_shot": 2, "train_batch_size": 4, "steps_per_epoch": 2, "num_workers": 0} | options,
     )
 
@@ -90,37 +122,30 @@ def generalist(data):
 
 
 @pytest.fixture(scope="session")
-def trained(kind, generalist, tmp_path_factory):
+def trained(make_model, generalist, tmp_path_factory):
     """Checkpoint of a short training on the auxiliary categories."""
     engine = Engine(max_epochs=1, default_root_dir=tmp_path_factory.mktemp("trained"), **QUIET)
-    engine.fit(kind(backbone=BACKBONE, pretrained=None, k_shot=2), datamodule=generalist(targets=False))
+    engine.fit(make_model(), datamodule=generalist(targets=None))
     return engine.best_model_path
 
 
-@dataclass
-class Exports:
-    checkpoint: Path
-    torch: Path
-    onnx: Path
-    openvino: Path
-
-
 @pytest.fixture(scope="session")
-def exports(kind, target, tmp_path_factory):
+def exports(kind, make_model, target, tmp_path_factory):
     """A checkpoint with random heads, one class's prompts and thresholds, and its exports.
 
     The last block is not among those compared, and the graph is small, since tracing takes time by the operation.
     """
     folder = tmp_path_factory.mktemp("exports")
     engine = Engine(default_root_dir=folder / "results", **QUIET)
-    model = kind(backbone=BACKBONE, pretrained=None, blocks=[1, 2], k_shot=2, visualizer=False)
+    model = make_model(blocks=[1, 2])
     generator = torch.Generator().manual_seed(0)
     for parameter in model.model.parameters():
         if parameter.requires_grad:
             parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
     model.model.heads_trained = True
     engine.train(model, datamodule=target())
-    for export_type in ("torch", "onnx", "openvino"):
-        engine.export(kind(), export_type, export_root=folder, ckpt_path=engine.best_model_path)
-    files = [folder / "weights" / part for part in ("torch/model.pt", "onnx/model.onnx", "openvino/model.xml")]
-    return Exports(Path(engine.best_model_path), *files)
+    checkpoint = engine.best_model_path
+    # OpenVINO reads the file of ONNX too; an export of its own takes as long again.
+    types = ("torch", "onnx", "openvino") if kind is InCTRLv2 else ("torch", "onnx")
+    files = {name: engine.export(kind(), name, export_root=folder, ckpt_path=checkpoint) for name in types}
+    return SimpleNamespace(**{"openvino": files["onnx"]} | files, checkpoint=checkpoint)
