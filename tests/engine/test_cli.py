@@ -7,21 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import open_clip
 import pandas as pd
 import pytest
 import yaml
 from anomalib.cli.cli import AnomalibCLI
 from anomalib.engine import Engine
-from PIL import Image
 
 from anomalib_inctrl import Detector
 from tests.engine.conftest import AUXILIARY, BACKBONE, COUNTS, QUIET, TARGETS, generalist_data
 from tests.processes import needs_fork, run_process
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-FLAGS = [part for name, value in COUNTS.items() for part in (f"--data.{name}", str(value))]
 
 
 @pytest.fixture(scope="module")
@@ -60,38 +57,25 @@ def test_train_by_yaml(project, checkpoint):
 
 def test_test_on_an_unseen_category_needs_the_checkpoint_alone(project, checkpoint, monkeypatch, capsys):
     monkeypatch.chdir(project)
-    arguments = ["--data", "InCTRLDemo", "--data.category", "capsule", *FLAGS, "--ckpt_path", str(checkpoint)]
-    AnomalibCLI(args=["test", "--model", "InCTRL", *arguments])
+    counts = [part for name, value in COUNTS.items() for part in (f"--data.{name}", str(value))]
+    data = ["--data", "InCTRLDemo", "--data.category", "capsule", *counts]
+    AnomalibCLI(args=["test", "--model", "InCTRL", *data, "--ckpt_path", str(checkpoint)])
     assert "pixel_AUPRO" in capsys.readouterr().out
     folder = project / "results/InCTRL/InCTRLDemo/capsule/latest"
     assert len(pd.read_csv(folder / "scores.csv")) == 9
     assert len(list((folder / "explanations").rglob("*.png"))) == 9
 
 
-def test_predict_on_image_files_of_every_kind(project, checkpoint, monkeypatch):
-    monkeypatch.chdir(project)
-    own = project / "own"
-    own.mkdir()
-    source = next((project / "datasets/InCTRLDemo/gear/train/good").glob("*.png"))
-    grey = np.asarray(Image.open(source).convert("L"))
-    images = {
-        "rgb.png": Image.open(source),
-        "grey.png": Image.fromarray(grey),
-        "sixteen.png": Image.fromarray(grey.astype(np.uint16) * 257),
-        "rgba.png": Image.open(source).convert("RGBA"),
-        "cmyk.jpg": Image.open(source).convert("CMYK"),
-        "wide.jpg": Image.open(source).convert("RGB").resize((400, 100)),
-    }
-    for name, image in images.items():
-        image.save(own / name)
-    model = ["--model.weights", str(checkpoint), "--model.prompts", str(source.parent), "--model.class_name", "gear"]
-    AnomalibCLI(args=["predict", "--model", "InCTRL", *model, "--data", str(own)])
-    scores = pd.read_csv(project / "results/InCTRL/latest/scores.csv")
-    by_name = {Path(path).name: score for path, score in zip(scores.image_path, scores.score, strict=True)}
-    assert by_name.keys() == images.keys()
-    # The same image read from 16 bits scores as from 8; clipped to white it would not.
-    assert by_name["sixteen.png"] == pytest.approx(by_name["grey.png"], abs=5e-3)
-    assert by_name["rgba.png"] == pytest.approx(by_name["rgb.png"], abs=1e-6)
+def test_fit_and_validate_on_a_stock_datamodule(kind, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = (
+        f"--model {kind.__name__} --model.backbone {BACKBONE} --model.pretrained null --model.visualizer false "
+        f"--data MVTecAD --data.root {data} --data.category washer --data.num_workers 0 "
+        "--trainer.accelerator cpu --default_root_dir results"
+    ).split()
+    AnomalibCLI(args=["fit", *arguments])
+    (checkpoint,) = tmp_path.glob(f"results/{kind.__name__}/MVTecAD/washer/v0/weights/lightning/model.ckpt")
+    AnomalibCLI(args=["validate", *arguments, "--ckpt_path", str(checkpoint)])
 
 
 def train_in_two(kind, backbone, data, folder):

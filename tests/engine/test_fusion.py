@@ -10,79 +10,70 @@ import logging
 import pytest
 import torch
 
-from anomalib_inctrl import GeneralistDataModule, InCTRLDemo
-from anomalib_inctrl.data import DataSource
+from anomalib_inctrl import InCTRL, InCTRLDemo
+from tests.engine.conftest import generalist_data
 
 COUNTS = {"train_count": 3, "test_normal_count": 1, "test_anomalous_count": 2}
 PRODUCTS = [f"product-{number:03}" for number in range(6)]
 
 
 @pytest.fixture(scope="module")
-def products(tmp_path_factory):
+def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("products")
     for name in PRODUCTS:
         InCTRLDemo(root=root, category=name, **COUNTS).prepare_data()
-
-    def make(categories=PRODUCTS, **options):
-        sources = [DataSource("InCTRLDemo", root=str(root), categories=list(categories), options=COUNTS)]
-        options = {"k_shot": 2, "train_batch_size": 4, "steps_per_epoch": 2, "num_workers": 0} | options
-        return GeneralistDataModule(auxiliary=sources, **options)
-
-    return make
+    return root
 
 
-@pytest.mark.parametrize(("fusion", "feature_store"), [("logistic", "memory"), ("standardized", None)])
-def test_it_is_fitted_on_classes_that_no_batch_of_training_has(
-    make_model, make_engine, products, fusion, feature_store, monkeypatch
-):
-    engine, model = make_engine(max_epochs=1), make_model(fusion=fusion, visualizer=False)
-    datamodule, trained = products(feature_store=feature_store), []
-    step = type(model).training_step
+@pytest.fixture
+def fit(make_model, make_engine, root, monkeypatch):
+    """Train; returns the model, the model of its checkpoint, the classes trained on and those held out."""
 
-    def recorded(self, batch, index):
-        trained.extend(batch.class_name)
-        return step(self, batch, index)
+    def run(products=PRODUCTS, epochs=1, feature_store="memory", **options):
+        model, engine, classes = make_model(**options), make_engine(max_epochs=epochs), []
+        step = type(model).training_step
 
-    monkeypatch.setattr(type(model), "training_step", recorded)
-    engine.fit(model, datamodule=datamodule)
-    held_out = datamodule.held_out_classes()
+        def recorded(self, batch, index):
+            classes.extend(batch.class_name)
+            return step(self, batch, index)
+
+        datamodule = generalist_data(root, products, None, COUNTS, feature_store=feature_store)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(model), "training_step", recorded)
+            engine.fit(model, datamodule=datamodule)
+        restored = type(model).load_from_checkpoint(engine.best_model_path)
+        return model.model, restored.model, set(classes), datamodule.held_out_classes()
+
+    return run
+
+
+def test_it_is_fitted_on_classes_that_no_batch_of_training_has(fit, kind):
+    fusion, feature_store = ("logistic", "memory") if kind is InCTRL else ("standardized", None)
+    model, restored, trained, held_out = fit(fusion=fusion, feature_store=feature_store, patch_metric="learned")
     assert len(held_out) == 2
     assert trained
-    assert not set(trained) & set(held_out)
-    assert model.model.fusion.fitted
-    restored = type(model).load_from_checkpoint(engine.best_model_path)
-    assert restored.model.fusion.fitted
-    for name, value in model.model.fusion.state_dict().items():
-        assert torch.equal(value, restored.model.fusion.state_dict()[name])
+    assert not trained & set(held_out)
+    assert model.fusion.fitted
+    assert restored.fusion.fitted
+    assert model.patch_metric.weight.abs().max() > 0
+    for name in ("fusion", "patch_metric"):
+        expected, found = (getattr(each, name).state_dict() for each in (model, restored))
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-def test_the_paper_s_weights_train_on_all_classes(make_model, make_engine, products):
-    engine, model, datamodule = make_engine(max_epochs=1), make_model(fusion="paper", visualizer=False), products()
-    engine.fit(model, datamodule=datamodule)
-    assert model.model.fusion is None
-    assert datamodule.held_out_classes() == []
+def test_the_paper_s_weights_train_on_all_classes(fit):
+    model, _, _, held_out = fit(fusion="paper")
+    assert model.fusion is None
+    assert held_out == []
 
 
-def test_too_few_classes_keep_the_paper_s_weights_with_a_warning(make_model, make_engine, products, caplog):
-    engine, model = make_engine(max_epochs=2), make_model(visualizer=False)
+def test_too_few_classes_keep_the_paper_s_weights_with_a_warning(fit, caplog):
     with caplog.at_level(logging.WARNING):
-        engine.fit(model, datamodule=products(PRODUCTS[:3]))
+        model, *_ = fit(PRODUCTS[:3], epochs=2)
     assert caplog.text.count("fewer than six") == 1
-    assert not model.model.fusion.fitted
+    assert not model.fusion.fitted
 
 
-def test_the_same_seed_gives_the_same_fusion(make_model, make_engine, products):
-    states = []
-    for _ in range(2):
-        model = make_model(visualizer=False)
-        make_engine(max_epochs=1).fit(model, datamodule=products())
-        states.append(model.model.fusion.state_dict())
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-
-
-def test_a_learned_metric_is_trained_and_restored(make_model, make_engine, products):
-    engine, model = make_engine(max_epochs=1), make_model(patch_metric="learned", visualizer=False)
-    engine.fit(model, datamodule=products())
-    assert model.model.patch_metric.weight.abs().max() > 0
-    restored = type(model).load_from_checkpoint(engine.best_model_path)
-    assert torch.equal(restored.model.patch_metric.weight, model.model.patch_metric.weight)
+def test_the_same_seed_gives_the_same_fusion(fit):
+    one, other = (fit()[0].fusion.state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], other[name]) for name in one)

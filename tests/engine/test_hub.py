@@ -4,6 +4,7 @@
 
 import json
 import shutil
+from unittest import mock
 
 import huggingface_hub
 import pytest
@@ -16,6 +17,8 @@ from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError
 from anomalib_inctrl.io.weights import tensors_sha256
 from anomalib_inctrl.models.components import hub
 from tests.engine.conftest import BACKBONE
+
+IMAGES = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
@@ -36,27 +39,24 @@ def copied(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "heads")
 
 
-def change_config(folder, change):
+def change_config(folder, **changes):
     config = json.loads((folder / "config.json").read_text())
-    change(config)
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config | changes))
 
 
+@torch.no_grad()
 def scores(model):
-    generator = torch.Generator().manual_seed(0)
-    images, prompts = torch.rand(3, 3, 64, 64, generator=generator), torch.rand(2, 3, 64, 64, generator=generator)
-    model.model.set_prompts(prompts, "gear")
-    with torch.no_grad():
-        return model.model(images, "gear").pred_score
+    model.model.set_prompts(IMAGES[:2], "gear")
+    return model.model(IMAGES[2:], "gear").pred_score
 
 
 def test_a_saved_folder_scores_the_same(kind, model, folder):
-    loaded = kind.from_pretrained(folder, k_shot=3)
-    assert torch.equal(scores(loaded), scores(model))
+    loaded, named = kind.from_pretrained(folder, k_shot=3), kind(weights=str(folder)).eval()
     assert loaded.hparams["k_shot"] == 3
     assert not loaded.training
-    assert loaded.learning_type == kind(weights=str(folder)).learning_type
-    assert torch.equal(scores(kind(weights=str(folder)).eval()), scores(model))
+    assert loaded.learning_type == named.learning_type
+    assert torch.equal(scores(loaded), scores(model))
+    assert torch.equal(scores(named), scores(model))
 
 
 def test_the_folder_holds_heads_and_a_card_with_licence_and_usage(kind, model, folder):
@@ -73,41 +73,33 @@ def test_the_folder_holds_heads_and_a_card_with_licence_and_usage(kind, model, f
 def test_push_uploads_the_same_files(model, folder, monkeypatch):
     sent = {}
 
-    class Api:
-        def __init__(self, **kwargs):
-            pass
+    def upload(folder_path, repo_id, **_):
+        sent.update({path.name: path.read_bytes() for path in folder_path.iterdir()})
+        return f"https://example.org/{repo_id}"
 
-        def create_repo(self, repo_id, **kwargs):
-            return type("Url", (), {"repo_id": repo_id})
-
-        def upload_folder(self, folder_path, repo_id, **kwargs):
-            sent.update({path.name: path.read_bytes() for path in folder_path.iterdir()})
-            return f"https://example.org/{repo_id}"
-
-    monkeypatch.setattr(huggingface_hub.hub_mixin, "HfApi", Api)
+    api = mock.Mock()
+    api.return_value.create_repo.side_effect = lambda repo_id, **_: mock.Mock(repo_id=repo_id)
+    api.return_value.upload_folder.side_effect = upload
+    monkeypatch.setattr(huggingface_hub.hub_mixin, "HfApi", api)
     assert model.push_to_hub("someone/heads") == "https://example.org/someone/heads"
     for name in ("config.json", "model.safetensors"):
         assert sent[name] == (folder / name).read_bytes()
 
 
 def test_a_name_on_the_hub_is_downloaded_or_the_error_names_the_remedy(kind, model, folder, monkeypatch):
-    def offline(*args, **kwargs):
-        raise OSError("no route to host")
-
     monkeypatch.setattr(hub, "snapshot_download", lambda name, **options: str(folder))
     assert torch.equal(scores(kind(weights="hf-hub:someone/heads").eval()), scores(model))
-    monkeypatch.setattr(hub, "snapshot_download", offline)
+    monkeypatch.setattr(hub, "snapshot_download", mock.Mock(side_effect=OSError("no route to host")))
     with pytest.raises(PretrainedWeightsError, match=r"someone/heads.*no route to host.*give their folder"):
         kind(weights="hf-hub:someone/heads")
 
 
-def test_another_model_or_backbone_untrained_heads_and_a_folder_without_config_are_refused(
-    kind, folder, copied, make_model, tmp_path
-):
+def test_what_does_not_fit_is_refused(kind, folder, copied, make_model, tmp_path):
     other = InCTRL if kind is InCTRLv2 else InCTRLv2
     with pytest.raises(CheckpointError, match=rf"holds {kind.__name__} .*Load it with {kind.__name__}"):
         other.from_pretrained(folder)
-    change_config(copied, lambda config: config["tower"].update(fingerprint="0" * 64))
+    tower = json.loads((folder / "config.json").read_text())["tower"]
+    change_config(copied, tower=tower | {"fingerprint": "0" * 64})
     with pytest.raises(CheckpointError, match="fingerprint 0000"):
         _ = kind.from_pretrained(copied).model
     (copied / "config.json").unlink()
@@ -128,6 +120,6 @@ def test_tensors_that_do_not_fit_are_named(kind, folder, copied):
         save_file(changed, copied / "model.safetensors")
         with pytest.raises(CheckpointError, match=r"model\.safetensors: damaged .* its SHA-256 differs"):
             kind.from_pretrained(copied)
-        change_config(copied, lambda config, changed=changed: config.update(tensors_sha256=tensors_sha256(changed)))
+        change_config(copied, tensors_sha256=tensors_sha256(changed))
         with pytest.raises(CheckpointError, match=message):
             _ = kind.from_pretrained(copied).model

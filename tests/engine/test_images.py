@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image files of every kind, batches of several sizes, and folders named in any script, through anomalib's engine."""
 
-from pathlib import Path
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader
 
 from anomalib_inctrl import Detector, GeneralistDataModule, InCTRLDemo, InCTRLv2
 from anomalib_inctrl.data import DataSource
-from tests.engine.conftest import BACKBONE, COUNTS
+from tests.engine.conftest import BACKBONE, COUNTS, results, scores_of
 
-FOLDERS = ["größe 测试", "πίνακας", "données été"]
+NAME = "größe 测试 πίνακας"
+one_model = pytest.mark.parametrize("kind", [InCTRLv2], scope="session")
 
 
 def turned(image, path):
@@ -38,68 +39,58 @@ def transparent(image, path):
     image.save(path)
 
 
-@pytest.fixture
-def files(data, tmp_path):
-    """Images of one product of several kinds and sizes."""
-    (tmp_path / "files").mkdir()
+def test_scores_depend_neither_on_the_batch_nor_on_the_way_an_image_is_given(
+    make_model, make_engine, data, prompts, tmp_path
+):
     kinds = [turned, twelve_bits, transparent, Image.Image.save, turned]
     sizes = [(200, 260), (240, 240), (150, 90), (300, 200), (120, 240)]
     sources = sorted((data / "washer/test").rglob("*.png"))[:5]
-    for index, (write, size, source) in enumerate(zip(kinds, sizes, sources, strict=True)):
-        write(Image.open(source).resize(size), tmp_path / "files" / f"{index}.png")
-    return tmp_path / "files"
-
-
-def test_scores_depend_neither_on_the_batch_nor_on_the_way_an_image_is_given(make_model, make_engine, data, files):
-    model = make_model(prompts=str(data / "washer/train/good"), class_name="washer", visualizer=False)
+    files = [tmp_path / f"{index}.png" for index in range(5)]
+    for write, size, source, file in zip(kinds, sizes, sources, files, strict=True):
+        write(Image.open(source).resize(size), file)
+    model = make_model(**prompts)
+    dataset = PredictDataset(tmp_path)
     scores = []
     for size in (1, 2, 5):
-        dataset = PredictDataset(files)
         loader = DataLoader(dataset, batch_size=size, collate_fn=dataset.collate_fn)
-        predictions = make_engine().predict(model, dataloaders=loader)
-        scores.append(torch.cat([batch.raw_score for batch in predictions]).tolist())
+        batches = make_engine().predict(model, dataloaders=loader)
+        scores.append(torch.cat([batch.raw_score for batch in batches]).tolist())
     detected = [prediction.score for prediction in Detector(model, device="cpu").predict(files, "washer")]
     assert len(set(detected)) == 5
     for found in scores:
         assert found == pytest.approx(detected, abs=2e-6)
 
 
-@pytest.mark.parametrize(("write", "tolerance"), [(turned, 0), (twelve_bits, 3), (transparent, 0)])
-def test_images_are_drawn_as_they_are_read(write, tolerance, make_engine, data, tmp_path):
+@one_model
+@pytest.mark.parametrize(("write", "tolerance"), [(turned, 2), (twelve_bits, 5), (transparent, 2)])
+def test_images_are_drawn_as_they_are_read(write, tolerance, make_model, make_engine, washers, prompts, tmp_path):
     """The file of a special kind and the same picture as a plain one give the same figure of anomalib, and of ours."""
-    source = Image.open(next((data / "washer/test/scratch").glob("*.png"))).convert("RGB").resize((160, 240))
+    source = Image.open(next(washers.glob("*.png"))).convert("RGB").resize((160, 240))
     plain = source.convert("L").convert("RGB") if write is twelve_bits else source
-    folders = [tmp_path / "special", tmp_path / "plain"]
-    for folder in folders:
-        folder.mkdir()
-    write(source, folders[0] / "image.png")
-    if write not in {turned, twelve_bits}:
-        alpha = Image.linear_gradient("L").resize(source.size)
-        plain = Image.composite(source, Image.new("RGB", source.size), alpha)
-    plain.save(folders[1] / "image.png")
-    pictures = []
-    for folder in folders:
-        model = InCTRLv2(BACKBONE, pretrained=None, prompts=str(data / "washer/train/good"), class_name="washer")
-        engine = make_engine(default_root_dir=tmp_path / f"results {folder.name}")
-        engine.predict(model, data_path=folder)
-        root = Path(engine.trainer.default_root_dir)
-        (picture,) = (root / "images").rglob("image.png")
-        (figure,) = (root / "explanations").rglob("image.png")
-        assert picture.parent.name == figure.parent.name == folder.name
-        pictures.append([np.asarray(Image.open(file).convert("RGB")).astype(int) for file in (picture, figure)])
-    (special, special_figure), (expected, expected_figure) = pictures
+    if write is transparent:
+        plain = Image.composite(source, Image.new("RGB", source.size), Image.linear_gradient("L").resize(source.size))
+    pictures, figures = [], []
+    for name, save, image in (("special", write, source), ("plain", Image.Image.save, plain)):
+        (tmp_path / name).mkdir()
+        save(image, tmp_path / name / "image.png")
+        engine = make_engine(default_root_dir=tmp_path / f"results {name}")
+        engine.predict(make_model(**prompts, visualizer=True), data_path=tmp_path / name)
+        for kind, found in (("images", pictures), ("explanations", figures)):
+            (path,) = results(engine, kind).rglob("image.png")
+            assert path.parent.name == name
+            found.append(np.asarray(Image.open(path).convert("RGB")).astype(int))
     # The random backbone lets the map change with the last level of a pixel: of the picture its image is compared.
-    assert np.abs(special[:, :256] - expected[:, :256]).max() <= tolerance + 2
-    assert special_figure.shape == expected_figure.shape
+    assert np.abs(pictures[0][:, :256] - pictures[1][:, :256]).max() <= tolerance
+    assert figures[0].shape == figures[1].shape
 
 
 def dataset_of(root, data, orientation_of_masks):
     """A folder of upright photos that lie in their files, with masks as stored or as displayed; None: plain photos."""
+    write = turned if orientation_of_masks else Image.Image.save
     for split, source in (("good", "train/good"), ("fine", "test/good"), ("bad", "test/scratch")):
         (root / split).mkdir(parents=True)
         for path in sorted((data / "washer" / source).glob("*.png"))[:3]:
-            image = Image.open(path).resize((180, 240))
-            (turned(image, root / split / path.name) if orientation_of_masks else image.save(root / split / path.name))
+            write(Image.open(path).resize((180, 240)), root / split / path.name)
     (root / "masks").mkdir()
     for path in (root / "bad").glob("*.png"):
         mask = Image.open(data / f"washer/ground_truth/scratch/{path.stem}_mask.png").resize((180, 240), 0)
@@ -108,69 +99,66 @@ def dataset_of(root, data, orientation_of_masks):
     return {"normal_dir": "good", "normal_test_dir": "fine", "abnormal_dir": "bad", "mask_dir": "masks"}
 
 
-def test_masks_of_photos_are_turned_with_them(make_engine, data, tmp_path):
+@one_model
+def test_masks_of_photos_are_turned_with_them(make_model, make_engine, data, tmp_path):
     """In anomalib's own folders as stored, in this package's merged datasets as stored or as displayed."""
-    metrics = {}
+    metrics = []
     for masks in (None, "stored", "displayed"):
         root = tmp_path / str(masks)
         options = {"name": "washer", "val_split_mode": "same_as_test"} | dataset_of(root, data, masks)
         source = DataSource("Folder", root=str(root), class_name="washer", options=options)
-        metrics[f"merged {masks}"] = GeneralistDataModule(targets=[source], num_workers=0)
+        datamodules = [GeneralistDataModule(targets=[source], num_workers=0)]
         if masks != "displayed":
-            metrics[f"folder {masks}"] = Folder(**options, root=root, num_workers=0)
-    for name, datamodule in metrics.items():
-        torch.manual_seed(0)
-        model = InCTRLv2(BACKBONE, pretrained=None, k_shot=2, visualizer=False, prompt_selection="first")
-        (metrics[name],) = make_engine(default_root_dir=tmp_path / name).test(model, datamodule=datamodule)
-    expected = metrics["merged None"]
-    assert 0 < expected["pixel_AUROC"] < 1
-    for found in metrics.values():
-        assert found == pytest.approx(expected, abs=5e-3)
+            datamodules.append(Folder(**options, root=root, num_workers=0))
+        for datamodule in datamodules:
+            torch.manual_seed(0)
+            metrics += make_engine().test(make_model(prompt_selection="first"), datamodule=datamodule)
+    assert 0 < metrics[0]["pixel_AUROC"] < 1
+    for found in metrics:
+        assert found == pytest.approx(metrics[0], abs=5e-3)
 
 
-@pytest.mark.parametrize("name", FOLDERS)
-def test_folders_named_in_any_script(name, make_engine, data, tmp_path, monkeypatch):
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "Kratzer ß").symlink_to(data / "washer/test/scratch")
-    (tmp_path / name / "good").symlink_to(data / "washer/train/good")
-    root = tmp_path / name
-    options = {"backbone": BACKBONE, "pretrained": None, "class_name": "washer"}
-    model = InCTRLv2(**options, prompts=str(root / "good"))
+@one_model
+def test_folders_named_in_any_script(make_model, make_engine, data, washers, tmp_path, monkeypatch):
+    root = tmp_path / NAME
+    shutil.copytree(washers, root / "Kratzer ß")
+    shutil.copytree(data / "washer/train/good", root / "good")
+    model = make_model(prompts=str(root / "good"), class_name="washer", visualizer=True)
     engine = make_engine(default_root_dir=root / "results")
     engine.predict(model, data_path=root / "Kratzer ß")
-    results = Path(engine.trainer.default_root_dir)
-    table = pd.read_csv(results / "scores.csv")
-    assert len(table) == len(list((results / "images").rglob("*.png"))) > 0
+    table = scores_of(engine)
+    assert len(table) == len(list(results(engine, "images").rglob("*.png"))) > 0
     scores = [item.score for item in Detector(model, device="cpu").predict(root / "Kratzer ß", "washer")]
     assert table.score.tolist() == pytest.approx(scores, abs=2e-6)
 
-    InCTRLDemo(root=root / "demo", **COUNTS).prepare_data()
-    make_engine().test(InCTRLv2(**options, k_shot=1), datamodule=InCTRLDemo(root=root / "demo", **COUNTS))
+    demo = InCTRLDemo(root=root / "demo", **COUNTS)
     folder = Folder("washer", root=root, normal_dir="good", abnormal_dir="Kratzer ß", num_workers=0)
-    make_engine().test(InCTRLv2(**options, k_shot=1, visualizer=False), datamodule=folder)
+    for datamodule in (demo, folder):
+        make_engine().test(make_model(k_shot=1), datamodule=datamodule)
 
     monkeypatch.chdir(tmp_path)
     arguments = ["predict", "--model", "InCTRLv2", "--model.backbone", BACKBONE, "--model.pretrained", "null"]
-    arguments += ["--model.prompts", f"{name}/good", "--model.class_name", "washer", "--data", f"{name}/Kratzer ß"]
-    arguments += ["--default_root_dir", f"{name}/out", "--trainer.accelerator", "cpu"]
-    AnomalibCLI(args=arguments)
+    arguments += ["--model.prompts", f"{NAME}/good", "--model.class_name", "washer", "--data", f"{NAME}/Kratzer ß"]
+    AnomalibCLI(args=[*arguments, "--default_root_dir", f"{NAME}/out", "--trainer.accelerator", "cpu"])
     (scores,) = (root / "out").rglob("scores.csv")
     assert len(pd.read_csv(scores)) == len(table)
 
 
-def test_control_characters_are_still_refused(make_engine, data, tmp_path):
-    (tmp_path / "a\nb").symlink_to(data / "washer/test/scratch")
-    model = InCTRLv2(BACKBONE, pretrained=None, prompts=str(data / "washer/train/good"))
+@one_model
+def test_control_characters_are_still_refused(make_model, make_engine, washers, prompts, tmp_path):
+    (tmp_path / "a\nb").symlink_to(washers)
     with pytest.raises(ValueError, match="non-printable"):
-        make_engine().predict(model, data_path=tmp_path / "a\nb")
+        make_engine().predict(make_model(**prompts), data_path=tmp_path / "a\nb")
 
 
-def test_images_that_anomalibs_folders_leave_out_are_reported(make_engine, data, tmp_path, caplog):
-    image = Image.open(next((data / "washer/test/scratch").glob("*.png")))
+@one_model
+def test_images_that_anomalibs_folders_leave_out_are_reported(
+    make_model, make_engine, washers, prompts, tmp_path, caplog
+):
+    image = Image.open(next(washers.glob("*.png")))
     for name in ("a.png", "b.png", "c.jp2", "d.gif", "e.gif"):
         image.save(tmp_path / name)
     (tmp_path / "notes.txt").touch()
-    model = InCTRLv2(BACKBONE, pretrained=None, prompts=str(data / "washer/train/good"), visualizer=False)
-    predictions = make_engine().predict(model, data_path=tmp_path)
+    predictions = make_engine().predict(make_model(**prompts), data_path=tmp_path)
     assert sum(len(batch.image_path) for batch in predictions) == 2
     assert f"{tmp_path}: 3 files are not read, by their endings (2 .gif, 1 .jp2)." in caplog.text
