@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, get_type_hints
 
@@ -18,17 +18,22 @@ from anomalib_inctrl.errors import ArgumentError
 
 
 def check_arguments(
-    function: Callable[..., Any], values: Mapping[str, Any], least: Mapping[str, float] | None = None
+    function: Callable[..., Any],
+    values: Mapping[str, Any],
+    least: Mapping[str, float] | None = None,
+    most: Mapping[str, float] | None = None,
 ) -> None:
-    """Check arguments by their annotations: a number is no text and no truth value, and it is finite.
+    """Check arguments by their annotations: a number is finite and neither text nor bool, text is not blank.
 
     Args:
         function: The function or ``__init__`` that takes them.
         values: Arguments by name; those without an annotation are left alone.
         least: The least value of numbers, by name.
+        most: The largest value of numbers, by name.
 
     Raises:
-        ArgumentError: If a value has another type, is none of the choices, or is too small; names the argument.
+        ArgumentError: If a value has another type, is none of the choices, is blank, too small or too large; names the
+            argument.
     """
     for name, given in values.items():
         adapter, value = _adapter(function, name), _plain(given)
@@ -38,25 +43,16 @@ def check_arguments(
             wanted = " or ".join(dict.fromkeys(_wanted(fault) for fault in error.errors()))
             msg = f"{name}={given!r}: expected {wanted}."
             raise ArgumentError(msg)
-        if least and name in least and isinstance(value, (int, float)) and value < least[name]:
-            msg = f"{name}={given!r}: must be {least[name]} or more."
-            raise ArgumentError(msg)
-
-
-def check_text(**values: object) -> None:
-    """Refuse text that is empty or blank by an ``ArgumentError``; anything else is left alone."""
-    for name, value in values.items():
         if isinstance(value, str) and not value.strip():
-            msg = f"{name}={value!r}: is empty."
+            msg = f"{name}={given!r}: is empty."
             raise ArgumentError(msg)
-
-
-def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
-    """Refuse a value that is not one of the choices by an ``ArgumentError`` that names them."""
-    choices = list(choices)
-    if not any(type(value) is type(choice) and value == choice for choice in choices):
-        msg = f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}."
-        raise ArgumentError(msg)
+        if isinstance(value, (int, float)):
+            if least and value < least.get(name, value):
+                msg = f"{name}={given!r}: must be {least[name]} or more."
+                raise ArgumentError(msg)
+            if most and value > most.get(name, value):
+                msg = f"{name}={given!r}: must be {most[name]} or less."
+                raise ArgumentError(msg)
 
 
 def check_positive(name: str, value: float) -> None:

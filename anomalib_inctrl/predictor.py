@@ -32,14 +32,13 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
 
-from anomalib_inctrl.arguments import check_arguments, check_choice
+from anomalib_inctrl.arguments import check_arguments
 from anomalib_inctrl.errors import ArgumentError, CheckpointError, ImageDataError, ImageFileError, PromptError
 from anomalib_inctrl.io.files import write_image_atomic
 from anomalib_inctrl.io.inputs import ImageInput, NamedImage, list_inputs
 from anomalib_inctrl.io.weights import read_checkpoint, write_checkpoint
 from anomalib_inctrl.models import InCTRL, InCTRLv2
 from anomalib_inctrl.models.components.conformal import check_threshold, conformal_threshold, p_value
-from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts
 from anomalib_inctrl.models.components.text_alignment import TextAlignment
 from anomalib_inctrl.prompts.source import DEFAULT_CLASS_NAME
 from anomalib_inctrl.visualization import HeatMap, explanation_figure, heat_overlay
@@ -273,9 +272,7 @@ class Detector:
         threshold: float | Literal["auto"] | None = None,
         false_alarm_rate: float | None = None,
     ) -> None:
-        check_arguments(Detector.__init__, locals(), {"batch_size": 1, "image_size": 1})
-        if prompt_shifts is not None:
-            check_prompt_shifts(prompt_shifts)
+        check_arguments(Detector.__init__, locals(), {"batch_size": 1, "image_size": 1, "prompt_shifts": 1})
         check_threshold(threshold, false_alarm_rate)
         self.batch_size, self.false_alarm_rate = batch_size, false_alarm_rate
         self._threshold, self._precision = threshold, precision
@@ -445,7 +442,7 @@ class Detector:
             CheckpointError: If a score is not finite, because the model's weights are not.
             ValueError: If ``on_error`` is neither of the two.
         """
-        check_choice("on_error", on_error, ("raise", "skip"))
+        check_arguments(Detector.predict, {"on_error": on_error})
         predictions = Predictions()
         skip = on_error == "skip"
         inputs, name = self._inputs(images, class_name, missing_ok=skip)

@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, SequentialSampler
 from torchvision.transforms.v2 import Resize, Transform
 
-from anomalib_inctrl.arguments import check_arguments, check_text
+from anomalib_inctrl.arguments import check_arguments
 from anomalib_inctrl.data.batch import PromptedBatch, collate_training
 from anomalib_inctrl.data.dataset import GeneralistDataset
 from anomalib_inctrl.data.sampler import BalancedSampler, MaskwiseBatchSampler, check_draws
@@ -103,7 +103,6 @@ class GeneralistDataModule(AnomalibDataModule):
             {name: value for name, value in locals().items() if name not in {"auxiliary", "targets"}},
             {"eval_batch_size": 1, "num_workers": 0, "seed": 0},
         )
-        check_text(feature_store=feature_store)
         check_draws(train_batch_size, k_shot, steps_per_epoch, one_class_batch_size or 0)
         super().__init__(
             train_batch_size=train_batch_size,

@@ -15,7 +15,7 @@ from anomalib.data.datamodules.base import AnomalibVideoDataModule
 from omegaconf import OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from anomalib_inctrl.arguments import check_arguments, check_text
+from anomalib_inctrl.arguments import check_arguments
 from anomalib_inctrl.errors import ArgumentError, DatasetError
 
 # What the folder of a category holds: in MVTec AD's layout and those like it, in VisA as distributed, in Real-IAD.
@@ -49,7 +49,6 @@ class DataSource:
     def __post_init__(self) -> None:
         """Check the types; what they name is looked for when it is needed."""
         check_arguments(DataSource.__init__, vars(self))
-        check_text(datamodule=self.datamodule, class_name=self.class_name)
         if self.categories is not None and not len(self.categories):
             msg = "categories=[]: name at least one, or leave them out for all."
             raise ArgumentError(msg)

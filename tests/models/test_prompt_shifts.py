@@ -108,9 +108,9 @@ def test_inconsistent_number_of_views_is_refused(views, backbone, model, images)
 
 
 def test_invalid_prompt_shifts_are_refused(model, images):
-    with pytest.raises(ValueError, match="prompt_shifts=0: give a whole number"):
+    with pytest.raises(ValueError, match="prompt_shifts=0: must be 1 or more"):
         InCTRLv2(backbone="demo-vit-16-240", pretrained=None, prompt_shifts=0)
-    with pytest.raises(ValueError, match="prompt_shifts=-1: give a whole number"):
+    with pytest.raises(ValueError, match="prompt_shifts=-1: must be 1 or more"):
         Detector(backbone="demo-vit-16-240", pretrained=None, prompt_shifts=-1)
     with pytest.raises(PromptError, match=r"prompt_shifts=17: a patch of .* has 16 pixels a side"):
         model(prompt_shifts=17).set_prompts(images[:1], "washer")

@@ -22,7 +22,7 @@ from anomalib_inctrl.models.components.fusion import FusionKind, ScoreFusion
 from anomalib_inctrl.models.components.heads import ImageResidualScorer
 from anomalib_inctrl.models.components.patch_metric import PatchMetric, PatchMetricKind
 from anomalib_inctrl.models.components.prompt_bank import PromptBank, PromptContext
-from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts, encode_prompts
+from anomalib_inctrl.models.components.prompt_shifts import encode_prompts
 from anomalib_inctrl.models.components.residuals import (
     ResidualOperation,
     ResidualScale,
@@ -108,9 +108,8 @@ class FewShotModel(nn.Module, ABC):
         if not (use_text or use_patch or use_image):
             msg = "use_text, use_patch and use_image are all off: nothing is left to score with. Switch one on."
             raise ValueError(msg)
-        check_arguments(FewShotModel.__init__, locals(), {"patch_pooling": 1})
+        check_arguments(FewShotModel.__init__, locals(), {"patch_pooling": 1, "prompt_shifts": 1})
         check_positive("temperature_image", temperature_image)
-        check_prompt_shifts(prompt_shifts)
         self.backbone = create_backbone(backbone, pretrained, blocks, image_size)
         use_text = use_text and self.backbone.has_text
         if not (use_text or use_patch or use_image):

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torchvision.transforms.v2 import Resize
 
-from anomalib_inctrl.arguments import check_arguments, check_text
+from anomalib_inctrl.arguments import check_arguments
 from anomalib_inctrl.backbones import ImageFeatures, backbone_preprocessing, resolve_pretrained
 from anomalib_inctrl.backbones.preprocessing import CHECKPOINT_KEY, BackbonePreProcessor
 from anomalib_inctrl.console import quiet
@@ -58,7 +58,6 @@ from anomalib_inctrl.models.components.hub import CONFIG_KEYS, download, hub_con
 from anomalib_inctrl.models.components.losses import BinaryFocalLoss
 from anomalib_inctrl.models.components.post_processor import FewShotPostProcessor
 from anomalib_inctrl.models.components.prompt_collector import PromptCollector
-from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts
 from anomalib_inctrl.models.components.score_components import ScoreComponents
 from anomalib_inctrl.models.components.threshold import GivenThreshold
 from anomalib_inctrl.models.components.training_features import TrainingFeatures
@@ -77,7 +76,7 @@ else:
 logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_EPOCHS = 10
-_LEAST = {"image_size": 1, "patch_pooling": 1, "learning_rate": 0, "weight_decay": 0, "seed": 0}
+_LEAST = {"image_size": 1, "prompt_shifts": 1, "patch_pooling": 1, "learning_rate": 0, "weight_decay": 0, "seed": 0}
 _LIGHTNING_MAX_EPOCHS = 1000
 
 
@@ -200,7 +199,6 @@ class FewShotModule(ModelHubMixin, _Base):
         """
         quiet()  # before the first message, which is anomalib's
         check_arguments(FewShotModule.__init__, locals(), _LEAST)
-        check_text(backbone=backbone, pretrained=pretrained, class_name=class_name, weights=weights)
         if blocks and min(blocks) < 1:
             msg = f"blocks={blocks}: blocks are counted from 1."
             raise ArgumentError(msg)
@@ -733,8 +731,8 @@ class FewShotModule(ModelHubMixin, _Base):
     def _keep_prompt_shifts(self, saved: Any, source: str) -> None:
         """Encode new prompts like those of the checkpoint, which stay as they are."""
         try:
-            check_prompt_shifts(saved)
-        except ValueError as error:
+            check_arguments(FewShotModule.__init__, {"prompt_shifts": saved}, _LEAST)
+        except ArgumentError as error:
             msg = f"{source}: damaged, {error}"
             raise CheckpointError(msg) from error
         if self.hparams["prompt_shifts"] not in {1, saved}:

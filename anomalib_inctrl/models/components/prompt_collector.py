@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 from anomalib_inctrl.errors import PromptError
 from anomalib_inctrl.io.images import read_image
 from anomalib_inctrl.models.components.few_shot_model import FewShotModel
-from anomalib_inctrl.models.components.prompt_shifts import check_prompt_shifts
 from anomalib_inctrl.prompts.selection import check_k_shot, create_selector, read_prompt_list
 from anomalib_inctrl.prompts.source import class_name_of, given_prompts, prompt_candidates
 
@@ -36,8 +35,7 @@ class PromptCollector:
             ``prompt_shifts`` and ``seed``.
 
     Raises:
-        PromptError: If ``k_shot`` is negative or there is no such ``prompt_selection``.
-        ValueError: If ``prompt_shifts`` is not a positive integer.
+        PromptError: If ``k_shot`` is negative, or ``prompts`` or ``prompt_selection`` do not exist.
 
     Attributes:
         class_name: Class of the images that come without one; known after :meth:`collect`.
@@ -47,7 +45,6 @@ class PromptCollector:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         create_selector(settings["prompt_selection"])
         check_k_shot(settings["k_shot"])
-        check_prompt_shifts(settings["prompt_shifts"])
         if settings["prompts"] is not None:
             read_prompt_list(settings["prompts"])  # what does not exist is reported here
         self._settings = settings

@@ -18,20 +18,6 @@ from anomalib_inctrl.errors import PromptError
 _ENCODE_BATCH = 32
 
 
-def check_prompt_shifts(shifts: int) -> None:
-    """Refuse an invalid number of offsets.
-
-    Args:
-        shifts: Offsets along each axis.
-
-    Raises:
-        ValueError: If it is not an integer of at least 1.
-    """
-    if isinstance(shifts, bool) or not isinstance(shifts, int) or shifts < 1:
-        msg = f"prompt_shifts={shifts!r}: give a whole number of offsets along each axis; 1 leaves prompts as they are."
-        raise ValueError(msg)
-
-
 def shift_images(images: Tensor, shifts: int, patch_size: int) -> Tensor:
     """Move images by fractions of a patch along both axes, with reflected borders.
 

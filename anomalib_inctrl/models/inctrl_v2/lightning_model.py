@@ -27,7 +27,7 @@ from anomalib_inctrl.arguments import check_arguments, check_positive
 from anomalib_inctrl.errors import DatasetError
 from anomalib_inctrl.models.components.few_shot_module import FewShotModule
 from anomalib_inctrl.models.components.losses import DiceLoss
-from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model, check_weights
+from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
 
 
 class InCTRLv2(FewShotModule, AnomalibModule):
@@ -88,11 +88,10 @@ class InCTRLv2(FewShotModule, AnomalibModule):
         one_class_weight: float = 1.0,
         **shared: Any,
     ) -> None:
-        check_arguments(
-            InCTRLv2.__init__, locals(), dict.fromkeys(("image_weight", "pixel_weight", "one_class_weight"), 0)
-        )
-        check_weights(alpha, beta, temperature_patch)
+        not_negative = dict.fromkeys(("alpha", "beta", "image_weight", "pixel_weight", "one_class_weight"), 0)
+        check_arguments(InCTRLv2.__init__, locals(), not_negative, {"alpha": 1, "beta": 1})
         check_positive("temperature_image", temperature_image)
+        check_positive("temperature_patch", temperature_patch)
         super().__init__(backbone, pretrained, **shared)
         self.dice = DiceLoss(empty_mask)
         self.loss_weights = {"image": image_weight, "pixel": pixel_weight, "one_class": one_class_weight}

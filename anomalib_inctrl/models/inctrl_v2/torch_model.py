@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from anomalib_inctrl.arguments import check_arguments, check_positive
 from anomalib_inctrl.backbones import ImageFeatures
-from anomalib_inctrl.errors import ArgumentError
 from anomalib_inctrl.models.components.branches import SemanticBranch
 from anomalib_inctrl.models.components.few_shot_model import FewShotModel
 from anomalib_inctrl.models.components.prompt_bank import PromptContext
@@ -20,15 +19,6 @@ from anomalib_inctrl.models.components.score_components import ScoreComponents
 
 ScoreMap = Literal["residual", "dasl", "fused"]
 PrototypeKind = Literal["text", "learned"]
-
-
-def check_weights(alpha: float, beta: float, temperature_patch: float) -> None:
-    """Refuse weights outside [0, 1], and a temperature that is not positive, by an ``ArgumentError``."""
-    for name, weight in (("alpha", alpha), ("beta", beta)):
-        if not 0 <= weight <= 1:
-            msg = f"{name}={weight}: must lie in [0, 1]."
-            raise ArgumentError(msg)
-    check_positive("temperature_patch", temperature_patch)
 
 
 class InCTRLv2Model(FewShotModel):
@@ -78,8 +68,8 @@ class InCTRLv2Model(FewShotModel):
         prototypes: PrototypeKind | None = None,
         **shared: Any,
     ) -> None:
-        check_arguments(InCTRLv2Model.__init__, locals())
-        check_weights(alpha, beta, temperature_patch)
+        check_arguments(InCTRLv2Model.__init__, locals(), {"alpha": 0, "beta": 0}, {"alpha": 1, "beta": 1})
+        check_positive("temperature_patch", temperature_patch)
         super().__init__(backbone, pretrained, **shared)
         if prototypes == "text" and not self.backbone.has_text:
             msg = f"prototypes='text': {self.backbone.name} has no text encoder. Choose 'learned'."
