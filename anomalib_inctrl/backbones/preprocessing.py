@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from anomalib.pre_processing import PreProcessor
@@ -16,7 +16,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from anomalib_inctrl.arguments import check_choice
+from anomalib_inctrl.arguments import check_arguments
 from anomalib_inctrl.backbones.openclip import CLIP_MEAN, CLIP_STD
 from anomalib_inctrl.errors import ImageDataError, ImageFileError
 from anomalib_inctrl.io.images import IMAGE_SUFFIXES, read_header, read_image, read_mask, upright, warn_of_skipped
@@ -51,7 +51,7 @@ class BicubicResize(v2.Resize):
     """
 
     def __init__(self, size: int, mode: ResizeMode = "squash") -> None:
-        check_choice("resize_mode", mode, get_args(ResizeMode))
+        check_arguments(BicubicResize.__init__, {"mode": mode})
         # Resize wants the two sides to squash and the one to keep the aspect.
         sides = [size, size] if mode == "squash" else [size]
         super().__init__(sides, interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
