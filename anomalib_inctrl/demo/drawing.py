@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, cached_property, reduce
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -38,17 +39,16 @@ class Draw:
     """
 
     def __init__(self, key: tuple[int, int], style_key: tuple[int, int] | None = None, stream: int = 0) -> None:
-        self.key = key
-        self.style_key = style_key
-        self.stream = stream
+        self.key, self.style_key, self.stream = key, style_key, stream
         self._counter = 0
 
     def child(self, stream: int) -> Draw:
         """Return an independent generator that starts its own count."""
         return Draw(self.key, self.style_key, self.stream * 64 + stream + 1)
 
-    def _units(self, key: tuple[int, int], n: int) -> Tensor:
-        """`(n,)` numbers in `[0, 1)`, exact in single precision, for the next count."""
+    def uniforms(self, n: int, key: tuple[int, int] | None = None) -> Tensor:
+        """`(n,)` uniform numbers in `[0, 1)`, exact in single precision; of the image, or of another `key`."""
+        key = key or self.key
         self._counter += 1
         word = _mix(_mix(key[0] ^ _mix(self.stream * 0x2545F491 & _MASK)) ^ key[1])
         positions = [(self._counter * 4096 + element) * 0x1E3779B1 & _MASK for element in range(n)]
@@ -58,17 +58,13 @@ class Draw:
         """Uniform number in `[low, high)`, a scalar tensor."""
         return self.uniforms(1)[0] * (high - low) + low
 
-    def uniforms(self, n: int) -> Tensor:
-        """`(n,)` uniform numbers in `[0, 1)`."""
-        return self._units(self.key, n)
-
     def sign(self) -> Tensor:
         """-1 or 1."""
         return (self.uniform(0, 1) < 0.5).float() * 2 - 1
 
     def look(self, default: float, low: float, high: float) -> Tensor:
         """A trait of the product: `default` as designed, otherwise in `[low, high)` and decided by the style alone."""
-        drawn = self._units(self.style_key or self.key, 1)[0] * (high - low) + low
+        drawn = self.uniforms(1, self.style_key)[0] * (high - low) + low
         return torch.tensor(float(default)) if self.style_key is None else drawn
 
     def colour(self, red: float, green: float, blue: float, spread: float = 0.02) -> Tensor:
@@ -84,11 +80,9 @@ def noise_atlas() -> Tensor:
     n = _ATLAS_SIZE
 
     def lattice(cells: int) -> Tensor:
-        grid = torch.randn(1, 1, cells, cells, generator=generator)
-        wide = F.pad(grid, (3, 3, 3, 3), mode="circular")
-        step = n // cells
-        big = F.interpolate(wide, scale_factor=step, mode="bicubic", align_corners=False)
-        return big[0, 0, 3 * step : 3 * step + n, 3 * step : 3 * step + n]
+        wide = F.pad(torch.randn(1, 1, cells, cells, generator=generator), (3, 3, 3, 3), mode="circular")
+        inside = slice(3 * n // cells, 3 * n // cells + n)
+        return F.interpolate(wide, scale_factor=n // cells, mode="bicubic")[0, 0, inside, inside]
 
     def fbm(octaves: tuple[int, ...], decay: float) -> Tensor:
         total = sum((decay**i * lattice(c) for i, c in enumerate(octaves)), start=torch.zeros(n, n))
@@ -98,15 +92,13 @@ def noise_atlas() -> Tensor:
     ids = torch.rand(_CELLS, _CELLS, generator=generator)
     at = (torch.arange(n) + 0.5) * _CELLS / n
     cell = at.floor().long()
-    first, second, owner = torch.full((n, n), 9.0), torch.full((n, n), 9.0), torch.zeros(n, n)
-    for dy in (-1, 0, 1):
-        for dx in (-1, 0, 1):
-            rows, cols = (cell + dy)[:, None], (cell + dx)[None]
-            site = points[rows % _CELLS, cols % _CELLS]
-            d = (cols + site[..., 0] - at[None]).square() + (rows + site[..., 1] - at[:, None]).square()
-            owner = torch.where(d < first, ids[rows % _CELLS, cols % _CELLS], owner)
-            second = torch.minimum(second, torch.maximum(first, d))
-            first = torch.minimum(first, d)
+    first, second, owner = torch.tensor([9.0, 9.0, 0.0]).view(3, 1, 1).expand(3, n, n)
+    for dy, dx in product((-1, 0, 1), repeat=2):
+        rows, cols = (cell + dy)[:, None], (cell + dx)[None]
+        site = points[rows % _CELLS, cols % _CELLS]
+        d = (cols + site[..., 0] - at[None]).square() + (rows + site[..., 1] - at[:, None]).square()
+        owner = torch.where(d < first, ids[rows % _CELLS, cols % _CELLS], owner)
+        first, second = torch.minimum(first, d), torch.minimum(second, torch.maximum(first, d))
     soft, fine = fbm((8, 16, 32, 64, 128), 0.6), fbm((64, 128, 256), 0.8)
     return torch.stack([soft, fine, second.sqrt() - first.sqrt(), owner, torch.randn(n, n, generator=generator)])
 
@@ -296,10 +288,9 @@ def light_scene(scene: Scene, draw: Draw) -> Tensor:
     size = scene.outline.shape[-1]
     u = draw.uniforms(6)
     azimuth, tilt = u[0] * 0.6 - 2.7, u[1] * 0.2 + 0.6
-    to_lamp_x, to_lamp_y, to_lamp_z = torch.cos(azimuth) * tilt, torch.sin(azimuth) * tilt, (1 - tilt * tilt).sqrt()
+    lamp_z = (1 - tilt * tilt).sqrt()  # of the direction to the lamp
     x, y = axes(size)
     exposure = u[2] * 0.1 + 0.95 + (u[3] * 0.1 - 0.05) * x + (u[4] * 0.1 - 0.05) * y
-    sensor_noise = noise_window(draw, GRAIN, size) * (u[5] * 0.006 + 0.006)
 
     rim = (-scene.outline / scene.bevel).clamp(0, 1)
     height = scene.relief + rim * (2 - rim) * scene.bevel * 0.5
@@ -308,21 +299,20 @@ def light_scene(scene: Scene, draw: Draw) -> Tensor:
     gx = (padded[1:-1, 2:] - padded[1:-1, :-2]) * slope
     gy = (padded[2:, 1:-1] - padded[:-2, 1:-1]) * slope
     steep = (gx * gx + gy * gy + 1).rsqrt()
-    lean = gx * to_lamp_x + gy * to_lamp_y
-    diffuse = ((to_lamp_z - lean) * steep).clamp(min=0)
+    lean = gx * (torch.cos(azimuth) * tilt) + gy * (torch.sin(azimuth) * tilt)
+    diffuse = ((lamp_z - lean) * steep).clamp(min=0)
     # half-way vector between the lamp and the viewer straight above
-    shine = ((to_lamp_z + 1 - lean) * (steep * (2 + 2 * to_lamp_z).rsqrt())).clamp(min=0)
+    shine = ((lamp_z + 1 - lean) * (steep * (2 + 2 * lamp_z).rsqrt())).clamp(min=0)
     for _ in range(5):
         shine = shine.square_()
-    shade = (0.35 + diffuse * (0.65 / 0.714)) * exposure
 
     covered = coverage(scene.outline)
     shadow = torch.exp(scene.outline.clamp(min=0) * -16) * -0.55 + 1
-    image = scene.albedo * (shade * covered)
+    image = scene.albedo * ((0.35 + diffuse * (0.65 / 0.714)) * exposure * covered)
     image.addcmul_(scene.backdrop, shadow * exposure * (1 - covered))
     highlight = shine * scene.gloss * covered
     if scene.over is not None and scene.over_colour is not None:
         image = blend(image, scene.over_colour * exposure, scene.over)
         highlight = highlight * (1 - scene.over)
-    image += sensor_noise + highlight
+    image += noise_window(draw, GRAIN, size) * (u[5] * 0.006 + 0.006) + highlight
     return image.mul_(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
