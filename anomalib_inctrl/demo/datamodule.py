@@ -44,9 +44,8 @@ def _write_png(path: Path, pixels: Tensor) -> None:
 
 
 def _render_any(sample: Sample, kinds: Sequence[str], seed: int) -> tuple[str | None, RenderedBatch]:
-    """Render an image with its kind of defect, or the next that shows: not all do on every random product."""
-    first = kinds.index(sample.defect) if sample.defect else 0
-    for kind in (*kinds[first:], *kinds[:first])[: len(kinds) if sample.defect else 0]:
+    """Render an image with the first kind of defect that shows on it: not all do on every random product."""
+    for kind in kinds:
         try:
             return kind, render_batch([replace(sample, defect=kind)], seed=seed)
         except RenderError:  # noqa: PERF203
@@ -102,11 +101,8 @@ class InCTRLDemo(MVTecAD):
         check_category(category)
         root = resolve_dataset_root(root, "InCTRLDemo")
         super().__init__(root, category, num_workers=num_workers, seed=seed, **options)
-        counts = {
-            "train_count": train_count,
-            "test_normal_count": test_normal_count,
-            "test_anomalous_count": test_anomalous_count,
-        }
+        names = ("train_count", "test_normal_count", "test_anomalous_count")
+        counts = dict(zip(names, (train_count, test_normal_count, test_anomalous_count), strict=True))
         for name, count in counts.items():
             if not 1 <= count <= _NORMAL_TEST:
                 msg = f"{name} must be between 1 and {_NORMAL_TEST}, got {count}."
@@ -132,46 +128,45 @@ class InCTRLDemo(MVTecAD):
         super()._setup(_stage)
 
     def _check(self) -> None:
-        folder, wanted = self.root / self.category, self._settings
+        folder = self.root / self.category
         if not folder.is_dir():
             msg = f"There is no demo category in {folder}; call prepare_data() first."
             raise DatasetError(msg)
         remedy = "Use another root, or delete that folder to have it rendered again."
         try:
-            found: Any = json.loads((folder / _SETTINGS_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            found = dict(json.loads((folder / _SETTINGS_FILE).read_text(encoding="utf-8")))
+        except (OSError, TypeError, ValueError) as error:
             msg = f"{folder} holds no readable {_SETTINGS_FILE}, so it is not a finished demo category. {remedy}"
             raise DatasetError(msg) from error
-        if found != wanted:
-            found = found if isinstance(found, dict) else {}
-            names = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
-            differences = ", ".join(f"{n}={found.get(n)} (asked for: {wanted.get(n)})" for n in names)
-            msg = f"{folder} was rendered with other settings: {differences}. {remedy}"
+        wanted = self._settings.items()
+        if other := [f"{n}={found.get(n)} (asked for: {value})" for n, value in wanted if found.get(n) != value]:
+            msg = f"{folder} was rendered with other settings: {', '.join(other)}. {remedy}"
             raise DatasetError(msg)
 
     def _render(self, folder: Path) -> None:
         category, settings, kinds = self.category, self._settings, (REGISTRY | RANDOM_PRODUCTS)[self.category].defects
-        samples = [Sample(category, i) for i in range(settings["train_count"])]
-        samples += [Sample(category, _NORMAL_TEST + i) for i in range(settings["test_normal_count"])]
+        # number of each image, and kinds of defect to try on it
+        images: list[tuple[int, tuple[str, ...]]] = [(i, ()) for i in range(settings["train_count"])]
+        images += [(_NORMAL_TEST + i, ()) for i in range(settings["test_normal_count"])]
         for i in range(settings["test_anomalous_count"]):
-            samples.append(Sample(category, _ANOMALOUS_TEST + i, kinds[i % len(kinds)]))
+            first = i % len(kinds)
+            images.append((_ANOMALOUS_TEST + i, kinds[first:] + kinds[:first]))
         numbers: Counter[str] = Counter()
         unfinished = folder.with_name(f".{category}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # the images are small: twice as fast as with two threads
         try:
-            for sample in samples:
-                kind, (image, mask) = _render_any(sample, kinds, settings["seed"])
-                group = "train/good" if sample.index < _NORMAL_TEST else f"test/{kind or 'good'}"
+            for number, tried in images:
+                kind, (image, mask) = _render_any(Sample(category, number), tried, settings["seed"])
+                group = "train/good" if number < _NORMAL_TEST else f"test/{kind or 'good'}"
                 path = f"{group}/{numbers[group]:03}"
                 numbers[group] += 1
                 _write_png(unfinished / f"{path}.png", image[0].flip(0).permute(1, 2, 0).contiguous())  # blue first
                 if kind:
                     name = path.replace("test", "ground_truth", 1) + "_mask.png"
                     _write_png(unfinished / name, mask[0].byte() * 255)
-            description = json.dumps(settings, indent=2) + "\n"
-            (unfinished / _SETTINGS_FILE).write_text(description, encoding="utf-8")
+            (unfinished / _SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
             unfinished.replace(folder)
         finally:
             torch.set_num_threads(threads)

@@ -116,16 +116,17 @@ def render_batch(
 def check_category(category: str, categories: Mapping[str, Category] = _ALL) -> None:
     """Raise a DatasetError that lists the categories if there is none of that name."""
     if category not in categories:
-        named = [name for name in categories if name not in RANDOM_PRODUCTS]
-        more = f", product-000 to product-{len(RANDOM_PRODUCTS) - 1}" if len(named) < len(categories) else ""
-        msg = f"Unknown demo category {category!r}; choose one of: {', '.join(named)}{more}."
+        choices = [name for name in categories if name not in RANDOM_PRODUCTS]
+        if len(choices) < len(categories):
+            choices.append(f"product-000 to product-{len(RANDOM_PRODUCTS) - 1}")
+        msg = f"Unknown demo category {category!r}; choose one of: {', '.join(choices)}."
         raise DatasetError(msg)
 
 
 def _render(sample: Sample, seed: int, size: int, category: Category) -> tuple[Tensor, Tensor]:
     """Render an image `(3, H, W)` uint8 and its mask `(H, W)`; a defect that does not show is drawn again elsewhere."""
-    style_key = _key(f"{sample.category}/{sample.style}") if sample.style else None
-    draw = Draw(_key(f"{seed}/{sample.category}/{sample.index}/{sample.style}"), style_key)
+    name, style = sample.category, sample.style
+    draw = Draw(_key(f"{seed}/{name}/{sample.index}/{style}"), _key(f"{name}/{style}") if style else None)
     x, y = axes(size)
     scene = _scene(category, draw, x, y)
     clean = light_scene(scene, draw.child(_LIGHT))
@@ -133,8 +134,8 @@ def _render(sample: Sample, seed: int, size: int, category: Category) -> tuple[T
         return clean, torch.zeros(size, size, dtype=torch.bool)
 
     for attempt in range(_ATTEMPTS):
-        on_rim = sample.defect == "chip"
-        site = choose_site(scene.outline, clean, on_rim, draw.child(_DEFECT + attempt), least=attempt / _ATTEMPTS)
+        chance = draw.child(_DEFECT + attempt)
+        site = choose_site(scene.outline, clean, sample.defect == "chip", chance, least=attempt / _ATTEMPTS)
         if sample.defect == "bent":
             broken = _scene(category, draw, *bend(x, y, site))
         elif sample.defect == "missing":
@@ -163,8 +164,7 @@ def _scene(category: Category, draw: Draw, x: Tensor, y: Tensor, omit: Tensor | 
     pose = draw.child(_POSE)
     turn = pose.uniform(-category.turn, category.turn) * (3.14159265 / 180)
     cos, sin = torch.cos(turn), torch.sin(turn)
-    dx = x - pose.uniform(-category.shift, category.shift)
-    dy = y - pose.uniform(-category.shift, category.shift)
+    dx, dy = (axis - pose.uniform(-category.shift, category.shift) for axis in (x, y))
     grow = 1 / (1 + pose.uniform(-category.zoom, category.zoom))
     return category.render(View((dx * cos + dy * sin) * grow, (dy * cos - dx * sin) * grow, draw.child(_PRODUCT), omit))
 

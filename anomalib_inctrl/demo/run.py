@@ -118,11 +118,12 @@ def _engine(args: argparse.Namespace, **options: Any) -> Engine:
 
 def _benchmark(args: argparse.Namespace, weights: dict[str, Path]) -> BenchmarkConfig:
     """Both models, the training-free baseline and the patch score alone, on all unseen categories."""
-    models: dict[str, object] = {name: {"class_path": name, "weights": str(path)} for name, path in weights.items()}
-    baseline: dict[str, object] = {"backbone": DEMO_BACKBONE, "pretrained": DEMO_PRETRAINED}
-    models["training-free baseline"] = {"class_path": "InCTRLv2", "init_args": baseline}
-    # What is left of it without the text score shows how much of a result is the encoder's.
-    models["patch score alone"] = {"class_path": "InCTRLv2", "init_args": baseline | {"use_text": False}}
+    baseline = {"backbone": DEMO_BACKBONE, "pretrained": DEMO_PRETRAINED}
+    models = {name: {"class_path": name, "weights": str(path)} for name, path in weights.items()} | {
+        "training-free baseline": {"class_path": "InCTRLv2", "init_args": baseline},
+        # What is left of it without the text score shows how much of a result is the encoder's.
+        "patch score alone": {"class_path": "InCTRLv2", "init_args": {**baseline, "use_text": False}},
+    }
     return BenchmarkConfig.model_validate(
         {
             "title": f"Demonstration: heads trained on {len(_PRODUCTS)} random products, tested on unseen families",
