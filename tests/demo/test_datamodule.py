@@ -1,16 +1,19 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The demo data on disk and as a datamodule."""
+"""The embedded data on disk and as datamodules."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from anomalib.data import MVTecAD
 from anomalib.data.utils import read_image, read_mask
+from sklearn.datasets import load_digits
 
-from anomalib_inctrl.demo import CATEGORIES, InCTRLDemo, Sample, datamodule, render_batch
+from anomalib_inctrl.data import DataSource, GeneralistDataModule
+from anomalib_inctrl.demo import CATEGORIES, InCTRLDemo, Sample, ScikitDigits, render_batch
 from anomalib_inctrl.errors import DatasetError
 
 COUNTS = {"train_count": 4, "test_normal_count": 2, "test_anomalous_count": 11, "seed": 5}
@@ -25,22 +28,17 @@ def root(tmp_path_factory):
     return folder
 
 
-def test_anomalibs_mvtec_datamodule_reads_it(root):
+def test_anomalibs_mvtec_datamodule_reads_what_is_rendered(root):
     stock = MVTecAD(root=root, category="washer", num_workers=0, eval_batch_size=4)
     stock.setup()
     assert (len(stock.train_data), len(stock.test_data), stock.task.value) == (4, 13, "segmentation")
     assert stock.test_data.samples.label_index.sum() == 11
     assert (root / "washer/test/scratch/001.png").is_file()  # nine kinds of defect, the first two of them twice
     for batch in stock.test_dataloader():
-        assert batch.image.shape[1:] == (3, 240, 240)
         assert torch.equal(batch.gt_mask.flatten(1).any(dim=1), batch.gt_label)
-
-
-def test_files_hold_what_is_rendered(root):
     batch = render_batch([Sample("washer", 2), Sample("washer", 2_000_002, "chip")], seed=5)
-    normal = read_image(root / "washer/train/good/002.png", as_tensor=True)
-    broken = read_image(root / "washer/test/chip/000.png", as_tensor=True)
-    torch.testing.assert_close(torch.stack([normal, broken]), batch.image / 255)
+    files = [read_image(root / f"washer/{name}.png", as_tensor=True) for name in ("train/good/002", "test/chip/000")]
+    torch.testing.assert_close(torch.stack(files), batch.image / 255)
     mask = read_mask(root / "washer/ground_truth/chip/000_mask.png", as_tensor=True)
     assert torch.equal(mask.bool(), batch.mask[1])
 
@@ -52,48 +50,34 @@ def test_datamodule_renders_once_and_gives_batches(root):
     module.setup()
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == before
     assert next(iter(module.train_dataloader())).image.shape == (3, 3, 240, 240)
-    assert len(module.val_data) == len(module.test_data) == 13
-    assert module.num_workers == 0
     assert InCTRLDemo(root=None).root.name == InCTRLDemo().root.name == "InCTRLDemo"
 
 
-def test_other_settings_are_refused_with_the_difference(root):
-    module = InCTRLDemo(root=root, category="washer", **{**COUNTS, "seed": 6})
-    for step in (module.prepare_data, module.setup):
-        with pytest.raises(DatasetError, match=r"washer was rendered.* seed=5 .*6.*delete"):
-            step()
-
-
-@pytest.mark.parametrize(("settings", "words"), [(None, r"demo\.json"), (json.dumps([1]), "other settings")])
-def test_a_folder_of_other_origin_is_left_alone(tmp_path, settings, words):
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (None, r"washer holds no readable demo\.json.*delete"),
+        ([1], r"washer holds no readable demo\.json.*delete"),
+        ({"seed": 6}, r"washer was rendered.* seed=6 .*5.*delete"),
+    ],
+)
+def test_a_folder_of_other_origin_is_refused_and_left_alone(tmp_path, settings, words):
     mine = tmp_path / "washer" / "000.png"
     mine.parent.mkdir()
     mine.write_bytes(b"mine")
     if settings:
-        mine.with_name("demo.json").write_text(settings)
-    with pytest.raises(DatasetError, match=words):
-        InCTRLDemo(tmp_path, **COUNTS).prepare_data()
+        mine.with_name("demo.json").write_text(json.dumps(settings))
+    module = InCTRLDemo(tmp_path, **COUNTS)
+    for step in (module.prepare_data, module.setup):
+        with pytest.raises(DatasetError, match=words):
+            step()
     assert mine.read_bytes() == b"mine"
 
 
-def test_interrupted_rendering_leaves_nothing(tmp_path, monkeypatch):
-    def interrupt(path, pixels):
-        path.parent.mkdir(parents=True)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(datamodule, "_write_png", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            InCTRLDemo(tmp_path, **TINY).prepare_data()
-    assert [path.name for path in tmp_path.iterdir()] == [".washer.lock"]
-    left = tmp_path / ".washer.unfinished" / "test" / "left.png"  # by a process that was killed
+def test_simultaneous_rendering_gives_one_complete_folder(tmp_path):
+    left = tmp_path / ".brick.unfinished" / "test" / "left.png"  # by a process that was killed
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half")
-    InCTRLDemo(tmp_path, **TINY).prepare_data()
-    assert len(list(tmp_path.rglob("*.png"))) == 2 + 1 + 3 * 2
-
-
-def test_simultaneous_rendering_gives_one_complete_folder(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: InCTRLDemo(tmp_path, "brick", **TINY).prepare_data(), range(4)))
     assert {path.name for path in tmp_path.iterdir()} == {"brick", ".brick.lock"}
@@ -108,3 +92,25 @@ def test_wrong_arguments_are_refused(tmp_path):
         InCTRLDemo(root=tmp_path, test_normal_count=0)
     with pytest.raises(DatasetError, match="prepare_data"):
         InCTRLDemo(root=tmp_path, category="gear").setup()
+
+
+def test_digits_are_those_of_scikit_learn_and_targets_of_a_generalist(tmp_path):
+    digits, root = load_digits(), tmp_path / "ScikitDigits"
+    tested = np.arange(len(digits.target)) % 6 == 0
+    ScikitDigits(root).prepare_data()
+    for category, normal in (("digit_3", [3]), ("even_digit", [0, 2, 4, 6, 8])):
+        datamodule = ScikitDigits(root, category, num_workers=0)
+        datamodule.setup()
+        train, test = datamodule.train_data.samples, datamodule.test_data.samples
+        assert len(train) == np.isin(digits.target[~tested], normal).sum()
+        assert (len(test), train.label_index.sum()) == (tested.sum(), 0)
+        assert (test.label_index == 0).sum() == np.isin(digits.target[tested], normal).sum()
+    for number in (0, 17, 299):
+        row = np.flatnonzero(tested)[number]
+        image = read_image(root / "digits" / "test" / f"digit_{digits.target[row]}" / f"{number:05}.png")
+        np.testing.assert_allclose(image[:, :, 0] * 16, digits.images[row], atol=0.04)
+    datamodule = GeneralistDataModule(targets=[DataSource("ScikitDigits", str(root), ["digit_1", "even_digit"])])
+    datamodule.prepare_data()
+    datamodule.setup("test")
+    assert set(datamodule.prompt_candidates()) == {"digit_1", "even_digit"}
+    assert len(datamodule.test_data) == 600
