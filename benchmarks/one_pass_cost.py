@@ -21,7 +21,7 @@ from timing import FULL_SIZE, NOT_RUN, clock_of, parse, parser_of, report
 
 from anomalib_inctrl import InCTRLDemo
 from anomalib_inctrl.benchmark.config import ModelConfig
-from anomalib_inctrl.benchmark.jobs import build
+from anomalib_inctrl.benchmark.jobs import load_modules
 from anomalib_inctrl.benchmark.one_pass import measure_category
 from anomalib_inctrl.data.dataset import GeneralistDataset
 from anomalib_inctrl.prompts.selection import create_selector
@@ -64,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _three_runs(args: Any, settings: Sequence[tuple[int, int]], root: str) -> tuple[float, float, float, int]:
     """Seconds of one setting, of all with one prompt, of all; and the number of different prompts of all."""
     config = ModelConfig(class_path=args.model, init_args={"backbone": args.backbone, "pretrained": None})
-    module = build(config, None).to(args.device).eval()
-    module.model.heads_trained = True  # random heads cost the same as trained ones
+    modules = load_modules((("model", config.model_dump_json()),), "", args.device)
+    modules["model"].model.heads_trained = True  # random heads cost the same as trained ones
     counts = {"test_normal_count": args.images // 2, "test_anomalous_count": args.images - args.images // 2}
     data = InCTRLDemo(root=root, category="washer", train_count=200, **counts)
     data.prepare_data()
@@ -76,7 +76,7 @@ def _three_runs(args: Any, settings: Sequence[tuple[int, int]], root: str) -> tu
     def measure(some: Sequence[tuple[int, int]], choose: Callable[..., list[Path]]) -> float:
         begin = now()
         dataset = GeneralistDataset.merge([("washer", data.test_data)])
-        measure_category({"model": module}, dataset, "washer", {"model": some}, choose, where="washer")
+        measure_category(modules, dataset, "washer", {"model": some}, choose, where="washer")
         return now() - begin
 
     def draw(k: int, seed: int, encode: Any) -> list[Path]:

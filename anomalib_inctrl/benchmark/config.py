@@ -9,6 +9,7 @@ import importlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,16 @@ import yaml
 from anomalib.models import AnomalibModule
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from anomalib_inctrl.backbones.openclip import weights_file
 from anomalib_inctrl.data.sources import DataSource
@@ -28,11 +38,10 @@ from anomalib_inctrl.prompts.selection import SELECTORS
 
 TRAINING_CONFIGS = frozenset({".yaml", ".yml"})
 # Arguments that the benchmark itself sets.
-_SET_BY_BENCHMARK = ("k_shot", "seed", "class_name", "prompts", "prompt_selection", "weights")
-_STRICT = ConfigDict(extra="forbid")
+_SET_BY_BENCHMARK = {"k_shot", "seed", "class_name", "prompts", "prompt_selection", "weights"}
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(BaseModel, extra="forbid"):
     """One line of the table.
 
     Attributes:
@@ -45,8 +54,6 @@ class ModelConfig(BaseModel):
         trainer: For other models: arguments of anomalib's engine, such as ``max_epochs``.
     """
 
-    model_config = _STRICT
-
     class_path: str
     init_args: dict[str, Any] = {}
     weights: str | dict[str, str] | None = None
@@ -57,11 +64,6 @@ class ModelConfig(BaseModel):
     def ours(self) -> bool:
         """Whether it is one of this package's models, which share one pass over the images."""
         return issubclass(self.load_class(), FewShotModule)
-
-    @property
-    def takes_k_shot(self) -> bool:
-        """Whether the class takes K, so that K = 0 means something to it."""
-        return "k_shot" in inspect.signature(self.load_class()).parameters
 
     def load_class(self) -> type[AnomalibModule]:
         """The class; a ValueError if there is none of that name."""
@@ -83,24 +85,29 @@ class ModelConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
-        parameters = inspect.signature(self.load_class()).parameters
-        if unknown := sorted(set(self.init_args) - set(parameters)):
-            msg = f"init_args: {self.class_path} takes no {', '.join(unknown)}. It takes {', '.join(parameters)}."
-            raise ValueError(msg)
-        own = _SET_BY_BENCHMARK if self.ours else ("k_shot", "class_name")
-        if taken := sorted(set(self.init_args) & set(own)):
-            msg = f"init_args: {', '.join(taken)} cannot be given here; the benchmark sets them."
-            raise ValueError(msg)
-        if self.ours and (self.trainer or self.train_on != "prompts"):
-            msg = f"trainer and train_on are for other models; {self.class_path} is trained by a config in weights."
-            raise ValueError(msg)
-        if not self.ours and self.weights is not None:
-            msg = f"weights are for InCTRL and InCTRLv2; {self.class_path} is trained on each target."
-            raise ValueError(msg)
+        name, takes = self.class_path, inspect.signature(self.load_class()).parameters
+        unknown = ", ".join(sorted(self.init_args.keys() - takes))
+        taken = ", ".join(
+            sorted(self.init_args.keys() & (_SET_BY_BENCHMARK if self.ours else {"k_shot", "class_name"}))
+        )
+        for wrong, message in (
+            (unknown, f"init_args: {name} takes no {unknown}. It takes {', '.join(takes)}."),
+            (taken, f"init_args: {taken} cannot be given here; the benchmark sets them."),
+            (
+                self.ours and (self.trainer or self.train_on != "prompts"),
+                f"trainer and train_on are for other models; {name} is trained by a config in weights.",
+            ),
+            (
+                not self.ours and self.weights is not None,
+                f"weights are for InCTRL and InCTRLv2; {name} is trained on each target.",
+            ),
+        ):
+            if wrong:
+                raise ValueError(message)
         return self
 
 
-class RayConfig(BaseModel):
+class RayConfig(BaseModel, extra="forbid"):
     """How categories are spread over machines by Ray.
 
     Attributes:
@@ -110,15 +117,13 @@ class RayConfig(BaseModel):
         retries: How often a category is tried again whose worker died.
     """
 
-    model_config = _STRICT
-
     address: str | None = None
-    cpus: Annotated[float, Field(gt=0)] = 1
-    gpus: Annotated[float, Field(ge=0)] = 0
-    retries: Annotated[int, Field(ge=0)] = 3
+    cpus: PositiveFloat = 1
+    gpus: NonNegativeFloat = 0
+    retries: NonNegativeInt = 3
 
 
-class BenchmarkConfig(BaseModel):
+class BenchmarkConfig(BaseModel, extra="forbid"):
     """A benchmark: every model on every category of every target, for every K and seed.
 
     Attributes:
@@ -139,22 +144,20 @@ class BenchmarkConfig(BaseModel):
         ray: Spread categories over machines by Ray instead.
     """
 
-    model_config = _STRICT
-
     output: Path
     title: str = "Generalist benchmark"
     paths: dict[str, str] = {}
     models: Annotated[dict[str, ModelConfig], Field(min_length=1)]
     targets: Annotated[dict[str, DataSource], Field(min_length=1)]
-    k_shots: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [1, 2, 4, 8]
+    k_shots: Annotated[list[NonNegativeInt], Field(min_length=1)] = [1, 2, 4, 8]
     seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
     prompt_selection: str = "random"
     prompts: Path | None = None
     pixel_metrics: bool = True
-    batch_size: Annotated[int, Field(gt=0)] = 16
-    num_workers: Annotated[int, Field(ge=0)] = 0
+    batch_size: PositiveInt = 16
+    num_workers: NonNegativeInt = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: Annotated[int, Field(gt=0)] = 1
+    workers: PositiveInt = 1
     ray: RayConfig | None = None
 
     @model_validator(mode="after")
@@ -180,8 +183,8 @@ class BenchmarkConfig(BaseModel):
         entry = self.models[model]
         if not entry.ours and entry.train_on == "all":
             return [(None, seed) for seed in self.seeds]
-        shots = [k for k in self.k_shots if k > 0 or entry.takes_k_shot]
-        return [(k, seed) for k in sorted(shots) for seed in sorted(self.seeds)]
+        zero_shot = "k_shot" in inspect.signature(entry.load_class()).parameters
+        return [(k, seed) for k in sorted(self.k_shots) if k or zero_shot for seed in sorted(self.seeds)]
 
     def identity(self) -> dict[str, dict[str, Any]]:
         """What the values of finished rows depend on: by model, weights of a model and target, the values by key.
@@ -192,18 +195,22 @@ class BenchmarkConfig(BaseModel):
         Raises:
             PretrainedWeightsError: If there is no such weights file.
         """
+        content = cache(weights_content)
         found: dict[str, Any] = {}
         for name, target in self.targets.items():
             found[f"targets.{name}"] = dataclasses.asdict(target) | {"categories": None}
         for name, model in self.models.items():
-            found[f"models.{name}"] = model.model_dump(exclude={"weights"})
-            found[f"models.{name}"]["init_args"] = _with_digest(model.init_args)
+            entry = model.model_dump(exclude={"weights"})
+            tag = model.init_args.get("pretrained")
+            file = weights_file(str(model.init_args.get("backbone")), tag) if isinstance(tag, str) else None
+            if file is not None:
+                entry["init_args"]["pretrained"] = content(str(file))
+            found[f"models.{name}"] = entry
             for target_name in self.targets:
-                weights = weights_content(model.weights_for(target_name))
-                found[f"models.{name}.weights.{target_name}"] = weights
+                found[f"models.{name}.weights.{target_name}"] = content(model.weights_for(target_name))
         found["rules"] = self.model_dump(include={"prompt_selection", "pixel_metrics", "prompts"})
         # With sorted keys, since lists of mappings are compared as text.
-        leaves = {entry: _leaves(content) for entry, content in found.items()}
+        leaves = {entry: _leaves(values) for entry, values in found.items()}
         identity: dict[str, dict[str, Any]] = json.loads(json.dumps(leaves, sort_keys=True, default=str))
         return identity
 
@@ -239,15 +246,7 @@ def read_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
 
 
 def changes(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """List the differences between two identities; added and removed models and targets are none.
-
-    Args:
-        old: An earlier :meth:`BenchmarkConfig.identity`.
-        new: A new one.
-
-    Returns:
-        A line for each difference.
-    """
+    """A line for each difference between two :meth:`BenchmarkConfig.identity`; added and removed entries are none."""
     lines = []
     for entry in sorted(old.keys() & new.keys()):
         before, after = old[entry], new[entry]
@@ -257,25 +256,6 @@ def changes(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str,
             if was != now:
                 lines.append(f"{entry}.{key}: was {was}, is {now}" if key else f"{entry}: was {was}, is {now}")
     return lines
-
-
-def _leaves(value: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        return {
-            key: leaf
-            for name, inner in value.items()
-            for key, leaf in _leaves(inner, f"{path}.{name}" if path else str(name)).items()
-        }
-    return {path: value}
-
-
-def _with_digest(init_args: dict[str, Any]) -> dict[str, Any]:
-    """The arguments with the content of the backbone's weights in place of their file or packaged tag."""
-    tag = init_args.get("pretrained")
-    if not isinstance(tag, str):
-        return init_args
-    file = weights_file(str(init_args.get("backbone")), tag)
-    return init_args if file is None else {**init_args, "pretrained": weights_content(str(file))}
 
 
 def weights_content(path: str | None) -> Any:
@@ -288,3 +268,12 @@ def weights_content(path: str | None) -> Any:
     if Path(path).suffix in TRAINING_CONFIGS:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     return f"sha256:{file_sha256(path)[:16]}"
+
+
+def _leaves(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {path: value}
+    found: dict[str, Any] = {}
+    for name, inner in value.items():
+        found |= _leaves(inner, f"{path}.{name}" if path else str(name))
+    return found

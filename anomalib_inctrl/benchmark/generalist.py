@@ -30,8 +30,7 @@ def run(config: BenchmarkConfig, console: Console | None = None, *, report_only:
     folder, failures = ResultsFolder(config), []
     with folder.locked():
         sources = target_categories(config)
-        finished = folder.finished()
-        jobs = [] if report_only else plan_jobs(config, sources, _weights(config, console), finished)
+        jobs = [] if report_only else plan_jobs(_trained(config, console), sources, folder.finished())
         table = folder.write_table(sources)
         missing = sum(len(settings) for job in jobs for settings in job.settings.values())
         console.print(f"{len(table)} rows are finished, {missing} to measure, in {len(jobs)} passes.")
@@ -46,8 +45,8 @@ def run(config: BenchmarkConfig, console: Console | None = None, *, report_only:
                 failures.append(f"  {job.label}: {failure}")
                 console.print(f"failed:{failures[-1][1:]}", style="red", markup=False, highlight=False)
         report = Report(config, table, list(sources))
-        write_text_atomic(folder.path / "report.md", report.markdown())
-        write_text_atomic(folder.path / "report.html", report.html())
+        for kind in ("md", "html"):
+            write_text_atomic(folder.path / f"report.{kind}", report.render(kind))
         console.print(f"Report: {folder.path / 'report.html'}", soft_wrap=True)
     if failures:
         msg = "\n".join([f"{len(failures)} could not be measured, all else is in {folder.path}:", *failures])
@@ -55,17 +54,19 @@ def run(config: BenchmarkConfig, console: Console | None = None, *, report_only:
     return table
 
 
-def _weights(config: BenchmarkConfig, console: Console) -> dict[tuple[str, str], str]:
-    """Checkpoint by model and target; training configs are run first."""
-    found = {}
+def _trained(config: BenchmarkConfig, console: Console) -> BenchmarkConfig:
+    """The config with checkpoints in place of training configs, which are run."""
+    models = {}
     for name, model in config.models.items():
+        weights = {}
         for target in config.targets:
             path = model.weights_for(target)
             if path is not None:
                 trained = Path(path).suffix in TRAINING_CONFIGS
                 folder = config.output / "weights" / file_name(name)
-                found[name, target] = str(_train(name, Path(path), folder, console)) if trained else path
-    return found
+                weights[target] = str(_train(name, Path(path), folder, console)) if trained else path
+        models[name] = model.model_copy(update={"weights": weights or None})
+    return config.model_copy(update={"models": models})
 
 
 def _train(name: str, config: Path, folder: Path, console: Console) -> Path:

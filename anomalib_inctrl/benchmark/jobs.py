@@ -46,15 +46,13 @@ class CategoryJob:
     """Measures a category; holds plain data alone, so that it can go to another process or machine.
 
     Attributes:
-        weights: Checkpoint by model, where there is one.
         settings: By model the settings to measure: several of this package's models on one backbone, or another model.
         target: Name of the target.
         class_name: Name of the category.
         source: Source of its images, this category alone.
-        config: The benchmark.
+        config: The benchmark; its models' weights are checkpoints.
     """
 
-    weights: Mapping[str, str]
     settings: Mapping[str, Sequence[Setting]]
     target: str
     class_name: str
@@ -124,14 +122,14 @@ class CategoryJob:
             prompts = choose(k_shot, seed, lambda _: torch.empty(0)) if k_shot else None
             options |= {"class_name": self.class_name, "device": device}
             return measure_setting(name, model, datamodule, (k_shot, seed), prompts, **options)
+        models = tuple((name, config.models[name].model_dump_json()) for name in self.settings)
+        files = [config.models[name].weights_for(self.target) for name in self.settings]
         # The times of change make a replaced checkpoint be read again.
-        files = {name: (file, Path(file).stat().st_mtime_ns) for name, file in self.weights.items()}
-        models = tuple((name, config.models[name].model_dump_json(), files.get(name)) for name in self.settings)
+        changed = tuple(Path(file).stat().st_mtime_ns for file in files if file)
+        modules = load_modules(models, self.target, device, changed)
         dataset = GeneralistDataset.merge([(self.class_name, parts["test"])])
         options |= {"batch_size": config.batch_size, "num_workers": config.num_workers}
-        return measure_category(
-            load_modules(models, device), dataset, self.class_name, self.settings, choose, **options
-        )
+        return measure_category(modules, dataset, self.class_name, self.settings, choose, **options)
 
 
 def target_categories(config: BenchmarkConfig) -> dict[tuple[str, str], DataSource]:
@@ -159,15 +157,13 @@ def target_categories(config: BenchmarkConfig) -> dict[tuple[str, str], DataSour
 def plan_jobs(
     config: BenchmarkConfig,
     categories: Mapping[tuple[str, str], DataSource],
-    weights: Mapping[tuple[str, str], str],
     finished: Collection[tuple[Any, ...]],
 ) -> list[CategoryJob]:
     """List the jobs that measure the missing rows.
 
     Args:
-        config: The benchmark.
+        config: The benchmark; its models' weights are checkpoints.
         categories: See :func:`target_categories`.
-        weights: Checkpoint by model and target, where there is one.
         finished: Model, target, category, K and seed of the rows that are measured already.
 
     Returns:
@@ -178,10 +174,10 @@ def plan_jobs(
     @cache
     def shared(name: str, target: str) -> tuple[str, ...]:
         # Only the hyperparameters are needed: the PyTorch model is built on first use.
-        hparams = build(config.models[name], weights.get((name, target))).hparams
+        hparams = build(config.models[name], target).hparams
         return tuple(str(hparams[item]) for item in _SHARED)
 
-    jobs = []
+    jobs: list[CategoryJob] = []
     for (target, class_name), source in categories.items():
         groups: dict[Any, dict[str, list[Setting]]] = {}
         for name, model in config.models.items():
@@ -189,9 +185,7 @@ def plan_jobs(
                 if (name, target, class_name, *setting) not in finished:
                     key = shared(name, target) if model.ours else (name, setting)
                     groups.setdefault(key, {}).setdefault(name, []).append(setting)
-        for settings in groups.values():
-            used = {name: weights[name, target] for name in settings if (name, target) in weights}
-            jobs.append(CategoryJob(used, settings, target, class_name, source, config))
+        jobs += [CategoryJob(settings, target, class_name, source, config) for settings in groups.values()]
     return jobs
 
 
@@ -208,26 +202,30 @@ def quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def build(model: ModelConfig, weights: str | None) -> Any:
-    """Build one of this package's Lightning models."""
+def build(model: ModelConfig, target: str) -> Any:
+    """Build one of this package's Lightning models, with its checkpoint for a target."""
     cls: Any = model.load_class()
+    weights = model.weights_for(target)
     return cls(**model.init_args, weights=weights, visualizer=False, evaluator=False, post_processor=False)
 
 
 @lru_cache(maxsize=1)
-def load_modules(models: tuple[tuple[str, str, tuple[str, int] | None], ...], device: str) -> dict[str, Any]:
+def load_modules(
+    models: tuple[tuple[str, str], ...], target: str, device: str, _changed: tuple[int, ...] = ()
+) -> dict[str, Any]:
     """Build models of this package that share a backbone; they are kept for the next category.
 
     Args:
-        models: Names, their :class:`ModelConfig` as JSON, and checkpoints with their time of change.
+        models: Names, and their :class:`ModelConfig` as JSON.
+        target: The target whose checkpoints they have.
         device: PyTorch device.
 
     Returns:
         Lightning models by name, in eval mode.
     """
     modules: dict[str, Any] = {}
-    for name, config, weights in models:
-        module = build(ModelConfig.model_validate_json(config), weights and weights[0]).to(device).eval()
+    for name, config in models:
+        module = build(ModelConfig.model_validate_json(config), target).to(device).eval()
         if modules:
             module.model.backbone = next(iter(modules.values())).model.backbone
         # The maps of InCTRLv2's branches do not depend on prompts: settings share the last one.

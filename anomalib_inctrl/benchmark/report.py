@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +24,7 @@ from anomalib_inctrl.benchmark.metrics import METRICS
 from anomalib_inctrl.benchmark.results_folder import PROVENANCE, TIMING
 
 _LINE = ["target", "method", "published", "k_shot"]
-
-
-@dataclass(frozen=True)
-class ReportTable:
-    """A table of the report.
-
-    Attributes:
-        columns: Headings.
-        rows: Cells; a cell in ``**`` is ahead of all others of its dataset and K by more than the spread over seeds.
-        caption: What it shows.
-    """
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    caption: str = ""
+_ALL = -1  # in place of K: all normal images
 
 
 class Report:
@@ -53,29 +38,50 @@ class Report:
 
     def __init__(self, config: BenchmarkConfig, table: pd.DataFrame, categories: Sequence[tuple[str, str]]) -> None:
         self.config = config
-        self.table = table
-        self.sizes = {target: sum(owner == target for owner, _ in categories) for target in config.targets}
-        self.k_shots = sorted({k if k is not None else -1 for name in config.models for k, _ in config.settings(name)})
-        self.k_shots = sorted(self.k_shots, key=lambda k: (k < 0, k))  # "all normal images" last
-        self.published = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))[
-            "entries"
-        ]
-        self.environment = Environment(
+        self.table = table.assign(k_shot=table["k_shot"].fillna(_ALL).astype(int))
+        self.sizes = pd.Series([target for target, _ in categories], dtype=object).value_counts()
+        self.wanted = {
+            name: {_ALL if k is None else k for k, _ in config.settings(name)} for name in config.models
+        }  # K by model
+        self.k_shots = sorted(set().union(*self.wanted.values()), key=lambda k: (k == _ALL, k))
+        file = Path(__file__).with_name("published.yaml")
+        self.published = yaml.safe_load(file.read_text(encoding="utf-8"))["entries"]
+
+    def render(self, kind: str) -> str:
+        """The report in a format.
+
+        Args:
+            kind: ``"md"``, Markdown: tables and provenance. ``"html"``, one file that has curves as well, and a dark
+                mode.
+        """
+        config, table = self.config, self.table
+        environment = Environment(
             loader=PackageLoader("anomalib_inctrl.benchmark", "templates"),
             autoescape=select_autoescape(["html.jinja"]),
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self.environment.filters["cell"] = lambda value: str(value).replace("|", r"\|")  # of a Markdown table
-
-    def markdown(self) -> str:
-        """The report in Markdown: tables and provenance."""
-        return self.environment.get_template("report.md.jinja").render(**self._content())
-
-    def html(self) -> str:
-        """The report as one HTML file with tables and curves; it has a dark mode."""
-        return self.environment.get_template("report.html.jinja").render(**self._content(), curves=self._curves())
+        environment.filters["cell"] = lambda value: str(value).replace("|", r"\|")  # of a Markdown table
+        metrics = [name for name in METRICS if name == "image_AUROC" or table[name].notna().any()]
+        results = {METRICS[name]: self._results(name) for name in metrics}
+        shown = {method for result in results.values() for method in result["method"]}
+        origins = table.groupby(list(PROVENANCE), dropna=False).size().reset_index(name="rows").astype(str)
+        times = table[list(TIMING)].div(table["normal"] + table["abnormal"], axis=0).mul(1000)
+        medians = times.astype(float).groupby(table["model"], sort=False).median().round(1).reset_index().astype(str)
+        return environment.get_template(f"report.{kind}.jinja").render(
+            config=config,
+            conclusion=self._conclusion("image_AUROC"),
+            results=results,
+            categories=self._categories(metrics),
+            rows=len(table),
+            expected=sum(len(config.settings(model)) for model in config.models) * self.sizes.sum(),
+            sources=[entry for entry in self.published if f"{entry['method']} †" in shown],
+            kinds={name: _description(config, name) for name in config.models},
+            origins=origins,
+            costs=medians.set_axis(["model", "shared", "each setting"], axis=1),
+            curves=self._curves() if kind == "html" else [],
+        )
 
     def numbers(self, metric: str) -> pd.DataFrame:
         """Summarize a metric, in percent.
@@ -88,16 +94,10 @@ class Report:
             (of pixel metrics, over those that have masks) and the seeds for which all categories are measured, and the
             standard deviation ``std`` over these seeds.
         """
-        names = {"model": "method"}
-        rows = self.table.rename(columns=names).assign(
-            published=False, k_shot=self.table["k_shot"].fillna(-1).astype(int)
-        )
-        groups = rows.groupby([*_LINE, "seed"], sort=False)
-        complete = groups["category"].nunique() == rows.groupby([*_LINE, "seed"], sort=False)["target"].first().map(
-            self.sizes
-        )
-        found = 100 * groups[metric].mean()[complete]
-        measured = found.groupby(_LINE, sort=False).agg(["mean", "std"])
+        rows = self.table.rename(columns={"model": "method"}).assign(published=False)
+        by_seed = rows.groupby([*_LINE, "seed"], sort=False).agg(value=(metric, "mean"), count=("category", "nunique"))
+        complete = by_seed["count"] == by_seed.index.get_level_values("target").map(self.sizes)
+        measured = 100 * by_seed["value"][complete].groupby(_LINE, sort=False).agg(["mean", "std"])
         entries: dict[tuple[str, str, bool, int], float] = {}
         for target, source in self.config.targets.items():
             for entry in self.published if source.categories is None else ():  # those are of whole datasets
@@ -108,25 +108,24 @@ class Report:
         index = pd.MultiIndex.from_tuples(entries, names=_LINE)
         return pd.concat([measured, pd.DataFrame({"mean": entries.values(), "std": float("nan")}, index)])
 
-    def _results(self, metric: str) -> ReportTable:
+    def _results(self, metric: str) -> pd.DataFrame:
         """A line for each dataset and method, what is ahead beyond noise marked; a missing number reads why."""
         numbers = self.numbers(metric)
-        best = {key for _, group in numbers.groupby(level=["target", "k_shot"]) for key in [_best(group)] if key}
+        best = {_best(group) for _, group in numbers.groupby(level=["target", "k_shot"])}
         cells = {}
-        for key, mean, spread in zip(numbers.index, numbers["mean"], numbers["std"], strict=True):
-            mark = key in best
+        for key, mean, spread in numbers.itertuples():
             text = "no masks" if pd.isna(mean) else f"{mean:.1f}" if pd.isna(spread) else f"{mean:.1f} ± {spread:.1f}"
-            cells[key] = f"**{text}**" if mark else text
+            cells[key] = f"**{text}**" if key in best else text
         rows = []
         for target in self.config.targets:
             known = [key[1:3] for key in cells if key[0] == target and key[2]]
-            for method, published in dict.fromkeys([*((name, False) for name in self.config.models), *known]):
-                wanted = set() if published else {-1 if k is None else k for k, _ in self.config.settings(method)}
-                texts = [
-                    cells.get((target, method, published, k), "not run" if k in wanted else "–") for k in self.k_shots
-                ]
+            for method, published in dict.fromkeys([*((name, False) for name in self.wanted), *known]):
+                wanted = set() if published else self.wanted[method]
+                missing = ["not run" if k in wanted else "–" for k in self.k_shots]
+                keys = [(target, method, published, k) for k in self.k_shots]
+                texts = [cells.get(key, text) for key, text in zip(keys, missing, strict=True)]
                 rows.append([target, f"{method} †" if published else method, *texts])
-        return ReportTable(["dataset", "method", *map(_shot_title, self.k_shots)], rows)
+        return pd.DataFrame(rows, columns=["dataset", "method", *map(_shot_title, self.k_shots)])
 
     def _conclusion(self, metric: str) -> list[str]:
         """A sentence for each dataset: which method is ahead at the largest K that several have, or that none is."""
@@ -143,57 +142,33 @@ class Report:
             sentences.append(f"{where}, {ahead} {second} ({means[1]:.1f} %).")
         return sentences
 
-    def _categories(self, metrics: Sequence[str]) -> list[ReportTable]:
-        """Means of each category over seeds, at the largest K of each model."""
-        tables = []
+    def _categories(self, metrics: Sequence[str]) -> dict[str, pd.DataFrame]:
+        """Means of each category over seeds, at the largest K of each model, by caption."""
+        tables = {}
         for (target, model), rows in self.table.groupby(["target", "model"], sort=False):
-            k_shot = rows["k_shot"].fillna(-1).max()
-            means = (
-                100 * rows[rows["k_shot"].fillna(-1) == k_shot].groupby("category", sort=False)[list(metrics)].mean()
-            )
-            lines = [
-                [str(name), *("" if pd.isna(value) else f"{value:.1f}" for value in line)]
-                for name, *line in means.itertuples()
-            ]
+            k_shot = rows["k_shot"].max()
+            means = 100 * rows[rows["k_shot"] == k_shot].groupby("category", sort=False)[list(metrics)].mean()
+            cells = means.apply(lambda column: column.map(lambda value: "" if pd.isna(value) else f"{value:.1f}"))
             caption = f"{target}: {model}, {_shot_title(k_shot)}, mean over seeds"
-            tables.append(ReportTable(["category", *(METRICS[name] for name in metrics)], lines, caption))
+            tables[caption] = cells.rename(columns=METRICS).reset_index()
         return tables
-
-    def _content(self) -> dict[str, Any]:
-        config, table = self.config, self.table
-        metrics = [name for name in METRICS if name == "image_AUROC" or table[name].notna().any()]
-        results = {METRICS[name]: self._results(name) for name in metrics}
-        shown = {row[1] for result in results.values() for row in result.rows}
-        origins = table.groupby(list(PROVENANCE), dropna=False).size().reset_index(name="rows").astype(str)
-        times = table[list(TIMING)].div(table["normal"] + table["abnormal"], axis=0).mul(1000)
-        medians = times.astype(float).groupby(table["model"], sort=False).median().round(1).reset_index().astype(str)
-        return {
-            "config": config,
-            "conclusion": self._conclusion("image_AUROC"),
-            "results": results,
-            "categories": self._categories(metrics),
-            "rows": len(table),
-            "expected": sum(len(config.settings(model)) for model in config.models) * sum(self.sizes.values()),
-            "sources": [entry for entry in self.published if f"{entry['method']} †" in shown],
-            "kinds": {name: _description(config, name) for name in config.models},
-            "origins": ReportTable(list(origins), origins.to_numpy().tolist()),
-            "costs": ReportTable(["model", "shared", "each setting"], medians.to_numpy().tolist()),
-        }
 
     def _curves(self) -> list[tuple[str, str]]:
         """Title and SVG of the curves over K, with bars for the standard deviation over seeds."""
         found = []
         for metric in ("image_AUROC", "pixel_AUPRO"):
             numbers = self.numbers(metric).dropna(subset="mean").reset_index()
-            numbers = numbers[~numbers["published"].astype(bool) & (numbers["k_shot"] >= 0)]
+            numbers = numbers[~numbers["published"].astype(bool) & (numbers["k_shot"] != _ALL)]
             for target, lines in numbers.groupby("target", sort=False):
                 if lines["k_shot"].nunique() < 2:
                     continue
                 # Names may hold dollar signs, and the same numbers give the same file.
                 with rc_context({"svg.fonttype": "none", "text.parse_math": False, "svg.hashsalt": "anomalib-inctrl"}):
                     axes = (figure := Figure(figsize=(4.6, 3.2), layout="constrained")).add_subplot()
-                    for names, line in _distinct(lines):
-                        axes.errorbar(line["k_shot"], line["mean"], line["std"].fillna(0), label=names, marker="o")
+                    for names in _same(lines):
+                        line = lines[lines["method"] == names[0]]
+                        label, spread = " = ".join(names), line["std"].fillna(0)
+                        axes.errorbar(line["k_shot"], line["mean"], spread, label=label, marker="o")
                     axes.set(xlabel="K, number of normal prompt images", ylabel=f"{METRICS[metric]}, %", title=target)
                     axes.legend(fontsize="small")
                     figure.savefig(file := io.BytesIO(), format="svg", metadata={"Date": None})
@@ -211,19 +186,14 @@ def _best(numbers: pd.DataFrame) -> Any:
     return ordered.index[0] if bool((lead > noise).all()) else None
 
 
-def _distinct(lines: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Curves with their methods; one curve for methods whose values are all the same, as of models with equal maps."""
-    found: dict[tuple[Any, ...], list[str]] = {}
-    curves = {}
-    for method, line in lines.groupby("method", sort=False):
-        key = (*line["k_shot"], *line["mean"].round(6))
-        found.setdefault(key, []).append(str(method))
-        curves[key] = line
-    return [(" = ".join(names), curves[key]) for key, names in found.items()]
+def _same(lines: pd.DataFrame) -> list[list[str]]:
+    """Methods by curve; those whose values are all the same, as of models with equal maps, have one together."""
+    means = lines.pivot(index="method", columns="k_shot", values="mean").round(6).loc[lines["method"].unique()]
+    return [list(group.index) for _, group in means.groupby(list(means), sort=False, dropna=False)]
 
 
 def _shot_title(k_shot: int) -> str:
-    return "all normal images" if k_shot < 0 else f"K = {k_shot}"
+    return "all normal images" if k_shot == _ALL else f"K = {k_shot}"
 
 
 def _description(config: BenchmarkConfig, name: str) -> str:

@@ -42,7 +42,7 @@ def test_a_worker_that_dies_costs_a_retry_and_no_result(make_config, tmp_path):
         }
     }
     config = read_config(content)
-    jobs = plan_jobs(config, target_categories(config), {}, ())
+    jobs = plan_jobs(config, target_categories(config), ())
     dying = [DyingJob(**vars(jobs[0]), marker=str(tmp_path / "marker")), *jobs[1:]]
     tests = str(Path(__file__).parents[2])
     ray.init(

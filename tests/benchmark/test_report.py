@@ -11,7 +11,7 @@ import pytest
 
 from anomalib_inctrl.benchmark.config import read_config
 from anomalib_inctrl.benchmark.metrics import METRICS
-from anomalib_inctrl.benchmark.report import _LINE, Report, _best, _distinct
+from anomalib_inctrl.benchmark.report import _LINE, Report, _best, _same
 from anomalib_inctrl.benchmark.results_folder import COLUMNS
 
 CATEGORIES = [("VisA", "candle"), ("VisA", "pcb <1>")]
@@ -50,7 +50,7 @@ def table():
 
 def lines_of(report, title):
     """Cells of the lines of a metric's table, by method."""
-    block = report.markdown().split(f"## {title}\n")[1].split("##")[0]
+    block = report.render("md").split(f"## {title}\n")[1].split("##")[0]
     lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines() if line.startswith("| VisA")]
     return {cells[1].strip(): [cell.strip() for cell in cells[2:]] for cells in lines}
 
@@ -111,7 +111,7 @@ class _Page(HTMLParser):
 
 
 def test_html_report_is_one_valid_file_without_external_links(config, table):
-    html = Report(config, table, CATEGORIES).html()
+    html = Report(config, table, CATEGORIES).render("html")
     page = _Page(html)
     assert page.open == []
     assert len(page.links) == 2  # curves of two metrics
@@ -121,7 +121,7 @@ def test_html_report_is_one_valid_file_without_external_links(config, table):
 
 
 def test_the_markdown_tables_are_tables(config, table):
-    text = Report(config, table, CATEGORIES).markdown()
+    text = Report(config, table, CATEGORIES).render("md")
     for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(widths) == 1, block
@@ -152,4 +152,4 @@ def test_methods_with_the_same_values_share_a_curve():
     lines = pd.DataFrame(
         {"method": list("aabbcc"), "k_shot": [1, 2] * 3, "mean": [90.0, 91, 90, 91, 90, 92], "std": 0.1}
     )
-    assert [name for name, _ in _distinct(lines)] == ["a = b", "c"]
+    assert _same(lines) == [["a", "b"], ["c"]]
