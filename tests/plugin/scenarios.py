@@ -70,9 +70,10 @@ def command(*arguments):
 
 
 def imported_first(module):
-    importlib.import_module(module)
-    import anomalib.models  # noqa: F401
-
+    with warnings.catch_warnings(record=True) as caught:
+        importlib.import_module(module)
+        import anomalib.models  # noqa: F401
+    assert not [warning for warning in caught if warning.category is FutureWarning]
     assert_registered()
 
 
@@ -95,12 +96,6 @@ def without_the_start_up_file_the_import_registers():
     assert_registered()
 
 
-def importing_shows_no_warnings():
-    with warnings.catch_warnings(record=True) as caught:
-        from anomalib_inctrl import Detector  # noqa: F401
-    assert not [warning for warning in caught if warning.category is FutureWarning]
-
-
 def errors_end_in_one_line():
     import anomalib.cli.cli  # noqa: F401
 
@@ -112,7 +107,6 @@ def errors_end_in_one_line():
         return written.getvalue()
 
     assert shown(PromptError("Give more.")) == "error: Give more.\n(ANOMALIB_INCTRL_DEBUG=1 shows the traceback.)\n"
-    assert "anomalib's own" in shown(ValueError("anomalib's own"))
     assert not shown(ValueError("anomalib's own")).startswith("error: ")
     os.environ["ANOMALIB_INCTRL_DEBUG"] = "1"
     assert not shown(PromptError("Give more.")).startswith("error: ")
@@ -143,32 +137,14 @@ def command_line_knows_the_names_and_the_pipeline():
     assert not hooked(PIPELINES)
 
 
-def short_names_run_from_shell_and_file():
-    """One training and one benchmark, with a small backbone."""
-    import open_clip
-
-    folder = Path(tempfile.mkdtemp())
-    os.chdir(folder)
-    size = {"image_size": 96, "layers": 4, "width": 32, "head_width": 16, "patch_size": 16}
-    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
-    Path("tiny.json").write_text(json.dumps({"embed_dim": 24, "vision_cfg": size, "text_cfg": text}))
-    open_clip.add_model_config(folder / "tiny.json")
-    counts = {"train_count": 4, "test_normal_count": 2, "test_anomalous_count": 4}
-    model = {"class_path": "InCTRL", "init_args": {"backbone": "tiny", "pretrained": None, "k_shot": 1}}
-    data = {"class_path": "InCTRLDemo", "init_args": {"root": "data", "num_workers": 0, **counts}}
-
-    Path("train.json").write_text(json.dumps({"model": model, "data": data, "trainer": {"accelerator": "cpu"}}))
-    command("train", "--config", "train.json", "--model.k_shot", "2", "--model.visualizer", "false")
-    assert list(folder.rglob("model.ckpt"))
-    (config,) = folder.glob("results/**/config.yaml")
-    assert "class_path: anomalib_inctrl.InCTRL\n" in config.read_text(), "saved configurations hold the dotted name"
-
-    model["class_path"] = "anomalib_inctrl.InCTRL"
-    benchmark = {"seed": 0, "model": model, "data": data}
-    Path("benchmark.json").write_text(json.dumps({"accelerator": "cpu", "benchmark": benchmark}))
-    command("benchmark", "--config", "benchmark.json")
-    (table,) = folder.rglob("results.csv")
-    assert "image_AUROC" in table.read_text()
+def short_names_are_read_from_files_and_saved_as_dotted_names():
+    data = {"class_path": "InCTRLDemo", "init_args": {"root": tempfile.mkdtemp()}}
+    config = Path(tempfile.mkdtemp(), "train.json")
+    config.write_text(json.dumps({"model": {"class_path": "InCTRL", "init_args": MODEL}, "data": data}))
+    saved = command("train", "--config", str(config), "--model.k_shot", "2", "--print_config")
+    assert "class_path: anomalib_inctrl.InCTRL\n" in saved
+    assert "k_shot: 2\n" in saved
+    assert "class_path: anomalib_inctrl.InCTRLDemo\n" in saved
 
 
 def looking_for_the_host_imports_nothing():
@@ -232,11 +208,10 @@ SCENARIOS |= {
     for function in (
         importing_the_package_imports_no_other,
         without_the_start_up_file_the_import_registers,
-        importing_shows_no_warnings,
         errors_end_in_one_line,
         names_resolve,
         command_line_knows_the_names_and_the_pipeline,
-        short_names_run_from_shell_and_file,
+        short_names_are_read_from_files_and_saved_as_dotted_names,
         looking_for_the_host_imports_nothing,
         without_the_hook_dotted_names_and_an_import_work,
         own_command_needs_no_hook_and_lists_commands_and_versions,

@@ -17,65 +17,70 @@ from anomalib_inctrl.errors import ArgumentError, InCTRLError
 from anomalib_inctrl.visualization import ExplanationVisualizer
 from tests.reliability.conftest import BACKBONE
 
-NEEDED = {
-    Detector: {"backbone": BACKBONE, "pretrained": None, "device": "cpu"},
-    InCTRL: {"backbone": BACKBONE, "pretrained": None},
-    InCTRLv2: {"backbone": BACKBONE, "pretrained": None},
+BACKBONE_ALONE = {"backbone": BACKBONE, "pretrained": None}
+CLASSES = {
+    Detector: BACKBONE_ALONE | {"device": "cpu"},
+    InCTRL: BACKBONE_ALONE,
+    InCTRLv2: BACKBONE_ALONE,
+    GeneralistDataModule: {},
     DataSource: {"datamodule": "InCTRLDemo"},
-}
-# Values of the right type that are out of range, or no choice; every argument is given one of no type it takes as well.
-WRONG = {
-    Detector: {
-        "blocks": [0],
-        "image_size": 0,
-        "resize_mode": "pad",
-        "device": "gpu",
-        "batch_size": 0,
-        "threshold": 7,
-        "false_alarm_rate": 0.1,
-    },
-    InCTRL: {
-        "k_shot": -1,
-        "class_name": " ",
-        "prompts": [],
-        "prompt_selection": "best",
-        "calibration": "x",
-        "residual": "difference",
-        "fusion": "best",
-        "patch_metric": "euclidean",
-        "learning_rate": -1,
-        "seed": -1,
-    },
-    InCTRLv2: {"alpha": 2, "beta": -0.5, "score_map": "best", "empty_mask": "x", "image_weight": -1},
-    GeneralistDataModule: {
-        "auxiliary": [{"datamodule": "NoSuchData"}],
-        "targets": [None],
-        "k_shot": 0,
-        "train_batch_size": 3,
-        "eval_batch_size": 0,
-        "num_workers": -1,
-        "one_class_batch_size": -1,
-        "feature_store": "",
-    },
-    DataSource: {"categories": [], "options": [1], "class_name": ""},
-    ExplanationVisualizer: {"dpi": 0, "map_ranges": {"residual map": (1, 0)}},
-    LossMonitor: {"every_n_steps": 0},
-    LossSchedule: {"weights": {"image": {0.5: 1}}, "frozen_until": {"oasl_branch": "3"}},
-    BranchMonitor: {"minimum": 2},
+    ExplanationVisualizer: {},
+    LossMonitor: {},
+    LossSchedule: {},
+    BranchMonitor: {},
 }
 ARGUMENTS = [
     (kind, name)
-    for kind in WRONG
+    for kind in CLASSES
     for name, parameter in inspect.signature(kind).parameters.items()
     if parameter.kind is not parameter.VAR_KEYWORD
 ]
+TAKE_ANY_TEXT = {"pretrained", "class_name", "datamodule", "root", "feature_store"}
+OUT_OF_RANGE = [
+    (Detector, "blocks", [0]),
+    (Detector, "image_size", 0),
+    (Detector, "batch_size", 0),
+    (Detector, "threshold", 7),
+    (Detector, "false_alarm_rate", 0.1),
+    (InCTRL, "class_name", " "),
+    (InCTRL, "prompts", []),
+    (InCTRL, "k_shot", True),
+    (InCTRL, "patch_pooling", 0),
+    (InCTRLv2, "alpha", 2),
+    (InCTRLv2, "temperature_patch", math.inf),
+    (GeneralistDataModule, "auxiliary", [{"datamodule": "NoSuchData"}]),
+    (GeneralistDataModule, "targets", [None]),
+    (GeneralistDataModule, "k_shot", 0),
+    (GeneralistDataModule, "train_batch_size", 3),
+    (GeneralistDataModule, "eval_batch_size", 0),
+    (GeneralistDataModule, "feature_store", ""),
+    (DataSource, "categories", []),
+    (DataSource, "class_name", ""),
+    (ExplanationVisualizer, "dpi", 0),
+    (ExplanationVisualizer, "map_ranges", {"residual map": (1, 0)}),
+    (LossMonitor, "every_n_steps", 0),
+    (LossSchedule, "weights", {"image": {0.5: 1}}),
+    (LossSchedule, "frozen_until", {"oasl_branch": "3"}),
+    (BranchMonitor, "minimum", 2),
+]
+
+
+def assert_refused(kind, name, value):
+    with pytest.raises((InCTRLError, ValueError), match=rf"{re.escape(name)}\b"):
+        kind(**CLASSES[kind] | {name: value})
 
 
 @pytest.mark.parametrize(("kind", "name"), ARGUMENTS)
-def test_wrong_values_are_refused_and_named(kind, name):
-    for value in (object(), math.nan, WRONG[kind].get(name, b"bytes")):
-        with pytest.raises((InCTRLError, ValueError), match=rf"{re.escape(name)}\b"):
-            kind(**NEEDED.get(kind, {}) | {name: value})
+def test_other_types_negative_numbers_and_unknown_choices_are_refused_and_named(kind, name):
+    for value in (object(), math.nan, -1):
+        assert_refused(kind, name, value)
+    if name not in TAKE_ANY_TEXT:
+        assert_refused(kind, name, "no such")
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), OUT_OF_RANGE)
+def test_values_out_of_range_are_refused_and_named(kind, name, value):
+    assert_refused(kind, name, value)
 
 
 def test_numbers_of_numpy_lists_and_paths_are_taken(tmp_path):

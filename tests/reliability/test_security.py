@@ -47,10 +47,13 @@ class Trap:
 def hostile_files(checkpoint, marker):
     """Contents of checkpoints that run code if they are trusted."""
     whole, trap = torch.load(checkpoint, weights_only=True), Trap(marker)
-    settings_changed = whole | {"hyper_parameters": whole["hyper_parameters"] | {"k_shot": trap}}
-    tensors_changed = whole | {"state_dict": whole["state_dict"] | {"model.extra": trap}}
     yield pickle.dumps({"state_dict": trap})
-    for content in (trap, [trap], settings_changed, tensors_changed):
+    for content in (
+        trap,
+        [trap],
+        whole | {"hyper_parameters": whole["hyper_parameters"] | {"k_shot": trap}},
+        whole | {"state_dict": whole["state_dict"] | {"model.extra": trap}},
+    ):
         for zipped in (True, False):
             file = io.BytesIO()
             torch.save(content, file, _use_new_zipfile_serialization=zipped)
@@ -62,6 +65,7 @@ LOADERS = {
     "weights": lambda path: InCTRLv2(weights=str(path)),
     "weights of InCTRL": lambda path: InCTRL(weights=str(path)),
     "load_from_checkpoint": InCTRLv2.load_from_checkpoint,
+    "from_pretrained": lambda path: InCTRLv2.from_pretrained(str(path.parent)),
     "ckpt_path": lambda path: Engine(logger=False, default_root_dir=path.parent, accelerator="cpu").predict(
         InCTRLv2(backbone=BACKBONE, pretrained=None, visualizer=False), data_path=path.parent, ckpt_path=path
     ),
@@ -75,29 +79,18 @@ LOADERS = {
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
-def test_loading_runs_no_code(loader, suffix, checkpoint, tmp_path):
-    marker, path = tmp_path / "ran", tmp_path / f"hostile{suffix}"
-    Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
+def test_loading_runs_no_code(loader, checkpoint, make_module, tmp_path):
+    folder, marker = tmp_path / "hostile", tmp_path / "ran"
+    make_module().save_pretrained(folder)
+    Image.new("RGB", (8, 8)).save(folder / "image.png")
     for content in hostile_files(checkpoint, marker):
-        path.write_bytes(content)
-        with pytest.raises(CheckpointError, match="hostile"):
-            LOADERS[loader](path)
-        assert not marker.exists()
+        for path in (folder / "model.safetensors", folder / "model.ckpt"):
+            path.write_bytes(content)
+            with pytest.raises(CheckpointError, match="hostile"):
+                LOADERS[loader](path)
+            assert not marker.exists()
     torch.load(io.BytesIO(content), weights_only=False)
     assert marker.exists()  # the trap works
-
-
-def test_shared_folders_run_no_code(make_module, tmp_path):
-    folder, marker = tmp_path / "shared", tmp_path / "ran"
-    make_module().save_pretrained(folder)
-    # Names by which other programs find weights and code in such folders.
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        (folder / name).write_bytes(pickle.dumps(Trap(marker)))
-    (folder / "modeling.py").write_text(f"open({str(marker)!r}, 'w')")
-    with pytest.raises(CheckpointError, match="shared"):
-        InCTRLv2.from_pretrained(str(folder))
-    assert not marker.exists()
 
 
 def test_feature_stores_run_no_code(tmp_path):
@@ -130,8 +123,6 @@ def test_images_start_no_other_program(tmp_path, monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **kwargs: pytest.fail("Ghostscript was called"))
     path = tmp_path / "image.png"
     Image.new("RGB", (8, 8)).save(path, format="EPS")
-    with Image.open(path) as image:
-        assert image.format == "EPS"
     for read in (read_image, image_size, open_image, check_image):
         with pytest.raises(ImageFileError, match=r"image\.png"):
             read(path)
@@ -139,44 +130,26 @@ def test_images_start_no_other_program(tmp_path, monkeypatch):
 
 parts = st.sampled_from(("..", ".", "", "a", "b.png", "~", "C:", "\\", "..\\", "/", "\0", "con", "ä", "…", "%2e%2e"))
 names = st.one_of(st.text(max_size=40), st.lists(parts, max_size=6).map("/".join))
-many = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
 
-@many
-@given(name=names)
-@example(name="/etc/passwd")
-@example(name="a/../../x.png")
-@example(name="..\\x.png")
-@example(name="C:\\x.png")
-def test_paths_from_files_stay_below_their_folder(name):
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(name=names, other=names)
+@example(name="/etc/passwd", other="..")
+@example(name="a/../../x.png", other="a%2F..%2F..%2Fx.png")
+@example(name="..\\x.png", other=".")
+@example(name="C:\\x.png", other="C_\\x.png")
+def test_names_from_files_stay_below_their_folder(name, other):
     path = safe_path(name)
     if path is None:
         assert not name or set(name) & {"\\", ":", "\0"} or name.startswith("/") or ".." in name.split("/")
     else:
         assert not path.is_absolute()
         assert ".." not in path.parts
-
-
-@many
-@given(name=names, other=names)
-@example(name="..", other=".")
-@example(name="a/b", other="a%2Fb")
-def test_names_in_results_folders_are_one_part_of_a_path_each(name, other):
+    # As the name of a file it is one part of a path, and another for every name.
     written = file_name(name)
     assert not set(written) & set('/\\\0:*?"<>|\n\r')
     assert not written.startswith(".")
     assert (written == file_name(other)) == (name == other)
-
-
-@pytest.mark.parametrize("name", ["..%2f..%2fx.png", "a\nb.png", "$(touch ran).png"])
-def test_uploads_may_have_any_name(name, make_detector, tmp_path, monkeypatch):
-    service = PredictionService()
-    monkeypatch.setattr(service, "detector", lambda model, weights: make_detector())
-    path = tmp_path / name
-    Image.new("RGB", (40, 40), "red").save(path)
-    found = service.predict([str(path)], [str(path)], "washer", "InCTRLv2", service.weights_of("InCTRLv2")[0])
-    assert [Path(prediction.name).name for prediction in found.predictions] == [name]
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_weights_are_read_with_weights_only_everywhere():
@@ -187,7 +160,7 @@ def test_weights_are_read_with_weights_only_everywhere():
     assert all("weights_only=True" in call for call in calls)
 
 
-SECRETS = "|".join((
+SECRETS = (
     r"-----BEGIN [A-Z ]*PRIVATE[ ]KEY",
     r"\bAK[I]A[0-9A-Z]{16}\b|\bAI[z]a[0-9A-Za-z_-]{35}\b",
     r"\bgh[pousr]_[0-9A-Za-z]{36}\b|\bgithub[_]pat_\w{40,}|\bhf[_][A-Za-z]{34}\b|\bglpa[t]-[\w-]{20}\b",
@@ -195,15 +168,14 @@ SECRETS = "|".join((
     r"https?://[^/\s:@\"'{}]+:[^/\s:@\"'{}]+@",  # a password in an address
     r"(?<![\w.<>*-])/(?:home|Users)/(?!runner\b|user\b|you\b|name\b)[a-z][\w.-]*/",
     r"(?<![\w.])/roo[t]/\w|C:\\Users\\\w",
-))  # fmt: skip
+)
 
 
 def test_the_repository_holds_no_secret_and_no_home_folder():
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode or not listed.stdout:
         pytest.skip("no Git repository here")
-    contents = {name: (ROOT / name).read_bytes() for name in listed.stdout.split("\0") if (ROOT / name).is_file()}
-    texts = {
-        name: content.decode(errors="replace") for name, content in contents.items() if b"\0" not in content[:8000]
-    }
-    assert not {name: found[0] for name, text in texts.items() if (found := re.search(SECRETS, text))}
+    for name in filter(None, listed.stdout.split("\0")):
+        content = (ROOT / name).read_bytes() if (ROOT / name).is_file() else b""
+        if b"\0" not in content[:8000]:
+            assert not re.search("|".join(SECRETS), content.decode(errors="replace")), name
