@@ -12,7 +12,6 @@ from anomalib_inctrl import InCTRLModel
 from anomalib_inctrl.backbones import ImageFeatures
 from anomalib_inctrl.models.components.prompt_bank import PromptContext
 from anomalib_inctrl.models.components.residuals import unit
-from anomalib_inctrl.models.inctrl.official import load_official_weights
 
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = {
@@ -82,21 +81,3 @@ def pairs():
         return query, PromptContext(unit(prompts), embeddings, unit(prototypes))
 
     return draw
-
-
-@pytest.fixture
-def tiny(golden):
-    """Make models on the golden architecture with random weights."""
-
-    def make(**options):
-        torch.manual_seed(0)
-        return InCTRLModel(backbone=open_clip.model.CLIP(**golden["clip"]), **options)
-
-    return make
-
-
-@pytest.fixture
-def official(tiny, official_weights):
-    model = tiny()
-    load_official_weights(model, official_weights)
-    return model

@@ -23,36 +23,45 @@ def features(seed=0, shape=(2, 5, 7)):
     return ImageFeatures(torch.randn(*shape, generator=generator), torch.randn(3, generator=generator))
 
 
-@pytest.fixture(params=["memory", "folder"])
-def store(request, tmp_path):
-    return FeatureStore(SETTINGS) if request.param == "memory" else FeatureStore(SETTINGS, tmp_path / "store")
-
-
 def same(one, other):
     return torch.equal(one.patches, other.patches) and torch.equal(one.embedding, other.embedding)
 
 
+@pytest.fixture(params=["memory", "folder"])
+def store(request, tmp_path):
+    return FeatureStore(SETTINGS, None if request.param == "memory" else tmp_path)
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A store with the features of one image, these, and their file."""
+    store = FeatureStore(SETTINGS, tmp_path)
+    kept = store.put("aa", features())
+    (path,) = tmp_path.rglob("aa.safetensors")
+    return store, kept, path
+
+
 def test_features_are_kept_in_half_precision(store):
     kept = {key: store.put(key, features(seed)) for seed, key in enumerate(["aa", "ab", "ba"])}
-    found = store.get(["ba", "no", "aa"])
-    assert found[1] is None
-    assert same(found[0], kept["ba"])
-    assert same(found[2], kept["aa"])
+    found, absent, other = store.get(["ba", "no", "aa"])
+    assert absent is None
+    assert same(found, kept["ba"])
+    assert same(other, kept["aa"])
     assert ("aa" in store, "no" in store) == (True, False)
-    assert found[0].patches.dtype == torch.float16
-    assert_close(found[0].patches.float(), features(2).patches, rtol=2**-11, atol=1e-7)
-    assert_close(found[0].embedding.float(), features(2).embedding, rtol=2**-11, atol=1e-7)
+    assert found.patches.dtype == torch.float16
+    assert_close(found.patches.float(), features(2).patches, rtol=2**-11, atol=1e-7)
+    assert_close(found.embedding.float(), features(2).embedding, rtol=2**-11, atol=1e-7)
 
 
 def test_kept_features_are_copies_and_no_inference_tensors(store):
     batch = torch.zeros(100, 2, 5, 7, dtype=torch.float16)
     with torch.inference_mode():
         store.put("aa", ImageFeatures(batch[3], features().embedding))
+    batch += 1
     (found,) = store.get(["aa"])
     assert found.patches.untyped_storage().nbytes() == 2 * 5 * 7 * 2
     assert not found.patches.is_inference()
-    batch += 1
-    assert float(found.patches.sum()) == 0
+    assert not found.patches.any()
 
 
 @pytest.mark.parametrize("value", [1e5, float("nan")])
@@ -65,24 +74,20 @@ def test_values_beyond_half_precision_are_refused(store, value):
 
 
 @pytest.mark.parametrize("change", [{"weights": "c"}, {"blocks": [7, 10]}, {"pre_processor": {"image_size": 224}}])
-def test_other_settings_find_nothing(tmp_path, change):
-    store, other = FeatureStore(SETTINGS, tmp_path), FeatureStore(SETTINGS | change, tmp_path)
-    store.put("aa", features(0))
-    other.put("ab", features(1))
-    assert store.get(["aa"])[0] is not None
+def test_other_settings_find_nothing(written, tmp_path, change):
+    store, _, path = written
+    other = FeatureStore(SETTINGS | change, tmp_path)
     assert other.get(["aa"]) == [None]
+    other.put("ab", features(1))
     # Nor does a file that was copied under another image's name, or from another store.
-    path = next(tmp_path.rglob("aa.safetensors"))
     shutil.copy(path, path.with_name("ac.safetensors"))
     shutil.copy(next(tmp_path.rglob("ab.safetensors")), path.with_name("ab.safetensors"))
     assert store.get(["ac", "ab"]) == [None, None]
 
 
 @pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-1], lambda content: content + b"x"])
-def test_a_damaged_file_is_reported_and_written_again(tmp_path, damage, caplog):
-    store = FeatureStore(SETTINGS, tmp_path)
-    kept = store.put("aa", features())
-    (path,) = tmp_path.rglob("aa.safetensors")
+def test_a_damaged_file_is_reported_and_written_again(written, damage, caplog):
+    store, kept, path = written
     path.write_bytes(damage(path.read_bytes()))
     assert store.get(["aa"]) == [None]
     assert str(path) in caplog.text
@@ -90,10 +95,8 @@ def test_a_damaged_file_is_reported_and_written_again(tmp_path, damage, caplog):
     assert same(store.get(["aa"])[0], kept)
 
 
-def test_a_changed_bit_is_never_read_as_features(tmp_path):
-    store = FeatureStore(SETTINGS, tmp_path)
-    kept = store.put("aa", features())
-    (path,) = tmp_path.rglob("aa.safetensors")
+def test_a_changed_bit_is_never_read_as_features(written):
+    store, kept, path = written
     content = path.read_bytes()
     for place in range(0, len(content), 7):
         path.write_bytes(content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :])
@@ -112,8 +115,7 @@ def keep_writing(folder, count, ready):
 @needs_fork
 def test_several_processes_write_and_one_is_killed(tmp_path):
     ready = multiprocessing.get_context("forkserver").Event()
-    endless = start_process(keep_writing, tmp_path, 10**9, ready)
-    writers = [start_process(keep_writing, tmp_path, 40, ready) for _ in range(2)]
+    endless, *writers = (start_process(keep_writing, tmp_path, count, ready) for count in (10**9, 40, 40))
     assert ready.wait(60)
     endless.kill()
     for process in (endless, *writers):

@@ -5,28 +5,26 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.testing import assert_close
 
 from anomalib_inctrl.models import InCTRLModel, InCTRLv2Model
 from anomalib_inctrl.models.components.patch_metric import PatchMetric
 from anomalib_inctrl.models.components.residuals import nearest_prompt_similarity, residual_of, unit
 
-
-def with_metric(model_class, **options):
-    torch.manual_seed(0)
-    model = model_class("timm/test_vit", None, image_size=64, patch_metric="learned", **options)
-    model.heads_trained = True
-    return model
+CLOSE = {"atol": 1e-5, "rtol": 0}
 
 
-@pytest.mark.parametrize("model_class", [InCTRLModel, InCTRLv2Model])
+@pytest.fixture(params=[InCTRLModel, InCTRLv2Model])
+def model(request, small):
+    return small(request.param, patch_metric="learned")
+
+
 @pytest.mark.parametrize("k_shot", [1, 3])
-def test_before_training_it_is_the_cosine_and_after_it_agrees_with_loops(model_class, k_shot):
-    model = with_metric(model_class)
-    images = torch.randn(5, 3, 64, 64)
+def test_before_training_it_is_the_cosine_and_after_it_agrees_with_loops(model, images, k_shot):
     model.set_prompts(images[:k_shot], "object")
     query, context = model.backbone.encode_image(images), model.bank.select()
     plain = nearest_prompt_similarity(query.patches, context.patches)
-    assert torch.allclose(model.similarity(query.patches, context.patches), plain, atol=1e-6)
+    assert_close(model.score_components(images).patch_map, residual_of(plain), **CLOSE)
     torch.nn.init.normal_(model.patch_metric.weight, std=0.2)
     expected = torch.full_like(plain, -2)
     for block in range(plain.shape[1]):
@@ -35,11 +33,11 @@ def test_before_training_it_is_the_cosine_and_after_it_agrees_with_loops(model_c
             cosine = F.cosine_similarity(query.patches[:, block] @ matrix, prompt @ matrix, dim=-1)
             expected[:, block] = torch.maximum(expected[:, block], cosine)
     found = model.score_components(images)
-    assert torch.allclose(found.patch_map, residual_of(expected), atol=1e-5)
+    assert_close(found.patch_map, residual_of(expected), **CLOSE)
     assert not torch.allclose(found.patch_map, residual_of(plain), atol=1e-3)
     assert found.patch_map[:k_shot].max() < 1e-5  # a prompt shows the same, whatever the metric
     model.heads_trained = False  # the training-free baseline
-    assert torch.allclose(model.score_components(images).patch_map, residual_of(plain), atol=1e-6)
+    assert_close(model.score_components(images).patch_map, residual_of(plain), **CLOSE)
 
 
 def test_the_loss_is_the_cross_entropy_of_patches_that_a_defect_covers_or_leaves():
@@ -52,9 +50,9 @@ def test_the_loss_is_the_cross_entropy_of_patches_that_a_defect_covers_or_leaves
     each = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
     each[2, 1] = 0
     label = torch.tensor([0, 1, 1])
-    assert torch.allclose(metric.loss(similarity, label, mask, (2, 2)), each.mean(), atol=1e-5)
+    assert_close(metric.loss(similarity, label, mask, (2, 2)), each.mean(), **CLOSE)
     by_image = F.binary_cross_entropy_with_logits(logits.amax(dim=-1), label.float())
-    assert torch.allclose(metric.loss(similarity, label, None, (2, 2)), by_image, atol=1e-5)
+    assert_close(metric.loss(similarity, label, None, (2, 2)), by_image, **CLOSE)
 
 
 @pytest.mark.parametrize("masks", [True, False])
@@ -63,37 +61,34 @@ def test_it_learns_which_directions_are_normal_variation_on_products_it_has_not_
     torch.manual_seed(0)
 
     def products(count):
-        base = unit(torch.randn(count, 1, 1, 16, 32))
         varied = torch.zeros(count, 6, 1, 16, 32)
         varied[..., :16] = torch.randn(count, 6, 1, 16, 16) * 0.25
         varied[:, 5, 0, 5, 16:] += torch.randn(count, 16) * 0.3  # the last image is abnormal, in one patch
-        tokens = base + varied
+        tokens = unit(torch.randn(count, 1, 1, 16, 32)) + varied
         return tokens[:, 4:].flatten(0, 1), unit(tokens[:, :4]).repeat_interleave(2, dim=0)
 
-    def separated(metric, query, prompts):
-        residual = residual_of(nearest_prompt_similarity(metric(query), unit(metric(prompts)))).amax(dim=-1)
-        return float((residual[1::2] > residual[::2]).float().mean())
+    def similarity(query, prompts):
+        return nearest_prompt_similarity(metric(query), unit(metric(prompts)))
+
+    def separated():
+        largest = residual_of(similarity(*unseen)).amax(dim=-1)
+        return float((largest[1::2] > largest[::2]).float().mean())
 
     metric, unseen = PatchMetric(32, 1), products(100)
-    before = separated(metric, *unseen)
+    before = separated()
     optimizer = torch.optim.AdamW(metric.parameters(), lr=1e-2)
     mask = torch.zeros(32, 4, 4)
     mask[1::2, 1, 1] = 1
     for _ in range(120):
-        query, prompts = products(16)
-        similarity = nearest_prompt_similarity(metric(query), unit(metric(prompts)))
         optimizer.zero_grad()
-        metric.loss(similarity, torch.arange(32) % 2, mask if masks else None, (4, 4)).backward()
+        metric.loss(similarity(*products(16)), torch.arange(32) % 2, mask if masks else None, (4, 4)).backward()
         optimizer.step()
     assert before < 0.75
-    assert separated(metric, *unseen) > before + 0.15
+    assert separated() > before + 0.15
 
 
-@pytest.mark.parametrize("model_class", [InCTRLModel, InCTRLv2Model])
-def test_no_other_loss_trains_it(model_class):
-    model = with_metric(model_class).train()
-    features = model.backbone.encode_image(torch.randn(12, 3, 64, 64))
-    query, context = model.split_pairs(features, ["object"] * 4)
+def test_no_other_loss_trains_it(model, pairs):
+    query, context = pairs(model.train(), 4)
     losses, known = model.metric_losses(query, context, torch.tensor([0, 1, 0, 1]))
     assert list(losses) == ["metric_loss"]
     model.score_features(query, known).score.sum().backward()

@@ -14,71 +14,55 @@ from anomalib_inctrl.models.components.text_alignment import TextAlignment, auto
 
 TEMPERATURE = 0.1
 CLOSE = {"atol": 1e-6, "rtol": 0}
+NORMAL = torch.tensor([[1.0, 0, 0.1], [1, 0, -0.1]])
+GOOD = F.normalize(torch.tensor([[1.0, 0, 0], [1, 0.1, 0]]), dim=-1)
+BAD = F.normalize(torch.tensor([[0.0, 1, 0], [0.9, 0.4, 0]]), dim=-1)  # the second is near the normal images
 
 
-@pytest.fixture
-def fitting():
-    """States and normal images: the second abnormal state, and not the first, is near the normal images."""
-    directions = F.normalize(torch.tensor([[1.0, 0, 0], [1, 0.1, 0], [0, 1, 0], [0.9, 0.4, 0]]), dim=-1)
-    return (directions[:2], directions[2:]), torch.tensor([[1.0, 0, 0.1], [1, 0, -0.1]])
+def test_automatic_prototypes_equal_the_formula():
+    movement = torch.zeros(2, 2)
+    for i, j in torch.cartesian_prod(*[torch.arange(2)] * 2).tolist():
+        scores = text_score(NORMAL, torch.stack([GOOD[i], BAD[j]]), TEMPERATURE)
+        movement[i, j] = scores.square().mean().sqrt()
+    weights = (-10 * movement).exp() / (-10 * movement).exp().sum()
+    expected = torch.stack([weights.sum(dim=1) @ GOOD, weights.sum(dim=0) @ BAD])
+    found = automatic_prototypes((GOOD, BAD), NORMAL, TEMPERATURE)
+    assert_close(found, F.normalize(expected, dim=-1), **CLOSE)
+    assert weights.sum(dim=0)[1] < weights.sum(dim=0)[0]
+    assert_close(automatic_prototypes((GOOD, BAD), 7 * NORMAL.flip(0), TEMPERATURE), found, **CLOSE)
 
 
-def ensemble(states):
-    return F.normalize(torch.stack([part.mean(dim=0) for part in states]), dim=-1)
-
-
-def test_states_that_move_on_normal_images_lose_weight(fitting):
-    states, normal = fitting
-    found = automatic_prototypes(states, normal, TEMPERATURE)
-    assert_close(found.norm(dim=-1), torch.ones(2), **CLOSE)
-    assert found[1] @ states[1][0] > ensemble(states)[1] @ states[1][0]
-    by_all, by_chosen = (text_score(normal, part, TEMPERATURE) for part in (ensemble(states), found))
-    assert bool((by_chosen < by_all).all())
-
-
-def test_equal_states_and_the_order_of_images_change_nothing(fitting):
-    states, normal = fitting
-    alike = states[0][:1].expand(3, -1), states[1][:1].expand(2, -1)
-    assert_close(automatic_prototypes(alike, normal, TEMPERATURE), ensemble(alike), **CLOSE)
-    found = automatic_prototypes(states, normal, TEMPERATURE)
-    assert_close(automatic_prototypes(states, normal.flip(0), TEMPERATURE), found, **CLOSE)
-    assert_close(automatic_prototypes(states, 7 * normal, TEMPERATURE), found, **CLOSE)
-
-
-def test_text_that_takes_normal_images_for_abnormal_says_nothing(fitting):
-    (good, bad), normal = fitting
-    found = automatic_prototypes((bad[:1], good), normal, TEMPERATURE)
+def test_text_that_takes_normal_images_for_abnormal_leaves_the_score_at_one_half():
+    found = automatic_prototypes((BAD[:1], GOOD), NORMAL, TEMPERATURE)
     assert torch.equal(text_score(torch.randn(5, 3), found, TEMPERATURE), torch.full((5,), 0.5))
 
 
-def test_a_class_has_its_own_prototypes_in_the_bank_and_in_training(tiny, pool):
-    model = tiny(text_prompts="automatic", temperature_image=0.5)
-    prompts, names = pool[:4].unflatten(0, (2, 2)), ["metal nut", "carpet"]
-    for images, name in zip(prompts, names, strict=True):
-        model.set_prompts(images, name)
-    query, context = model.encode_pairs(pool[4:6], prompts, names)
+def test_a_class_has_its_own_prototypes_in_the_bank_and_in_training(small, images):
+    model = small(text_prompts="automatic", temperature_image=0.5)
+    prompts, names = images[:4].unflatten(0, (2, 2)), ["metal nut", "carpet"]
+    for shots, name in zip(prompts, names, strict=True):
+        model.set_prompts(shots, name)
+    query, context = model.encode_pairs(images[4:6], prompts, names)
     for row, name in enumerate(names):
         own = model.bank.select(name)
         assert_close(context.prototypes[row], own.prototypes, **CLOSE)
         expected = model.text_prototypes(name, own.embeddings)
         assert torch.equal(own.prototypes, expected)
-        scores = model.score_components(pool[[4 + row]], name).text_score
+        scores = model.score_components(images[[4 + row]], name).text_score
         assert_close(scores, text_score(query.embedding[[row]], expected, 0.5), **CLOSE)
-    model.set_prompts(pool[:0], "carpet")
+    model.set_prompts(images[:0], "carpet")
     assert torch.equal(model.bank.select("carpet").prototypes, model.backbone.text_prototypes("carpet"))
 
 
-def test_alignment_is_that_of_the_bank(tiny, pool):
-    model = tiny()
-    model.set_prompts(pool[:3], "metal nut")
+def test_alignment_is_that_of_the_bank(small, images):
+    model, automatic = small(), small(text_prompts="automatic")
+    for one in (model, automatic):
+        one.set_prompts(images[:3], "metal nut")
     found = model.text_alignment()
-    expected = model.score_components(pool[:3]).text_score
-    assert_close(torch.tensor(found.normal_scores), expected, **CLOSE)
+    assert_close(torch.tensor(found.normal_scores), model.score_components(images[:3]).text_score, **CLOSE)
     normal, abnormal = model.backbone.text_prototypes("metal nut")
     assert found.prototype_cosine == pytest.approx(float(normal @ abnormal), abs=1e-6)
     assert found.unknown_words is None  # of random embeddings each is another
-    automatic = tiny(text_prompts="automatic")
-    automatic.set_prompts(pool[:3], "metal nut")
     assert automatic.text_alignment() == found  # of all text prompts, whatever is used
 
 
@@ -93,12 +77,10 @@ def test_alignment_is_that_of_the_bank(tiny, pool):
     ],
 )
 def test_doubts_are_logged_once_each(words, scores, warnings, caplog):
-    alignment = TextAlignment("steel nut", words, 0.5, scores)
     with caplog.at_level(logging.INFO):
-        alignment.log()
+        TextAlignment("steel nut", words, 0.5, scores).log()
     logged = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(logged) == len(warnings)
     for message, part in zip(logged, warnings, strict=True):
         assert part in message
         assert "'steel nut'" in message
-    assert sum(record.levelno == logging.INFO for record in caplog.records) == 1
+    assert len(caplog.records) == len(logged) + 1
