@@ -54,8 +54,8 @@ def test_scores_rise_with_every_component_and_stay_between_0_and_1(kind, example
         higher = base.clone()
         higher[:, index] = 1
         assert (fusion(higher) >= fusion(base)).all()
-    extreme = fusion(torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]))
-    assert ((extreme >= 0) & (extreme <= 1)).all()
+    for scores in (fusion(components), fusion(torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]))):
+        assert ((scores >= 0) & (scores <= 1)).all()
 
 
 def test_a_fitted_fusion_is_restored_from_its_state(examples):

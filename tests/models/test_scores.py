@@ -13,78 +13,62 @@ from anomalib_inctrl import InCTRLv2Model
 from anomalib_inctrl.models.components.branches import SemanticBranch
 from anomalib_inctrl.models.components.residuals import patch_residual, text_score, unit
 
-COMPONENTS = [set(used) for size in (1, 2, 3) for used in itertools.combinations(("text", "patch", "image"), size)]
-
-
-def switches(used):
-    return {f"use_{name}": name in used for name in ("text", "patch", "image")}
+SWITCHES = [
+    {"use_text": text, "use_patch": patch, "use_image": image}
+    for text, patch, image in itertools.product([True, False], repeat=3)
+    if text or patch or image
+]
+OPTIONS = [
+    {"score_map": score_map, "alpha": alpha, "beta": beta}
+    for score_map in ("residual", "dasl", "fused")
+    for alpha, beta in ((0.5, 0.75), (0.0, 1.0), (1.0, 0.0))
+]
+BRANCHES = [{"use_dasl": dasl, "use_oasl": oasl} for dasl, oasl in ((True, False), (False, True), (False, False))]
 
 
 def parts(model, query, context):
-    """M_x, s_q and s_I of the papers."""
-    residual = patch_residual(query.patches, context.patches)
-    image_score = model.image_scorer(query.embedding, context.embeddings) if model.image_scorer else None
-    return residual, text_score(query.embedding, context.prototypes), image_score
+    """M_x, and s_q and s_I where they are in use."""
+    by_text = text_score(query.embedding, context.prototypes) if model.use_text else None
+    by_image = model.image_scorer(query.embedding, context.embeddings) if model.image_scorer else None
+    return patch_residual(query.patches, context.patches), by_text, by_image
 
 
-@pytest.mark.parametrize("used", COMPONENTS, ids=str)
-def test_inctrl_equals_the_formula(small, pairs, used):
-    model = small(**switches(used))
+def mean(*values):
+    """Mean of the values that are in use."""
+    used = [value for value in values if value is not None]
+    return sum(used) / len(used) if used else None
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_inctrl_equals_the_formula(small, pairs, switches):
+    model = small(**switches)
     query, context = pairs(model)
-    components = model.score_features(query, context)
-    residual, by_text, by_image = parts(model, query, context)
-    holistic = torch.zeros(3, 9)
-    if "patch" in used:
-        holistic = holistic + residual
-    if "text" in used:
-        holistic = holistic + by_text[:, None]
-    if "image" in used:
-        holistic = holistic + by_image[:, None]
-    head = model.map_head(holistic)
-    assert_close(components.head_score, head)
-    assert_close(components.score, (head + residual.amax(dim=1)) / 2 if "patch" in used else head)
-    assert_close(components.anomaly_map, residual)
+    found = model.score_features(query, context)
+    residual, *scores = parts(model, query, context)
+    holistic = residual if model.use_patch else torch.zeros_like(residual)
+    head = model.map_head(holistic + sum(score[:, None] for score in scores if score is not None))
+    assert_close(found.head_score, head)
+    assert_close(found.score, mean(head, residual.amax(dim=1) if model.use_patch else None))
+    assert_close(found.anomaly_map, residual)
 
 
-@pytest.mark.parametrize("score_map", ["residual", "dasl", "fused"])
-@pytest.mark.parametrize(("alpha", "beta"), [(0.5, 0.75), (0.0, 1.0), (1.0, 0.0)])
-def test_inctrl_v2_equals_the_formula(small, pairs, score_map, alpha, beta):
-    model = small(InCTRLv2Model, score_map=score_map, alpha=alpha, beta=beta)
+@pytest.mark.parametrize("options", [*OPTIONS, *SWITCHES, *BRANCHES], ids=str)
+def test_inctrl_v2_equals_the_formula(small, pairs, options):
+    model = small(InCTRLv2Model, **options)
     query, context = pairs(model)
-    components = model.score_features(query, context)
+    found = model.score_features(query, context)
     residual, by_text, by_image = parts(model, query, context)
-    dasl = (residual + model.dasl_branch(query.patches, context.prototypes)) / 2
-    oasl = (residual + model.oasl_branch(query.patches, context.prototypes)) / 2
-    fused = (1 - beta) * dasl + beta * oasl
-    assert_close(components.anomaly_map, fused)
-    largest = {"residual": residual, "dasl": dasl, "fused": fused}[score_map].amax(dim=1)
-    assert_close(components.patch_score, largest)
-    assert_close(components.score, (1 - alpha) * (by_image + by_text) / 2 + alpha * largest)
-
-
-@pytest.mark.parametrize("used", COMPONENTS, ids=str)
-def test_inctrl_v2_scores_by_the_components_in_use(small, pairs, used):
-    model = small(InCTRLv2Model, **switches(used))
-    query, context = pairs(model)
-    residual, by_text, by_image = parts(model, query, context)
-    semantic = [score for name, score in (("text", by_text), ("image", by_image)) if name in used]
-    means = [torch.stack(semantic).mean(dim=0)] if semantic else []
-    if "patch" in used:
-        means.append(residual.amax(dim=1))
-    assert_close(model.score_features(query, context).score, torch.stack(means).mean(dim=0))
-
-
-@pytest.mark.parametrize(("use_dasl", "use_oasl"), [(True, False), (False, True), (False, False)])
-def test_inctrl_v2_maps_by_the_branches_in_use(small, pairs, use_dasl, use_oasl):
-    model = small(InCTRLv2Model, use_dasl=use_dasl, use_oasl=use_oasl)
-    components = model.score_features(*pairs(model))
-    residual = expected = components.patch_map
-    assert (components.dasl_map is not None, components.oasl_map is not None) == (use_dasl, use_oasl)
-    if use_dasl:
-        expected = (residual + components.dasl_map) / 2
-    if use_oasl:
-        expected = 0.25 * residual + 0.75 * (residual + components.oasl_map) / 2
-    assert_close(components.anomaly_map, expected)
+    branches = (model.dasl_branch, model.oasl_branch)
+    maps = [None if branch is None else branch(query.patches, context.prototypes) for branch in branches]
+    dasl, oasl = (mean(residual if model.use_patch else None, branch_map) for branch_map in maps)
+    fused = dasl if maps[1] is None else (1 - model.beta) * dasl + model.beta * oasl
+    assert_close(found.anomaly_map, fused)
+    largest = {"residual": residual, "dasl": dasl, "fused": fused}[model.score_map].amax(dim=1)
+    assert_close(found.patch_score, largest)
+    semantic = mean(by_text, by_image)
+    alpha = model.alpha if semantic is not None else 1
+    expected = alpha * largest + (1 - alpha) * semantic if alpha < 1 else largest
+    assert_close(found.score, expected if model.use_patch else semantic)
 
 
 def test_zero_shot_map_is_that_of_the_discriminative_branch(small, pairs):

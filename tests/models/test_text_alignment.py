@@ -14,7 +14,7 @@ from anomalib_inctrl.models.components.text_alignment import TextAlignment, auto
 
 TEMPERATURE = 0.1
 CLOSE = {"atol": 1e-6, "rtol": 0}
-NORMAL = torch.tensor([[1.0, 0, 0.1], [1, 0, -0.1]])
+NORMAL = torch.tensor([[1.0, 0, 0.1], [1, 0.2, -0.1]])
 GOOD = F.normalize(torch.tensor([[1.0, 0, 0], [1, 0.1, 0]]), dim=-1)
 BAD = F.normalize(torch.tensor([[0.0, 1, 0], [0.9, 0.4, 0]]), dim=-1)  # the second is near the normal images
 
