@@ -70,7 +70,7 @@ def test_a_mask_of_another_size_and_an_unknown_mode_are_reported():
         BicubicResize(240)(tv_tensors.Image(torch.rand(3, 30, 30)), tv_tensors.Mask(torch.zeros(20, 20)))
     with pytest.raises(ValueError, match=r"20 x 30 and 30 x 20.* EXIF orientation"):
         BicubicResize(240)(tv_tensors.Image(torch.rand(3, 20, 30)), tv_tensors.Mask(torch.zeros(30, 20)))
-    with pytest.raises(ValueError, match="resize_mode='stretch'"):
+    with pytest.raises(ValueError, match="mode='stretch'"):
         BackbonePreProcessor(resize_mode="stretch")
 
 
