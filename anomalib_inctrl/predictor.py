@@ -13,6 +13,7 @@ Example:
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import math
@@ -39,6 +40,7 @@ from anomalib_inctrl.io.inputs import ImageInput, NamedImage, list_inputs
 from anomalib_inctrl.io.weights import read_checkpoint, write_checkpoint
 from anomalib_inctrl.models import InCTRL, InCTRLv2
 from anomalib_inctrl.models.components.conformal import check_threshold, conformal_threshold, p_value
+from anomalib_inctrl.models.components.post_processor import FewShotPostProcessor
 from anomalib_inctrl.models.components.text_alignment import TextAlignment
 from anomalib_inctrl.prompts.source import DEFAULT_CLASS_NAME
 from anomalib_inctrl.visualization import HeatMap, explanation_figure, heat_overlay
@@ -272,19 +274,15 @@ class Detector:
         threshold: float | Literal["auto"] | None = None,
         false_alarm_rate: float | None = None,
     ) -> None:
-        check_arguments(Detector.__init__, locals(), {"batch_size": 1, "image_size": 1, "prompt_shifts": 1})
+        given = locals()
+        check_arguments(Detector.__init__, given, {"batch_size": 1, "image_size": 1, "prompt_shifts": 1})
         check_threshold(threshold, false_alarm_rate)
         self.batch_size, self.false_alarm_rate = batch_size, false_alarm_rate
         self._threshold, self._precision = threshold, precision
         self._device = _device(device)
         self._normals: dict[str, _Normals] = {}
-        settings: dict[str, Any] = {
-            "backbone": backbone,
-            "pretrained": pretrained,
-            "blocks": None if blocks is None else list(blocks),
-            "image_size": image_size,
-            "resize_mode": resize_mode,
-        }
+        settings = {name: given[name] for name in ("backbone", "pretrained", "blocks", "image_size", "resize_mode")}
+        settings["blocks"] = None if blocks is None else list(blocks)
         if weights is None:
             self.module = MODELS[model or "InCTRLv2"](**settings)
         elif isinstance(weights, (InCTRL, InCTRLv2)):
@@ -378,9 +376,8 @@ class Detector:
                 raise PromptError(msg)
             conformal_threshold([0.0] * len(normals), self.false_alarm_rate)
         model = self.module.model
-        prepared = torch.cat(
-            [torch.empty(0, 3, *model.backbone.image_size), *(self._read(item).pixels for item in inputs)]
-        )
+        none = torch.empty(0, 3, *model.backbone.image_size)
+        prepared = torch.cat([none, *(self._read(item).pixels for item in inputs)])
         files = [item.name for item in inputs if isinstance(item.source, (str, Path))]
         with self._autocast():
             model.set_prompts(prepared, class_name, files)
@@ -455,20 +452,11 @@ class Detector:
     def stream(self, images: ImageInput | Iterable[ImageInput], class_name: str | None = None) -> Iterator[Prediction]:
         """Predict images one after the other, in memory that does not grow with their number.
 
-        What :meth:`predict` returns keeps every anomaly map: some 230 kB an image at 240 pixels.
-
-        Args:
-            images: As in :meth:`set_prompts`.
-            class_name: Class whose prompts to compare with; by default the one set last.
+        What :meth:`predict` returns keeps every anomaly map: some 230 kB an image at 240 pixels. Arguments and errors
+        are those of :meth:`predict`.
 
         Yields:
             One prediction for each image, in order.
-
-        Raises:
-            PromptError: As :meth:`predict`.
-            ImageFileError: If a file cannot be read; names it.
-            ImageDataError: If an image in memory cannot be used; names it.
-            CheckpointError: If a score is not finite, because the model's weights are not.
         """
         yield from self._predictions(*self._inputs(images, class_name))
 
@@ -608,19 +596,17 @@ class Detector:
         Returns:
             The path.
         """
-        checkpoint = self.module.checkpoint_content()
-        state, prefix = checkpoint["state_dict"], "post_processor."
-        if not set(self.class_names) <= self._validated:
-            # Thresholds and ranges that were computed with other prompts.
-            state |= {key: torch.full_like(value, math.nan) for key, value in state.items() if key.startswith(prefix)}
         if self.threshold == "auto" and len(self.class_names) > 1:
             msg = f"{path}: a file holds one threshold, and {self.class_names} have one each. Save one class at a time."
             raise PromptError(msg)
-        threshold = self._threshold_of(self.class_names[0]) if self.class_names else None
-        if threshold is not None:
-            # On a range of 0 to 1 normalising moves the threshold to 0.5, where anomalib expects it.
-            values = {"_image_threshold": threshold, "image_min": 0.0, "image_max": 1.0}
-            state |= {f"{prefix}{name}": torch.tensor(value) for name, value in values.items()}
+        post_processor = FewShotPostProcessor()  # thresholds and ranges of other prompts stay out
+        own, validated = self.module.post_processor, set(self.class_names) <= self._validated
+        if validated and isinstance(own, FewShotPostProcessor):
+            post_processor = copy.deepcopy(own)
+        if self.class_names:
+            post_processor.set_thresholds(self._threshold_of(self.class_names[0]), None)
+        checkpoint = self.module.checkpoint_content()
+        checkpoint["state_dict"] |= post_processor.cpu().state_dict(prefix="post_processor.")
         return write_checkpoint(path, checkpoint)
 
 
@@ -655,8 +641,7 @@ def _check_class_name(class_name: object) -> None:
 
 def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
-        found = next((name for name in ("cuda", "mps") if getattr(torch, name).is_available()), "cpu")
-        return torch.device(found)
+        device = next((name for name in ("cuda", "mps") if getattr(torch, name).is_available()), "cpu")
     try:
         torch.empty(1, device=device).tolist()  # a driver that is missing shows only now, as a device without memory
         return torch.device(device)
