@@ -66,18 +66,6 @@ def test_test_on_an_unseen_category_needs_the_checkpoint_alone(project, checkpoi
     assert len(list((folder / "explanations").rglob("*.png"))) == 9
 
 
-def test_fit_and_validate_on_a_stock_datamodule(kind, data, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    arguments = (
-        f"--model {kind.__name__} --model.backbone {BACKBONE} --model.pretrained null --model.visualizer false "
-        f"--data MVTecAD --data.root {data} --data.category washer --data.num_workers 0 "
-        "--trainer.accelerator cpu --default_root_dir results"
-    ).split()
-    AnomalibCLI(args=["fit", *arguments])
-    (checkpoint,) = tmp_path.glob(f"results/{kind.__name__}/MVTecAD/washer/v0/weights/lightning/model.ckpt")
-    AnomalibCLI(args=["validate", *arguments, "--ckpt_path", str(checkpoint)])
-
-
 def train_in_two(kind, backbone, data, folder):
     open_clip.add_model_config(backbone)
     engine = Engine(max_epochs=1, strategy="ddp_fork", devices=2, default_root_dir=folder, **QUIET)

@@ -1,6 +1,9 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Exports hold prompts, score in other runtimes as the model does, and need no other file."""
+"""A model scores the same in other runtimes, in double precision and on a GPU.
+
+Exports hold prompts and need no other file.
+"""
 
 import copy
 import logging
@@ -176,3 +179,34 @@ def test_a_timm_backbone_with_a_fitted_fusion_and_metric_and_nothing_that_resize
     found = run_onnx(model.to_onnx(tmp_path), images)
     assert found.keys() == {"pred_score", "anomaly_map"}  # no threshold is known
     assert_scores_close(found, eager(model, images))
+
+
+@pytest.fixture
+def gear(make_model, trained):
+    """A model with prompts of one class."""
+    model = make_model(weights=trained).eval()
+    model.model.set_prompts(images_of(3, 3, 64, 64), "gear")
+    return model
+
+
+def test_double_precision_scores_the_same_and_takes_prompts(gear):
+    images, double = images_of(3, 3, 64, 64), copy.deepcopy(gear).double()
+    for one, pixels in ((gear, images), (double, images.double())):
+        one.model.set_prompts(pixels[:2], "gear")
+    expected, found = eager(gear, images), eager(double, images.double())
+    again = eager(double.float(), images)
+    for name in ("pred_score", "anomaly_map"):
+        value = getattr(expected, name)
+        assert_close(getattr(found, name), value.double(), atol=1e-5, rtol=0)  # which compares the types too
+        assert_close(getattr(again, name), value, atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_it_scores_the_same(gear):
+    images = images_of(3, 3, 110, 130)
+    expected, moved = eager(gear, images), copy.deepcopy(gear).to("cuda")
+    found = eager(moved, images.cuda())
+    back = eager(moved.to("cpu"), images)
+    for name in ("pred_score", "anomaly_map"):
+        assert_close(getattr(found, name).cpu(), getattr(expected, name), atol=1e-3, rtol=0)
+        assert torch.equal(getattr(back, name), getattr(expected, name))

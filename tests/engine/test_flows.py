@@ -154,17 +154,6 @@ def test_named_prompts_are_used_and_their_list_can_be_named_again(make_model, ma
     assert scores_of(again).score.to_list() == scores_of(engine).score.to_list()
 
 
-def test_predict_on_a_folder_with_a_folder_of_prompts(make_model, make_engine, washers, prompts, caplog):
-    model, engine = make_model(**prompts, visualizer=True), make_engine()
-    with caplog.at_level(logging.WARNING, "anomalib_inctrl"):
-        predictions = engine.predict(model, data_path=washers)
-    assert all(torch.isfinite(batch.raw_score).all() for batch in predictions)
-    assert model.model.bank.select().k_shot == 6
-    assert "No threshold is known" in caplog.text
-    assert "pred_label" not in scores_of(engine)
-    assert len(list(results(engine, "explanations").rglob("*.png"))) == len(list(washers.iterdir()))
-
-
 def test_prompts_follow_the_datamodule_unless_set_in_python(make_model, make_engine, target):
     model = make_model()
     model.model.set_prompts(torch.zeros(1, 3, 64, 64), "washer")
@@ -188,21 +177,11 @@ def test_anomalib_benchmark(kind, data, trained, tmp_path, monkeypatch):
     assert table["image_AUROC"].between(0, 1).all()
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"weights": "none.ckpt"}, PretrainedWeightsError, r"none\.ckpt: no such weights file"),
-        ({"k_shot": 7}, PromptError, r"'washer': k_shot=7: only 6 normal images.*washer"),
-        ({"prompts": "nothing"}, PromptError, "no such folder or file"),
-    ],
-)
-def test_wrong_arguments_are_refused(make_model, make_engine, target, tmp_path, monkeypatch, options, error, message):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(error, match=message):
-        make_engine().test(make_model(**options), datamodule=target())
-
-
-def test_runs_without_prompts_or_data_are_refused(make_model, make_engine, washers, generalist):
+def test_runs_that_lack_weights_prompts_or_data_are_refused(make_model, make_engine, target, washers, generalist):
+    with pytest.raises(PretrainedWeightsError, match=r"none\.ckpt: no such weights file"):
+        make_model(weights="none.ckpt")
+    with pytest.raises(PromptError, match=r"'washer': k_shot=7: only 6 normal images.*washer"):
+        make_engine().test(make_model(k_shot=7), datamodule=target())
     with pytest.raises(PromptError, match="No prompts are set"):
         make_engine().predict(make_model(), data_path=washers)
     with pytest.raises(DatasetError, match="auxiliary"):

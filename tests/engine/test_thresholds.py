@@ -1,22 +1,25 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Labels, masks and metrics only where a threshold is known; thresholds from normal images."""
+"""Labels, masks and metrics only where a threshold is known; thresholds from normal images; metrics on raw scores."""
 
 import pytest
 import torch
-from anomalib.data import PredictDataset
-from anomalib.deploy import TorchInferencer
+from anomalib.data import ImageBatch, PredictDataset
+from anomalib.metrics import AUPRO
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from anomalib_inctrl.errors import PromptError
 from anomalib_inctrl.io.images import read_image
+from anomalib_inctrl.models.components.evaluator import generalist_evaluator
 from tests.engine.conftest import scores_of
 
 
-def test_without_a_threshold_there_is_no_label_and_no_f1(make_model, make_engine, folder, washers):
+def test_without_a_threshold_there_is_no_label_and_no_f1(make_model, make_engine, folder, washers, caplog):
     engine, model = make_engine(), make_model()
     (results,) = engine.test(model, datamodule=folder())
     assert "image_AUROC" in results
     assert results.keys() & {"image_F1Score", "pixel_AUROC"} == set()
+    assert "No threshold is known" in caplog.text
     assert "pred_label" not in scores_of(engine)
     for batch in engine.predict(model, dataset=PredictDataset(washers)):
         assert batch.pred_label is None
@@ -43,15 +46,6 @@ def test_maps_of_found_defects_are_not_blank_without_masks(make_model, make_engi
     maps = torch.cat([batch.anomaly_map.flatten(1) for batch in batches])
     assert maps.max() > 0.9  # of a normalised map, in which the largest value of the validation images is 1
     assert all(batch.pred_mask is None and batch.pred_label is not None for batch in batches)
-
-
-def test_an_export_without_a_threshold_gives_no_label(make_model, make_engine, washers, prompts, tmp_path, monkeypatch):
-    monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
-    path = make_engine().export(make_model(**prompts, blocks=[1]), "torch", export_root=tmp_path)
-    result = TorchInferencer(path).predict(next(washers.iterdir()))
-    assert result.pred_score is not None
-    assert result.pred_label is None
-    assert result.pred_mask is None
 
 
 def test_a_threshold_from_the_prompts_labels_images_and_pixels(make_model, make_engine, target):
@@ -88,3 +82,36 @@ def test_thresholds_that_cannot_be_had_are_refused(make_model, make_engine, targ
     calibrated = make_model(threshold="auto", false_alarm_rate=0.15, calibration=prompts["prompts"])
     make_engine().test(calibrated, datamodule=target())
     assert calibrated.post_processor.known() == (True, True)
+
+
+@pytest.mark.parametrize("sizes", [[12], [5, 5, 2]])
+def test_metrics_equal_scikit_learns(sizes):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(12) % 2 == 1
+    scores = (0.3 * labels + 0.7 * torch.rand(12, generator=generator)).clamp(0, 1)
+    masks = torch.zeros(12, 8, 8, dtype=torch.bool)
+    masks[labels, 2:5, 3:6] = True
+    maps = (0.3 * masks + 0.7 * torch.rand(12, 8, 8, generator=generator)).clamp(0, 1)
+    images = torch.zeros(12, 3, 8, 8)
+    evaluator = generalist_evaluator()
+    for rows in torch.arange(12).split(sizes):
+        batch = ImageBatch(
+            image=images[rows], gt_label=labels[rows], gt_mask=masks[rows], pred_label=scores[rows] > 0.4
+        )
+        batch.raw_score, batch.raw_map = scores[rows], maps[rows]
+        # What the post-processor leaves of the scores: clamped, and another order.
+        batch.pred_score, batch.anomaly_map = ((raw[rows].flip(0) * 3).clamp(0, 1) for raw in (scores, maps))
+        for metric in evaluator.test_metrics:
+            metric.update(batch)
+    aupro = AUPRO(fields=("anomaly_map", "gt_mask"))
+    aupro.update(ImageBatch(image=images, anomaly_map=maps, gt_mask=masks))
+    expected = {
+        "image_AUROC": roc_auc_score(labels, scores),
+        "image_AUPR": average_precision_score(labels, scores),
+        "image_F1Score": f1_score(labels, scores > 0.4),
+        "pixel_AUROC": roc_auc_score(masks.flatten(), maps.flatten()),
+        "pixel_AUPR": average_precision_score(masks.flatten(), maps.flatten()),
+        "pixel_AUPRO": float(aupro.compute()),
+    }
+    found = {metric.name: float(metric.compute()) for metric in evaluator.test_metrics}
+    assert found == pytest.approx(expected, abs=1e-6)

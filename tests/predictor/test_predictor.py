@@ -10,7 +10,7 @@ import torch
 from anomalib.engine import Engine
 from PIL import Image
 
-from anomalib_inctrl import Detector, InCTRL, InCTRLv2, predictor
+from anomalib_inctrl import Detector, InCTRL, InCTRLDemo, InCTRLv2, predictor
 from anomalib_inctrl.errors import CheckpointError, ImageFileError, PromptError
 from anomalib_inctrl.io.images import read_image
 
@@ -36,6 +36,40 @@ def with_prompts(detector, images):
 
 def scores(predictions):
     return [prediction.score for prediction in predictions]
+
+
+@pytest.fixture(scope="module")
+def washers(tmp_path_factory):
+    """A rendered category on disk: its folder, with ``train/good`` and ``test/<defect>``."""
+    root = tmp_path_factory.mktemp("data")
+    InCTRLDemo(root=root, train_count=6, test_normal_count=3, test_anomalous_count=6).prepare_data()
+    return root / "washer"
+
+
+@pytest.fixture(scope="module")
+def good(washers):
+    return sorted((washers / "train" / "good").glob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def queries(washers):
+    return sorted((washers / "test").rglob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def make_detector():
+    def make(weights=None, **options):
+        return Detector(weights, **{"backbone": "mini-clip-16-240", "pretrained": "demo", "device": "cpu"} | options)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def detector(make_detector, good):
+    """A detector with four prompts; tests do not change it."""
+    detector = make_detector()
+    detector.set_prompts(good[:4], class_name="washer")
+    return detector
 
 
 @pytest.fixture(scope="module")
