@@ -47,7 +47,7 @@ docs: $(INSTALLED)
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-# What the documentation shows of real runs; to be drawn anew when the demonstration encoder or the models change.
+# What the documentation shows of real runs; to be drawn again when the demonstration encoder or the models change.
 figures: demo
 	$(BIN)/python tools/docs_figures.py --output docs/images
 	$(BIN)/python benchmarks/prompt_choices.py --output docs/measured/prompts.md

@@ -77,7 +77,7 @@ def imported_first(module):
     assert_registered()
 
 
-def importing_the_package_imports_no_other():
+def scenario_importing_the_package_imports_no_other():
     import anomalib_inctrl
     from anomalib_inctrl.cli import main
 
@@ -88,7 +88,7 @@ def importing_the_package_imports_no_other():
     assert_registered()
 
 
-def without_the_start_up_file_the_import_registers():
+def scenario_without_the_start_up_file_the_import_registers():
     remove_hooks()
     sys.modules["_anomalib_inctrl_autoload"] = None  # as if it were not there
     import anomalib_inctrl  # noqa: F401
@@ -96,7 +96,7 @@ def without_the_start_up_file_the_import_registers():
     assert_registered()
 
 
-def errors_end_in_one_line():
+def scenario_errors_end_in_one_line():
     import anomalib.cli.cli  # noqa: F401
 
     from anomalib_inctrl.errors import PromptError
@@ -112,7 +112,7 @@ def errors_end_in_one_line():
     assert not shown(PromptError("Give more.")).startswith("error: ")
 
 
-def names_resolve():
+def scenario_names_resolve():
     from anomalib.data import get_datamodule
     from anomalib.models import get_model, list_models
 
@@ -127,7 +127,7 @@ def names_resolve():
     assert type(demo).__name__ == "InCTRLDemo"
 
 
-def command_line_knows_the_names_and_the_pipeline():
+def scenario_command_line_knows_the_names_and_the_pipeline():
     assert hooked(PIPELINES)
     for subcommand in ("train", "test", "predict", "export"):
         assert "--model.k_shot" in command(subcommand, "--model.help", "InCTRL"), subcommand
@@ -137,7 +137,7 @@ def command_line_knows_the_names_and_the_pipeline():
     assert not hooked(PIPELINES)
 
 
-def short_names_are_read_from_files_and_saved_as_dotted_names():
+def scenario_short_names_are_read_from_files_and_saved_as_dotted_names():
     data = {"class_path": "InCTRLDemo", "init_args": {"root": tempfile.mkdtemp()}}
     config = Path(tempfile.mkdtemp(), "train.json")
     config.write_text(json.dumps({"model": {"class_path": "InCTRL", "init_args": MODEL}, "data": data}))
@@ -147,7 +147,7 @@ def short_names_are_read_from_files_and_saved_as_dotted_names():
     assert "class_path: anomalib_inctrl.InCTRLDemo\n" in saved
 
 
-def looking_for_the_host_imports_nothing():
+def scenario_looking_for_the_host_imports_nothing():
     import anomalib  # noqa: F401
 
     assert importlib.util.find_spec(HOST) is not None
@@ -175,7 +175,7 @@ def broken_plugin_leaves_anomalib_usable(source, text):
     assert not hooked()
 
 
-def without_the_hook_dotted_names_and_an_import_work():
+def scenario_without_the_hook_dotted_names_and_an_import_work():
     remove_hooks()
     import anomalib.models
 
@@ -185,7 +185,7 @@ def without_the_hook_dotted_names_and_an_import_work():
     assert_registered()
 
 
-def own_command_needs_no_hook_and_lists_commands_and_versions():
+def scenario_own_command_needs_no_hook_and_lists_commands_and_versions():
     remove_hooks()
     import anomalib_inctrl
     from anomalib_inctrl.cli import _ANOMALIB_COMMANDS, main
@@ -203,20 +203,7 @@ SCENARIOS |= {
     f"plugin_with_{text}": partial(broken_plugin_leaves_anomalib_usable, source, text)
     for source, text in (("import not_there", "not_there"), ("def broken(:", "SyntaxError"))
 }
-SCENARIOS |= {
-    function.__name__: function
-    for function in (
-        importing_the_package_imports_no_other,
-        without_the_start_up_file_the_import_registers,
-        errors_end_in_one_line,
-        names_resolve,
-        command_line_knows_the_names_and_the_pipeline,
-        short_names_are_read_from_files_and_saved_as_dotted_names,
-        looking_for_the_host_imports_nothing,
-        without_the_hook_dotted_names_and_an_import_work,
-        own_command_needs_no_hook_and_lists_commands_and_versions,
-    )
-}
+SCENARIOS |= {name: function for name, function in list(globals().items()) if name.startswith("scenario_")}
 
 if __name__ == "__main__":
     results, sys.stdout = sys.stdout, sys.stderr

@@ -1,29 +1,12 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-import json
-
-import open_clip
 import pytest
 import torch
 
-from anomalib_inctrl import Detector, InCTRLDemo, InCTRLv2
+from anomalib_inctrl import Detector, InCTRLv2
+from tests.engine.conftest import BACKBONE, backbone, data, make_engine
 
-BACKBONE = "reliability-vit-16-32"
-CONFIG = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 16, "head_width": 8, "patch_size": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
-}
-COUNTS = {"train_count": 5, "test_normal_count": 2, "test_anomalous_count": 3}
-
-
-@pytest.fixture(scope="session", autouse=True)
-def backbone_file(tmp_path_factory):
-    """A backbone of a few thousand values."""
-    path = tmp_path_factory.mktemp("config") / f"{BACKBONE}.json"
-    path.write_text(json.dumps(CONFIG))
-    open_clip.add_model_config(path)
-    return path
+__all__ = ["backbone", "data", "make_engine"]
 
 
 @pytest.fixture(scope="session")
@@ -47,34 +30,16 @@ def pixels():
     return torch.rand(3, 40, 56, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(scope="session")
-def make_detector(make_module, pixels):
-    """Create a detector with two prompts."""
-
-    def make(**options):
-        detector = Detector(make_module(), device="cpu", **options)
-        detector.set_prompts([pixels, pixels.flip(2)], class_name="washer")
-        return detector
-
-    return make
+@pytest.fixture
+def detector(make_module, pixels):
+    """A detector with two prompts."""
+    detector = Detector(make_module(), device="cpu")
+    detector.set_prompts([pixels, pixels.flip(2)], class_name="washer")
+    return detector
 
 
-@pytest.fixture(scope="session")
-def detector(make_detector):
-    """A detector that tests leave unchanged."""
-    return make_detector()
-
-
-@pytest.fixture(scope="session")
-def checkpoint(make_detector, tmp_path_factory):
+@pytest.fixture
+def checkpoint(detector, tmp_path):
     """A file that :meth:`Detector.save` wrote, with prompts."""
-    return make_detector(threshold=0.5).save(tmp_path_factory.mktemp("checkpoint") / "heads.ckpt")
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    """Root of two small demo categories on disk."""
-    root = tmp_path_factory.mktemp("data")
-    for category in ("gear", "washer"):
-        InCTRLDemo(root=root, category=category, **COUNTS).prepare_data()
-    return root
+    detector.threshold = 0.5
+    return detector.save(tmp_path / "saved" / "heads.ckpt")

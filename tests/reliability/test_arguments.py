@@ -15,7 +15,7 @@ from anomalib_inctrl.callbacks import BranchMonitor, LossMonitor, LossSchedule
 from anomalib_inctrl.data import DataSource
 from anomalib_inctrl.errors import ArgumentError, InCTRLError
 from anomalib_inctrl.visualization import ExplanationVisualizer
-from tests.reliability.conftest import BACKBONE
+from tests.engine.conftest import BACKBONE
 
 BACKBONE_ALONE = {"backbone": BACKBONE, "pretrained": None}
 CLASSES = {

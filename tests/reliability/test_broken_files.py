@@ -98,7 +98,6 @@ def test_damaged_images(mode, ending, tmp_path):
     assert not found.keys() & set(range(len(NO_IMAGES)))
     for version, pixels in found.items():
         assert pixels.shape == (3, *sizes[version])
-        assert pixels.numel()
         assert 0 <= pixels.min() <= pixels.max() <= 1
 
 
@@ -135,12 +134,12 @@ def test_damaged_checkpoints(checkpoint, score_with, tmp_path):
     assert len(found) < 0.15 * len(versions)
 
 
-def without(entries, key):
-    return {name: value for name, value in entries.items() if name != key}
-
-
 def changed_checkpoints(whole):
     """Checkpoints that can be read and whose content is wrong."""
+
+    def without(entries, key):
+        return {name: value for name, value in entries.items() if name != key}
+
     state, settings = whole["state_dict"], whole["hyper_parameters"]
     yield [whole]
     for key in ("state_dict", "hyper_parameters"):

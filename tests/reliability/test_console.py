@@ -5,6 +5,7 @@
 import logging
 import sys
 import warnings
+from unittest.mock import Mock
 
 import pytest
 from anomalib.cli.cli import AnomalibCLI
@@ -37,18 +38,14 @@ def test_other_warnings_are_shown():
 
 @pytest.mark.parametrize("error", [DatasetError("data: no images.\n"), ValueError("a fault of the program")])
 def test_only_the_packages_errors_are_shortened(error, monkeypatch, capsys):
-    def fail(arguments):
-        raise error
-
-    monkeypatch.delenv("ANOMALIB_INCTRL_DEBUG", raising=False)
-    monkeypatch.setattr(cli, "_run", fail)
+    monkeypatch.setenv("ANOMALIB_INCTRL_DEBUG", "0")
+    monkeypatch.setattr(cli, "_run", Mock(side_effect=error))
     if isinstance(error, DatasetError):
         assert cli.main(["demo"]) == 1
         assert capsys.readouterr().err == "error: data: no images.\n(--debug shows the traceback.)\n"
     else:
         with pytest.raises(ValueError, match="a fault"):
             cli.main(["demo"])
-    monkeypatch.setenv("ANOMALIB_INCTRL_DEBUG", "0")  # restored afterwards
     with pytest.raises(type(error)):
         cli.main(["demo", "--debug"])
 
@@ -63,7 +60,7 @@ def test_only_the_packages_errors_are_shortened(error, monkeypatch, capsys):
 )
 def test_refused_arguments_are_shown_in_one_line_by_anomalibs_command(argument, value, message, monkeypatch, capsys):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    monkeypatch.delenv("ANOMALIB_INCTRL_DEBUG", raising=False)
+    monkeypatch.setenv("ANOMALIB_INCTRL_DEBUG", "0")
     shorten_errors()
     with pytest.raises(ValueError, match=argument) as found:
         AnomalibCLI(args=["predict", "--model", "InCTRLv2", "--data", "images", f"--model.{argument}", value])

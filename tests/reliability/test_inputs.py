@@ -110,19 +110,15 @@ def test_floating_point_files_with_values_that_are_not_finite(tmp_path, values):
 @example(class_name="x" * 100_000)
 @example(class_name="\ud800")
 def test_class_names_in_any_script(detector, pixels, class_name):
-    try:
-        if not class_name.strip():
-            with pytest.raises(PromptError, match="class_name="):
-                detector.set_prompts(pixels, class_name=class_name)
-            return
-        detector.set_prompts(pixels, class_name=class_name)
-        (result,) = detector.predict(pixels, class_name)
-        assert result.class_name == class_name
-        assert 0 <= result.score <= 1
-        assert detector.class_names == ["washer", class_name]
-    finally:
-        detector.clear_prompts()
-        detector.set_prompts([pixels, pixels.flip(2)], class_name="washer")
+    if not class_name.strip():
+        with pytest.raises(PromptError, match="class_name="):
+            detector.set_prompts(pixels, class_name=class_name)
+        return
+    detector.set_prompts(pixels, class_name=class_name)
+    (result,) = detector.predict(pixels, class_name)
+    assert result.class_name == class_name
+    assert class_name in detector.class_names
+    assert 0 <= result.score <= 1
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -11,13 +11,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from anomalib.data import ImageBatch, PredictDataset
-from anomalib.engine import Engine
 from torch.utils.data import DataLoader, Subset
 
 from anomalib_inctrl import InCTRL, InCTRLDemo, InCTRLv2
 from anomalib_inctrl.console import one_line
 from anomalib_inctrl.errors import ImageFileError
-from tests.reliability.conftest import COUNTS
+from tests.engine.conftest import COUNTS
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,8 +43,8 @@ either = pytest.mark.parametrize("broken", ["b.png", "b.jpg"], indirect=True)
 
 
 @pytest.fixture
-def engine(tmp_path):
-    return Engine(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path / "results")
+def engine(make_engine):
+    return make_engine()
 
 
 @pytest.fixture

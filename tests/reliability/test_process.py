@@ -20,17 +20,17 @@ from lightning.pytorch import Callback
 from PIL import Image
 from torch.testing import assert_close
 
-from anomalib_inctrl import GeneralistDataModule, InCTRLDemo, InCTRLv2
+from anomalib_inctrl import InCTRLDemo, InCTRLv2
 from anomalib_inctrl.backbones import ImageFeatures
-from anomalib_inctrl.data import DATASETS, DataSource
+from anomalib_inctrl.data import DATASETS
 from anomalib_inctrl.data.datasets.converted import write_converted
 from anomalib_inctrl.io.files import write_image_atomic, write_text_atomic
 from anomalib_inctrl.io.weights import read_checkpoint, write_checkpoint
 from anomalib_inctrl.models.components.feature_store import FeatureStore
 from anomalib_inctrl.prompts.selection import write_prompt_list
 from tests.data.raw_trees import WRITERS
+from tests.engine.conftest import BACKBONE, COUNTS, QUIET, generalist_data
 from tests.processes import needs_fork, run_process
-from tests.reliability.conftest import BACKBONE, COUNTS
 
 EPOCHS, STEPS = 4, 3
 
@@ -62,38 +62,31 @@ def die_while_writing(epoch):
     LocalFileOpener.write = write
 
 
-def train(backbone_file, data, folder, place):
+def train(backbone, data, folder, place):
     """Train, from the newest checkpoint on if there is one."""
-    open_clip.add_model_config(backbone_file)
+    open_clip.add_model_config(backbone)
     tempfile.tempdir = str(folder.parent)  # Lightning's, from where it moves finished checkpoints
     if isinstance(place, int):
         die_while_writing(place)
     kept = sorted((folder / "kept").glob("*.ckpt"))
-    source = DataSource("InCTRLDemo", root=str(data), categories=["gear", "washer"], options=COUNTS)
-    datamodule = GeneralistDataModule([source], k_shot=2, train_batch_size=4, steps_per_epoch=STEPS, num_workers=0)
     every_epoch = ModelCheckpoint(folder / "kept", "{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
-    engine = Engine(
-        max_epochs=EPOCHS,
-        default_root_dir=folder / "results",
-        callbacks=[every_epoch, Record(folder.with_suffix(".log"), place)],
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-    )
+    callbacks = [every_epoch, Record(folder.with_suffix(".log"), place)]
+    engine = Engine(max_epochs=EPOCHS, default_root_dir=folder / "results", callbacks=callbacks, **QUIET)
     model = InCTRLv2(backbone=BACKBONE, pretrained=None, blocks=[1, 2], k_shot=2, visualizer=False)
+    datamodule = generalist_data(data, targets=False, steps_per_epoch=STEPS)
     engine.fit(model, datamodule=datamodule, ckpt_path=str(kept[-1]) if kept else None)
 
 
 @needs_fork
-def test_killed_training_resumes_to_the_same_losses_and_weights(backbone_file, data, tmp_path):
+def test_killed_training_resumes_to_the_same_losses_and_weights(backbone, data, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert run_process(train, backbone_file, data, whole, None) == 0
+    assert run_process(train, backbone, data, whole, None) == 0
     # In the second step of the second epoch; while the third epoch's checkpoint is written; in the fourth's first step.
     for place in ((1, 1), 2, (3, 0)):
-        assert run_process(train, backbone_file, data, killed, place) == -signal.SIGKILL
+        assert run_process(train, backbone, data, killed, place) == -signal.SIGKILL
         for path in (killed / "kept").glob("*.ckpt"):
             assert read_checkpoint(path)["state_dict"]  # never a partial file
-    assert run_process(train, backbone_file, data, killed, None) == 0
+    assert run_process(train, backbone, data, killed, None) == 0
     names = {path.name for path in (killed / "kept").glob("*.ckpt")}
     assert names == {f"epoch={epoch}.ckpt" for epoch in range(EPOCHS)}
     for name in names:
@@ -168,9 +161,9 @@ SOAK = int(os.environ.get("ANOMALIB_INCTRL_SOAK", "100"))
 
 
 @pytest.mark.parametrize("rounds", [30, pytest.param(SOAK, marks=pytest.mark.slow)])
-def test_memory_does_not_grow(make_detector, rounds):
+def test_memory_does_not_grow(detector, rounds):
     images = list(torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0)))
-    detector, used = make_detector(), []
+    used = []
     gc.freeze()  # what was there before need not be traversed every time
     for _ in range(rounds):
         detector.predict(images)[0].heat_map()

@@ -29,7 +29,7 @@ from anomalib_inctrl.models.components.feature_store import FeatureStore
 from anomalib_inctrl.models.inctrl.convert import from_official_file
 from anomalib_inctrl.models.inctrl.official import read_prompt_tensors
 from anomalib_inctrl.predictor import model_of_checkpoint
-from tests.reliability.conftest import BACKBONE
+from tests.engine.conftest import BACKBONE
 
 ROOT = Path(__file__).parents[2]
 
