@@ -73,9 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     first = arguments[0] if arguments else "--help"
     if first == "--version":
-        print("anomalib-inctrl", __version__)
-        print("anomalib", version("anomalib"))
-        print("torch", version("torch"))
+        print(f"anomalib-inctrl {__version__}\nanomalib {version('anomalib')}\ntorch {version('torch')}")
         return 0
     if first in _COMMANDS:
         status: int | None = import_module(_COMMANDS[first].module).main(arguments[1:])

@@ -131,10 +131,9 @@ class Backbone(nn.Module, ABC):
         return next(self.network.parameters()).device  # type: ignore[no-any-return]
 
     def train(self, mode: bool = True) -> Backbone:
-        """Set the mode of this module but leave the network in eval mode."""
-        super().train(mode)
-        self.network.eval()
-        return self
+        """Stay in eval mode, whatever is asked for."""
+        del mode
+        return super().train(mode=False)
 
     def check_images(self, images: Tensor) -> None:
         """Refuse images that are not ``(B, 3, H, W)`` of the backbone's size, with a :class:`BackboneError`."""

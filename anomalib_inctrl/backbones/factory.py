@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from anomalib_inctrl.backbones.base import Backbone, ImagePreprocessing
-from anomalib_inctrl.backbones.openclip import HUB_PREFIX, OpenCLIPBackbone, check_openclip_model, openclip_input
+from anomalib_inctrl.backbones.openclip import HUB_PREFIX, OpenCLIPBackbone, openclip_config, openclip_input
 from anomalib_inctrl.backbones.packaged import DEMO_BACKBONE, DEMO_PRETRAINED
 from anomalib_inctrl.backbones.timm_vit import PREFIX, TimmBackbone, timm_input
 from anomalib_inctrl.errors import BackboneError, PretrainedWeightsError
@@ -40,7 +40,7 @@ def resolve_pretrained(name: str, pretrained: str | bool | None) -> str | bool |
     if name.startswith((PREFIX, HUB_PREFIX)):
         return True if name.startswith(PREFIX) else "hub"
     if name not in _PRETRAINED:
-        check_openclip_model(name)
+        openclip_config(name)
         msg = f"backbone={name!r} has no default weights: name a pretrained tag or a weights file with pretrained."
         raise PretrainedWeightsError(msg)
     return _PRETRAINED[name]

@@ -102,7 +102,7 @@ class OpenCLIPBackbone(Backbone):
         switches that off.
 
         Args:
-            class_name: Name of the object in the image; underscores read as spaces.
+            class_name: See :meth:`text_prototypes`.
 
         Returns:
             For the normal and the abnormal states the mean of each state's unit-length sentences ``(S, D)``.
@@ -223,7 +223,7 @@ def _encode_with_hooks(visual: Any, indices: Sequence[int], images: Tensor) -> t
 
 def openclip_input(name: str, pretrained: str | None) -> tuple[Sequence[int], tuple[float, ...], tuple[float, ...]]:
     """Size (rows, columns), mean and standard deviation of a model's input."""
-    size = _model_config(name)["vision_cfg"].get("image_size", 224)
+    size = openclip_config(name)["vision_cfg"].get("image_size", 224)
     tag = open_clip.pretrained.get_pretrained_cfg(name, pretrained) if pretrained else {}
     mean, std = (tuple(tag.get(key) or default) for key, default in (("mean", CLIP_MEAN), ("std", CLIP_STD)))
     return (size, size) if isinstance(size, int) else size, mean, std
@@ -236,7 +236,7 @@ def weights_file(name: str, pretrained: str) -> Path | None:
 
 def create_openclip_model(name: str, pretrained: str | None, image_size: int | None = None) -> Any:
     """Create an OpenCLIP model with its weights, on the CPU in float32; see :class:`OpenCLIPBackbone`."""
-    check_openclip_model(name)
+    openclip_config(name)
     if pretrained is None:
         with random_weights(name):
             network = create_without_weights(name, image_size)
@@ -276,7 +276,7 @@ def _create_with_weights(name: str, pretrained: str, image_size: int | None) -> 
         except Exception as error:
             source = url or config.get("hf_hub") or name.removeprefix(HUB_PREFIX)
             raise not_downloaded(name, f"{pretrained} ({source})", error) from error
-        if config.get("quick_gelu", "quickgelu" in url) and not _model_config(name).get("quick_gelu"):
+        if config.get("quick_gelu", "quickgelu" in url) and not openclip_config(name).get("quick_gelu"):
             # Fitting shapes do not show it, and OpenCLIP warns only where it loads itself.
             text = "The weights %r were trained with QuickGELU, so features of %s are wrong: choose backbone=%r."
             logger.warning(text, pretrained, name, f"{name}-quickgelu")
@@ -314,34 +314,21 @@ def _resampled(network: Any, state_dict: Mapping[str, Tensor]) -> dict[str, Tens
     return state
 
 
-def _model_config(name: str) -> dict[str, Any]:
-    """The model's settings, as in OpenCLIP's JSON files."""
+def openclip_config(name: str) -> dict[str, Any]:
+    """The settings of a vision transformer as in OpenCLIP's JSON files; a :class:`BackboneError` if it is none."""
     try:
         config = open_clip.get_model_config(name)
     except Exception as error:  # a config on the Hub
         msg = f"The settings of {name} could not be downloaded ({type(error).__name__}: {error})."
         raise PretrainedWeightsError(msg) from error
     if config is None:
-        raise _unsupported(name, "is not a model of OpenCLIP")
-    return dict(config)
-
-
-def check_openclip_model(name: str) -> None:
-    """Refuse a model that OpenCLIP lacks or that is not a vision transformer, with a :class:`BackboneError`."""
-    if not _is_vision_transformer(_model_config(name)):
-        raise _unsupported(name, "is not a vision transformer")
-
-
-def _is_vision_transformer(config: Mapping[str, Any]) -> bool:
+        raise unknown_model(name, "is not a model of OpenCLIP", open_clip.list_models())
     vision = config["vision_cfg"]
-    if timm_name := vision.get("timm_model_name"):
-        return is_vision_transformer(timm_name)
-    return isinstance(vision.get("layers", 12), int)  # ResNets list the blocks of each stage
-
-
-def _unsupported(name: str, reason: str) -> BackboneError:
-    known = (known for known in open_clip.list_models() if _is_vision_transformer(open_clip.get_model_config(known)))
-    return unknown_model(name, reason, known)
+    timm_name = vision.get("timm_model_name")
+    # ResNets list the blocks of each stage.
+    if not (is_vision_transformer(timm_name) if timm_name else isinstance(vision.get("layers", 12), int)):
+        raise unknown_model(name, "is not a vision transformer", open_clip.list_models())
+    return dict(config)
 
 
 @cache

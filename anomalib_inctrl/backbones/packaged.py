@@ -49,16 +49,15 @@ def write_weights(path: str | Path, state_dict: dict[str, Tensor], vocabulary: S
 def expand_vocabulary(state_dict: dict[str, Tensor], vocabulary_size: int, source: str) -> dict[str, Tensor]:
     """Restore the embeddings of the whole vocabulary, in single precision, in weights of :func:`write_weights`.
 
-    Tensors that hold the whole vocabulary are returned as they are. A :class:`CheckpointError` tells if vocabulary and
+    Tensors that hold the whole vocabulary are returned as they are. Raises a :class:`CheckpointError` if vocabulary and
     embeddings do not fit each other.
     """
     if _VOCABULARY not in state_dict:
         return state_dict
     tensors = dict(state_dict)
     vocabulary = tensors.pop(_VOCABULARY).long()
-    kept = tensors.get(_EMBEDDING)
-    fits = kept is not None and len(kept) == len(vocabulary) + 1 > 1
-    if kept is None or not fits or not 0 <= int(vocabulary.min()) <= int(vocabulary.max()) < vocabulary_size:
+    kept = tensors.get(_EMBEDDING, torch.empty(0))
+    if not len(kept) == len(vocabulary) + 1 > 1 or vocabulary.min() < 0 or vocabulary.max() >= vocabulary_size:
         msg = (
             f"{source}: expected {_EMBEDDING!r} with one row more than {_VOCABULARY!r}, whose tokens lie in "
             f"0..{vocabulary_size - 1}. Write it with tools/encoder/train.py."

@@ -54,10 +54,8 @@ class TimmBackbone(Backbone):
     ) -> None:
         network = _create_model(name, pretrained, image_size)
         tag, embed = pretrained if isinstance(pretrained, str) else None, network.patch_embed
-        layout = (
-            *(len(network.blocks), embed.img_size, embed.grid_size, embed.patch_size[0]),
-            *(network.embed_dim, network.num_features),
-        )
+        sizes = embed.img_size, embed.grid_size, embed.patch_size[0]
+        layout = (len(network.blocks), *sizes, network.embed_dim, network.num_features)
         super().__init__(network, name, tag, blocks, image_size, layout)
 
     def _encode(self, images: Tensor) -> tuple[Sequence[Tensor], Tensor]:
