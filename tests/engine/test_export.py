@@ -181,32 +181,20 @@ def test_a_timm_backbone_with_a_fitted_fusion_and_metric_and_nothing_that_resize
     assert_scores_close(found, eager(model, images))
 
 
-@pytest.fixture
-def gear(make_model, trained):
-    """A model with prompts of one class."""
-    model = make_model(weights=trained).eval()
-    model.model.set_prompts(images_of(3, 3, 64, 64), "gear")
-    return model
-
-
-def test_double_precision_scores_the_same_and_takes_prompts(gear):
-    images, double = images_of(3, 3, 64, 64), copy.deepcopy(gear).double()
-    for one, pixels in ((gear, images), (double, images.double())):
+@pytest.mark.parametrize("other", ["double", "cuda"])
+def test_other_precisions_and_devices_score_the_same(make_model, trained, other):
+    if other == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    model, images = make_model(weights=trained).eval(), images_of(3, 3, 64, 64)
+    _ = model.model  # it is created when first needed
+    moved, of_other = getattr(copy.deepcopy(model), other)(), getattr(images, other)()
+    for one, pixels in ((model, images), (moved, of_other)):
         one.model.set_prompts(pixels[:2], "gear")
-    expected, found = eager(gear, images), eager(double, images.double())
-    again = eager(double.float(), images)
+    expected, found = eager(model, images), eager(moved, of_other)
+    back = eager(moved.cpu().float(), images)
+    tolerance = {"atol": 1e-3 if other == "cuda" else 1e-5, "rtol": 0}
     for name in ("pred_score", "anomaly_map"):
         value = getattr(expected, name)
-        assert_close(getattr(found, name), value.double(), atol=1e-5, rtol=0)  # which compares the types too
-        assert_close(getattr(again, name), value, atol=1e-5, rtol=0)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_it_scores_the_same(gear):
-    images = images_of(3, 3, 110, 130)
-    expected, moved = eager(gear, images), copy.deepcopy(gear).to("cuda")
-    found = eager(moved, images.cuda())
-    back = eager(moved.to("cpu"), images)
-    for name in ("pred_score", "anomaly_map"):
-        assert_close(getattr(found, name).cpu(), getattr(expected, name), atol=1e-3, rtol=0)
-        assert torch.equal(getattr(back, name), getattr(expected, name))
+        assert getattr(found, name).dtype == of_other.dtype
+        assert_close(getattr(found, name).cpu().float(), value, **tolerance)
+        assert_close(getattr(back, name), value, **tolerance)

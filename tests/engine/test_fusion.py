@@ -61,13 +61,10 @@ def test_it_is_fitted_on_classes_that_no_batch_of_training_has(fit, kind):
         assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-def test_the_paper_s_weights_train_on_all_classes(fit):
+def test_the_paper_s_weights_train_on_all_classes_and_stay_where_those_are_few(fit, caplog):
     model, _, _, held_out = fit(fusion="paper")
     assert model.fusion is None
     assert held_out == []
-
-
-def test_too_few_classes_keep_the_paper_s_weights_with_a_warning(fit, caplog):
     with caplog.at_level(logging.WARNING):
         model, *_ = fit(PRODUCTS[:3], epochs=2)
     assert caplog.text.count("fewer than six") == 1

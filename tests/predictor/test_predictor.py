@@ -11,7 +11,7 @@ from anomalib.engine import Engine
 from PIL import Image
 
 from anomalib_inctrl import Detector, InCTRL, InCTRLDemo, InCTRLv2, predictor
-from anomalib_inctrl.errors import CheckpointError, ImageFileError, PromptError
+from anomalib_inctrl.errors import ImageFileError, PromptError
 from anomalib_inctrl.io.images import read_image
 
 both = pytest.mark.parametrize("kind", [InCTRL, InCTRLv2])
@@ -176,19 +176,6 @@ def test_several_classes_are_kept_apart(make_detector, good, queries):
     detector.clear_prompts()
     with pytest.raises(PromptError, match=r"No prompts are set.*set_prompts\(images, class_name\)"):
         detector.predict("not even there.png")
-
-
-@pytest.mark.parametrize("options", [{"model": "WinClip"}, {"batch_size": 0}, {"precision": "int8"}])
-def test_wrong_arguments_are_named(make_detector, options):
-    ((name, value),) = options.items()
-    with pytest.raises(ValueError, match=f"{name}={value!r}"):
-        make_detector(**options)
-
-
-def test_a_checkpoint_of_another_model_is_refused(make_detector, tmp_path):
-    torch.save({"state_dict": {}}, tmp_path / "some.ckpt")
-    with pytest.raises(CheckpointError, match=r"some\.ckpt: found no checkpoint of InCTRL"):
-        make_detector(tmp_path / "some.ckpt")
 
 
 @both
