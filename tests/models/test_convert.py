@@ -59,21 +59,20 @@ def test_converted_weights_score_as_the_authors_code(converted, golden, pool):
         assert_close(components.patch_map.squeeze(), case["patch_ref_map"].squeeze(), **EXACT)
 
 
-def test_checkpoint_finds_the_backbone_beside_it(converted, pool, tmp_path):
-    expected = InCTRL(weights=str(converted)).eval().model.backbone.encode_image(pool[:1]).embedding
-    original = converted.with_name("inctrl.backbone.safetensors")
-    for path in (converted, original):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    checkpoint, backbone_file = tmp_path / converted.name, tmp_path / original.name
-    away = original.rename(original.with_suffix(".away"))
-    try:
-        for module in (InCTRL(weights=str(checkpoint)), InCTRL.load_from_checkpoint(checkpoint)):
-            assert module.hparams["pretrained"] == str(backbone_file)
-            assert torch.equal(module.eval().model.backbone.encode_image(pool[:1]).embedding, expected)
-        elsewhere = backbone_file.rename(tmp_path / "elsewhere.safetensors")
-        assert InCTRL(weights=str(checkpoint), backbone=BACKBONE, pretrained=str(elsewhere)).model.heads_trained
-    finally:
-        away.rename(original)
+def test_checkpoint_finds_the_backbone_beside_it(pyth, pool, tmp_path):
+    def encode(module):
+        return module.eval().model.backbone.encode_image(pool[:1]).embedding
+
+    written, moved = tmp_path / "written", tmp_path / "moved"
+    assert main([str(pyth), str(written / "inctrl.ckpt"), "--backbone", BACKBONE]) == 0
+    expected = encode(InCTRL(weights=str(written / "inctrl.ckpt")))
+    written.rename(moved)
+    checkpoint, backbone_file = moved / "inctrl.ckpt", moved / "inctrl.backbone.safetensors"
+    for module in (InCTRL(weights=str(checkpoint)), InCTRL.load_from_checkpoint(checkpoint)):
+        assert module.hparams["pretrained"] == str(backbone_file)
+        assert torch.equal(encode(module), expected)
+    elsewhere = backbone_file.rename(tmp_path / "elsewhere.safetensors")
+    assert InCTRL(weights=str(checkpoint), backbone=BACKBONE, pretrained=str(elsewhere)).model.heads_trained
 
 
 def test_backbone_given_as_a_file_is_named_not_written(pyth, converted, tmp_path, capsys):

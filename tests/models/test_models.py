@@ -95,12 +95,6 @@ def test_state_of_another_backbone_or_other_blocks_is_refused(model, make):
         make(blocks=[1, 2]).load_state_dict(model.state_dict())
 
 
-def test_bank_holds_unit_tokens_block_by_block(model):
-    patches = model.bank.select("candle").patches
-    assert_close(patches.norm(dim=-1), torch.ones(patches.shape[:-1]), **CLOSE)
-    assert all(patches[:, block].is_contiguous() for block in range(patches.shape[1]))
-
-
 @pytest.mark.parametrize("residual", ["residual", "concat", "average"])
 def test_heads_train_after_prompts_were_set_in_inference_mode(make, images, residual):
     model = make(residual=residual)
@@ -142,16 +136,6 @@ def test_zero_shot_score_is_the_text_score(make, images):
         assert_close(components.anomaly_map, components.score[:, None].expand(2, 9))
 
 
-@pytest.mark.parametrize("count", [1, 4, 9])
-def test_patch_score_is_the_mean_of_the_largest_patches(make, images, count):
-    model = make(patch_pooling=count)
-    model.set_prompts(images[:2], "candle")
-    components = model.score_components(images[8:12])
-    for row, score in zip(components.patch_map, components.patch_score, strict=True):
-        largest = sorted(row.tolist(), reverse=True)[:count]
-        assert float(score) == pytest.approx(sum(largest) / count, abs=1e-6)
-
-
 def test_constant_map_stays_constant_when_resized(small):
     constant = torch.rand(64, 1, generator=torch.Generator().manual_seed(0)).expand(-1, 9)
     components = ScoreComponents(constant[:, 0], constant, constant[:, 0], constant[:, 0], constant, (3, 3))
@@ -159,17 +143,12 @@ def test_constant_map_stays_constant_when_resized(small):
     assert torch.equal(found, constant[:, :1].expand_as(found))
 
 
-def test_full_scale_doubles_the_residual_and_keeps_scores_in_the_unit_interval(make, images, pairs):
-    half, full = make(), make(residual_scale="full")
-    for model in (half, full):
-        model.set_prompts(images[:2], "candle")
-    queries = images[8:10]
-    assert_close(full.score_components(queries).patch_map, 2 * half.score_components(queries).patch_map, **CLOSE)
-    assert_close(full(queries).anomaly_map, half(queries).anomaly_map, **CLOSE)
-    query, context = pairs(full)
+def test_full_scale_stays_in_the_unit_interval(make, pairs):
+    model = make(residual_scale="full")
+    query, context = pairs(model)
     alike = unit(torch.ones_like(query.patches))
     opposite = replace(context, patches=-alike.unsqueeze(1))
-    components = full.score_features(replace(query, patches=alike), opposite)
+    components = model.score_features(replace(query, patches=alike), opposite)
     assert_close(components.patch_score, torch.full((3,), 2.0))
     assert components.score.amax() <= 1
 
