@@ -26,9 +26,9 @@ from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
-from torch.nn import functional as F
 
 from anomalib_inctrl import Detector, GeneralistDataModule, InCTRLDemo, InCTRLv2
+from anomalib_inctrl.backbones.packaged import DEMO_BACKBONE, DEMO_PRETRAINED
 from anomalib_inctrl.backbones.preprocessing import BackbonePreProcessor
 from anomalib_inctrl.data import DataSource
 from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, UNSEEN_CATEGORIES
@@ -36,53 +36,54 @@ from anomalib_inctrl.io.files import write_image_atomic
 from anomalib_inctrl.io.images import read_image
 from anomalib_inctrl.models import InCTRLv2Model
 from anomalib_inctrl.models.components.residuals import unit
-from anomalib_inctrl.prompts import create_selector
 
-BACKBONE, PRETRAINED, K_SHOT = "mini-clip-16-240", "demo", 4
+ENCODER: Any = {"backbone": DEMO_BACKBONE, "pretrained": DEMO_PRETRAINED}
+QUIET: Any = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
+K_SHOT = 4
 COLOURS = ("#d1495b", "#2e86ab", "#edae49")
 EXPLAINED = "brick", "thread"  # category and defect
 RESULTS = ("washer", "brick")  # a rendered part, and a photograph with composited defects
 NORMAL, ABNORMAL = "#2e86ab", "#d1495b"
 
 
+def prompts_of(root: Path, category: str) -> list[Path]:
+    """The normal images of a category that are shown to the model."""
+    return sorted((root / category / "train" / "good").glob("*.png"))[:K_SHOT]
+
+
+def median(rows: Sequence[int], score: Tensor) -> int:
+    """The row of the median score: neither the best nor the worst case."""
+    return sorted(rows, key=lambda row: float(score[row]))[len(rows) // 2]
+
+
 class Example:
     """A category whose prompts are set in a model, and its test images."""
 
     def __init__(self, model: InCTRLv2Model, root: Path, category: str) -> None:
+        self.model, self.category, self.prompts = model, category, prompts_of(root, category)
         data = InCTRLDemo(root=root, category=category)
-        data.prepare_data()
         data.setup()
-        self.model, self.category, self.side = model, category, model.backbone.image_size[0]
-        self.transform = BackbonePreProcessor(self.side).transform
-        candidates = [Path(path) for path in data.train_data.samples.image_path]
-        self.prompts = create_selector("random", 0).select(candidates, K_SHOT, lambda files: torch.empty(len(files), 0))
-        samples = data.test_data.samples.sort_values("image_path")
+        samples = data.test_data.samples
         self.paths, self.masks = list(samples.image_path), list(samples.mask_path)
         self.labels = samples.label_index.to_numpy()
         model.set_prompts(self._preprocess(self.prompts), category)
         with torch.inference_mode():
             self.components = model.score_components(self._preprocess(self.paths), category)
-        # The median defect by patch score: neither the best nor the worst case.
-        abnormal = np.flatnonzero(self.labels)
-        self.abnormal = int(abnormal[int(self.components.patch_score[abnormal].argsort()[len(abnormal) // 2])])
-        self.normal = int(np.flatnonzero(self.labels == 0)[0])
+        self.abnormal = median(np.flatnonzero(self.labels).tolist(), self.components.patch_score)
+        self.normal = int(self.labels.argmin())
 
     def _preprocess(self, paths: Sequence[str | Path]) -> Tensor:
-        return torch.cat([self.transform(read_image(path).unsqueeze(0)) for path in paths]).as_subclass(Tensor)
+        transform = BackbonePreProcessor(self.model.backbone.image_size[0]).transform
+        return transform(torch.stack([read_image(path) for path in paths])).as_subclass(Tensor)
 
-    def patches(self, row: int) -> Tensor:
-        """Patch tokens ``(L, P, D_v)`` of a test image."""
+    def patches(self) -> Tensor:
+        """Patch tokens ``(L, P, D_v)`` of the abnormal image."""
         with torch.inference_mode():
-            return self.model.backbone.encode_image(self._preprocess([self.paths[row]])).patches[0]
+            return self.model.backbone.encode_image(self._preprocess([self.paths[self.abnormal]])).patches[0]
 
-    def image(self, path: str | Path) -> np.ndarray[Any, Any]:
-        """Read an image at the model's size, ``(H, W, 3)`` in [0, 1]."""
-        image = F.interpolate(read_image(path).unsqueeze(0), size=self.side, mode="bilinear", antialias=True)[0]
-        return image.permute(1, 2, 0).clamp(0, 1).numpy()
-
-    def mask(self, row: int) -> np.ndarray[Any, Any]:
-        """Ground truth of an abnormal test image at the model's size, ``(H, W)``."""
-        return F.interpolate(read_image(self.masks[row])[None, :1], size=self.side)[0, 0].numpy()
+    def outline(self, axis: Any) -> None:
+        """Draw the border of the defect of the abnormal image."""
+        axis.contour(plt.imread(self.masks[self.abnormal]), levels=[0.5], colors="white", linewidths=1)
 
 
 def train_heads(root: Path, results: Path) -> Path:
@@ -94,52 +95,54 @@ def train_heads(root: Path, results: Path) -> Path:
         steps_per_epoch=25,
         num_workers=0,
     )
-    engine = Engine(max_epochs=1, default_root_dir=results, accelerator="cpu", logger=False, enable_progress_bar=False)
-    engine.fit(InCTRLv2(backbone=BACKBONE, pretrained=PRETRAINED, k_shot=K_SHOT), datamodule=data)
+    engine = Engine(max_epochs=1, default_root_dir=results, **QUIET)
+    engine.fit(InCTRLv2(**ENCODER, k_shot=K_SHOT), datamodule=data)
     return Path(str(engine.best_model_path))
+
+
+def show(axis: Any, picture: Any, title: str, **options: Any) -> Any:
+    """Draw an image, given as its file or its values, without ticks."""
+    axis.set_title(title, fontsize=9)
+    axis.set(xticks=[], yticks=[])
+    return axis.imshow(plt.imread(picture) if isinstance(picture, str | Path) else picture, **options)
 
 
 def draw_residual(example: Example, path: Path) -> None:
     """Draw the residual map of every block, their mean, and the nearest prompt patches of three patches."""
-    backbone, row = example.model.backbone, example.abnormal
+    backbone = example.model.backbone
     context = example.model.bank.select(example.category)
     # Cosine of every query patch with every prompt patch of its block (L, P, K * P).
-    cosines = torch.einsum("lpd,klqd->lpkq", unit(example.patches(row)), context.patches).flatten(2)
+    cosines = torch.einsum("lpd,klqd->lpkq", unit(example.patches()), context.patches).flatten(2)
     nearest, where = cosines.max(dim=-1)
     maps = (1 - nearest) / 2
-    order = maps.mean(dim=0).argsort()
-    patches = [int(order[-1]), int(order[len(order) // 2]), int(order[0])]
-    block, side = 1, example.side / backbone.grid[1]
+    order = maps.mean(dim=0).argsort().tolist()
+    block, columns = 1, backbone.grid[1]
+    side = backbone.image_size[1] / columns
+
+    def mark(axis: Any, patch: int, colour: str, text: str = "") -> None:
+        y, x = divmod(patch, columns)
+        axis.add_patch(Rectangle((x * side, y * side), side, side, fill=False, edgecolor=colour, linewidth=2.5))
+        box = {"facecolor": colour, "edgecolor": "none", "pad": 1} if text else None
+        at = min(x, columns - 3) * side, max(y * side - 6, 10)
+        axis.text(*at, text, color="white", fontsize=8, bbox=box)
 
     figure, axes = plt.subplots(2, 5, figsize=(11, 4.9), layout="constrained")
-    titles = (f"query: {example.category}\nwhite: ground truth", "three patches ...")
-    for axis, title in zip(axes[:, 0], titles, strict=True):
-        axis.imshow(example.image(example.paths[row]))
-        axis.set_title(title, fontsize=9)
-    axes[0, 0].contour(example.mask(row), levels=[0.5], colors="white", linewidths=1)
+    show(axes[0, 0], example.paths[example.abnormal], f"query: {example.category}\nwhite: ground truth")
+    show(axes[1, 0], example.paths[example.abnormal], "three patches ...")
+    example.outline(axes[0, 0])
     titles = [*(f"block {number}" for number in backbone.blocks), "mean over blocks, $M_x$"]
     for axis, values, title in zip(axes[0, 1:], [*maps, maps.mean(dim=0)], titles, strict=True):
-        drawn = axis.imshow(values.reshape(backbone.grid), cmap="inferno", vmin=0, vmax=float(maps.max()))
-        axis.set_title(f"{title}\nmax {values.max():.3f}", fontsize=9)
+        limits = f"{title}\nmax {values.max():.3f}"
+        drawn = show(axis, values.reshape(backbone.grid), limits, cmap="inferno", vmin=0, vmax=float(maps.max()))
     figure.colorbar(drawn, ax=axes[0, 1:], shrink=0.8, pad=0.01)
     for number, (axis, prompt) in enumerate(zip(axes[1, 1:], example.prompts, strict=True), start=1):
-        axis.imshow(example.image(prompt))
-        axis.set_title(f"prompt {number}", fontsize=9)
+        show(axis, prompt, f"prompt {number}")
     axes[1, 1].set_ylabel(f"... and their nearest in block {backbone.blocks[block]}", fontsize=8)
-    for colour, patch in zip(COLOURS, patches, strict=True):
-        _mark(axes[1, 0], patch, side, backbone.grid[1], colour)
+    for colour, patch in zip(COLOURS, (order[-1], order[len(order) // 2], order[0]), strict=True):
+        mark(axes[1, 0], patch, colour)
         prompt, position = divmod(int(where[block, patch]), backbone.num_patches)
-        _mark(axes[1, 1 + prompt], position, side, backbone.grid[1], colour, f"{nearest[block, patch]:.3f}")
-    _save(figure, path, ticks=False)
-
-
-def _mark(axis: Any, patch: int, side: float, columns: int, colour: str, text: str = "") -> None:
-    y, x = divmod(patch, columns)
-    axis.add_patch(Rectangle((x * side, y * side), side, side, fill=False, edgecolor=colour, linewidth=2.5))
-    box = {"facecolor": colour, "edgecolor": "none", "pad": 1}
-    axis.text(
-        min(x, columns - 3) * side, max(y * side - 6, 10), text, color="white", fontsize=8, bbox=box if text else None
-    )
+        mark(axes[1, 1 + prompt], position, colour, f"{nearest[block, patch]:.3f}")
+    _save(figure, path)
 
 
 def draw_branches(example: Example, path: Path) -> None:
@@ -153,19 +156,17 @@ def draw_branches(example: Example, path: Path) -> None:
         "$M_n=(M_x+S'_a)/2$": example.model.oasl_mean(components),
         "fused map": components.anomaly_map,
     }
-    rows = {"abnormal": example.abnormal, "normal": example.normal}
+    rows = [example.abnormal, example.normal]
     figure, axes = plt.subplots(2, 1 + len(maps), figsize=(11, 3.8), layout="constrained")
-    axes[0, 0].contour(example.mask(example.abnormal), levels=[0.5], colors="white", linewidths=1)
-    for line, (label, row) in zip(axes, rows.items(), strict=True):
-        line[0].imshow(example.image(example.paths[row]))
-        line[0].set_title(label, fontsize=9)
+    for axis, row, title in zip(axes[:, 0], rows, ("abnormal", "normal"), strict=True):
+        show(axis, example.paths[row], title)
+    example.outline(axes[0, 0])
     for column, (title, values) in zip(axes.T[1:], maps.items(), strict=True):
-        shown = values[list(rows.values())]
-        for axis, own in zip(column, shown, strict=True):
-            grid = own.reshape(components.grid)
-            axis.imshow(grid, cmap="inferno", vmin=float(shown.min()), vmax=float(shown.max()))
-            axis.set_title(f"{title}\n{own.min():.3f} to {own.max():.3f}", fontsize=8)
-    _save(figure, path, ticks=False)
+        shown = values[rows].unflatten(1, components.grid)
+        for axis, grid in zip(column, shown, strict=True):
+            limits = f"{title}\n{grid.min():.3f} to {grid.max():.3f}"
+            show(axis, grid, limits, cmap="inferno", vmin=float(shown.min()), vmax=float(shown.max()))
+    _save(figure, path)
 
 
 def draw_components(example: Example, path: Path) -> None:
@@ -217,16 +218,9 @@ def draw_temperature(model: InCTRLv2Model, path: Path) -> None:
 def draw_explanation(root: Path, results: Path, heads: Path, path: Path) -> None:
     """Draw the explanation figure of a defect, with a threshold from four normal images."""
     category, defect = EXPLAINED
-    files = sorted((root / category / "train" / "good").glob("*.png"))[:K_SHOT]
-    model = InCTRLv2(
-        backbone=BACKBONE,
-        pretrained=PRETRAINED,
-        weights=str(heads),
-        prompts=[str(file) for file in files],
-        class_name=category,
-        threshold="auto",
-    )
-    engine = Engine(default_root_dir=results, accelerator="cpu", logger=False, enable_progress_bar=False)
+    prompts = [str(file) for file in prompts_of(root, category)]
+    model = InCTRLv2(**ENCODER, weights=str(heads), prompts=prompts, class_name=category, threshold="auto")
+    engine = Engine(default_root_dir=results, **QUIET)
     engine.predict(model, data_path=root / category / "test" / defect)
     figure = min((Path(engine.trainer.default_root_dir) / "explanations").rglob("*.png"))
     write_image_atomic(path, ImageOps.contain(Image.open(figure), (1000, 1000)))
@@ -234,30 +228,23 @@ def draw_explanation(root: Path, results: Path, heads: Path, path: Path) -> None
 
 def draw_results(root: Path, path: Path) -> None:
     """Draw a normal image, a defective one and its heat map of two categories, with scores and thresholds."""
-    detector = Detector(backbone=BACKBONE, pretrained=PRETRAINED, device="cpu", threshold="auto")
+    detector = Detector(**ENCODER, device="cpu", threshold="auto")
     figure, axes = plt.subplots(1, 6, figsize=(11, 2.2), layout="constrained")
     for (good, bad, heat), category in zip(axes.reshape(2, 3), RESULTS, strict=True):
-        folder = root / category
-        detector.set_prompts(sorted((folder / "train" / "good").glob("*.png"))[:K_SHOT], category)
-        defects = detector.predict(path for path in folder.glob("test/*/*.png") if path.parent.name != "good")
-        normal = detector.predict(min((folder / "test" / "good").glob("*.png")))[0]
-        # The median defect by score: neither the best nor the worst case.
-        defect = sorted(defects, key=lambda prediction: prediction.score)[len(defects) // 2]
-        pictures = {good: ("good", normal, normal.image), bad: ("defective", defect, defect.image)}
-        pictures[heat] = ("heat map", defect, defect.heat_map())
-        for axis, (title, prediction, picture) in pictures.items():
-            axis.imshow(picture)
-            sign = ">" if prediction.label else "≤"
-            axis.set_title(title, fontsize=10)
-            axis.set_xlabel(f"{prediction.score:.3f} {sign} {prediction.threshold:.3f}", fontsize=9)
+        detector.set_prompts(prompts_of(root, category), category)
+        tests = root / category / "test"
+        defects = list(detector.predict(path for path in tests.glob("*/*.png") if path.parent.name != "good"))
+        defect = defects[median(range(len(defects)), torch.tensor([found.score for found in defects]))]
+        normal = detector.predict(min((tests / "good").glob("*.png")))[0]
+        show(heat, defect.heat_map(), "heat map")
         heat.set_xlabel("anomalous" if defect.label else "normal", fontsize=9)
-    _save(figure, path, ticks=False)
+        for axis, title, found in ((good, "good", normal), (bad, "defective", defect)):
+            show(axis, found.image, title)
+            axis.set_xlabel(f"{found.score:.3f} {'>' if found.label else '≤'} {found.threshold:.3f}", fontsize=9)
+    _save(figure, path)
 
 
-def _save(figure: Any, path: Path, *, ticks: bool = True) -> None:
-    for axis in figure.axes if not ticks else ():
-        if axis.get_label() != "<colorbar>":
-            axis.set(xticks=[], yticks=[])
+def _save(figure: Any, path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
     plt.close(figure)
@@ -274,21 +261,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=Path("datasets/InCTRLDemo"))
     parser.add_argument("--results", type=Path, default=Path("results/docs"))
     parser.add_argument("--heads", type=Path, help="checkpoint with trained heads")
-    parser.add_argument("--category", default="capsule")
     args = parser.parse_args(argv)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     mpl.use("Agg")
     args.output.mkdir(parents=True, exist_ok=True)
+    for category in ("capsule", *RESULTS, EXPLAINED[0]):
+        InCTRLDemo(root=args.data, category=category).prepare_data()
     heads = args.heads or train_heads(args.data, args.results)
-    model = InCTRLv2(backbone=BACKBONE, pretrained=PRETRAINED, weights=str(heads)).model.eval()
     draw_results(args.data, args.output / "results.jpg")
+    draw_explanation(args.data, args.results, heads, args.output / "explanation.png")
+    model = InCTRLv2(**ENCODER, weights=str(heads)).model.eval()
     draw_temperature(model, args.output / "temperature.png")
-    example = Example(model, args.data, args.category)
+    example = Example(model, args.data, "capsule")
     draw_residual(example, args.output / "residual.png")
     draw_branches(example, args.output / "branches.png")
     draw_components(example, args.output / "components.png")
-    draw_explanation(args.data, args.results, heads, args.output / "explanation.png")
     print(f"Heads: {heads}\nFigures: {args.output}")
 
 

@@ -175,11 +175,10 @@ def draw_captions(
             called, bad = _called(name, rng), is_damaged[row][column]
             place = _place(masks[row, column]) if bad else ""
             fact = (name, bad, episode.defect[row][column] if bad else "", place)
-            if episode.material[row] and rng.random() < 0.4:
+            material = episode.material[row]
+            if material and rng.random() < 0.4:
                 sentence = _LONG if bad else _LONG_NORMAL
-                caption.append(
-                    sentence.format(name=called, material=episode.material[row], defect=fact[2], place=place)
-                )
+                caption.append(sentence.format(name=called, material=material, defect=fact[2], place=place))
                 claims.append(fact)
             else:
                 caption.append(str(rng.choice(_sentences(called)[bad])))

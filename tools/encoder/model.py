@@ -109,9 +109,8 @@ def _start_near_identity(transformer: nn.Module, width: int) -> None:
     for block in transformer.resblocks:
         nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
         nn.init.normal_(block.attn.out_proj.weight, std=small)
-        nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
-        nn.init.normal_(block.mlp.c_proj.weight, std=small)
-        for linear in (block.mlp.c_fc, block.mlp.c_proj):
+        for linear, std in ((block.mlp.c_fc, (2 * width) ** -0.5), (block.mlp.c_proj, small)):
+            nn.init.normal_(linear.weight, std=std)
             nn.init.zeros_(linear.bias)
 
 
@@ -119,9 +118,8 @@ def _waves(grid: int, width: int) -> Tensor:
     """Smooth position embeddings `(grid^2, width)`: sines and cosines, half for each axis."""
     axis = (torch.arange(grid) + 0.5) / grid
     phase = axis[:, None] * torch.pi * torch.linspace(0.5, grid / 3, width // 4)
-    wave = torch.cat([phase.sin(), phase.cos()], dim=1)
-    both = torch.cat([wave[:, None].expand(-1, grid, -1), wave[None].expand(grid, -1, -1)], dim=2)
-    return both.flatten(0, 1) * 0.1
+    wave = torch.cat([phase.sin(), phase.cos()], dim=1) * 0.1
+    return torch.cat([wave.repeat_interleave(grid, dim=0), wave.repeat(grid, 1)], dim=1)
 
 
 @dataclass
@@ -175,16 +173,16 @@ def losses(encoder: Encoder, batch: Batch) -> dict[str, Tensor]:
     image = F.normalize(image, dim=-1)
     match = batch.match.float()
     logit = image[batch.picture] @ embedding[: len(match)].T * encoder.clip.logit_scale.exp().clamp(max=100)
-    caption = sum(
-        F.cross_entropy(values, target / target.sum(dim=1, keepdim=True))
-        for values, target in ((logit, match), (logit.T, match.T))
-    )
+    pairs = ((logit, match), (logit.T, match.T))
+    caption = sum(F.cross_entropy(values, true / true.sum(dim=1, keepdim=True)) for values, true in pairs) / 2
     states = embedding[len(match) :].view(rows, 2, -1, image.shape[1]).mean(dim=2)
     normal, abnormal = F.normalize(states, dim=-1).unbind(dim=1)
     image = image.view(rows, count, -1)
     state = _STATE_SCALE * (image * (abnormal - normal)[:, None]).sum(-1)
 
-    prompts = prompts_of_images().to(image.device)
+    # A flawless image is no prompt of its own, and a damaged one goes without one of them, so that none has more
+    # prompts to be like than others: (N, F) of 0 and 1.
+    prompts = 1 - F.one_hot(torch.arange(count, device=image.device) % FLAWLESS, FLAWLESS).float()
     change = encoder.change(10 * ((prompts / (FLAWLESS - 1)) @ image[:, :FLAWLESS] - image)).squeeze(-1)
 
     with torch.no_grad():  # to be like, not to become alike
@@ -194,31 +192,21 @@ def losses(encoder: Encoder, batch: Batch) -> dict[str, Tensor]:
     surprise = (own + _LEAST).log()
     most = surprise.amax(dim=2)
     ahead = encoder.steep * (most[:, :, None] - most[:, None])
-    pairs = damaged[:, :, None] > damaged[:, None]
+    unlike = damaged[:, :, None] > damaged[:, None]
     ranked = F.binary_cross_entropy_with_logits(ahead, torch.full_like(ahead, 1 - _SMOOTHING), reduction="none")
     dense = sum(
         head(F.layer_norm(patches[:, :, n], patches.shape[-1:])).squeeze(-1) for n, head in enumerate(encoder.dense)
     )
     return {
-        "caption": caption / 2,
+        "caption": caption,
         "state": F.binary_cross_entropy_with_logits(state, target),
         "apart": F.relu((normal * abnormal).sum(-1) - _APART).mean(),
         "change": F.binary_cross_entropy_with_logits(change, target),
         "residual": _balanced(encoder.slope * (surprise - encoder.level), label, known),
-        "worst": (ranked * pairs).sum() / pairs.sum().clamp(min=1),
+        "worst": (ranked * unlike).sum() / unlike.sum().clamp(min=1),
         "foreign": F.softplus(_SHARPNESS * (_MIDDLE - others)).mean(),
         "dense": _balanced(dense, label, known),
     }
-
-
-def prompts_of_images() -> Tensor:
-    """Which flawless images are prompts of which images of a product, `(N, F)` of 0 and 1; as many for each.
-
-    A flawless image is no prompt of its own, and a damaged one goes without one of them, so that none has more prompts
-    to be like than others.
-    """
-    left_out = torch.arange(len(DAMAGED)) % FLAWLESS
-    return 1 - F.one_hot(left_out, FLAWLESS).float()
 
 
 def residuals(patches: Tensor, moved: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:

@@ -56,16 +56,14 @@ class Drawings(Dataset[Episode]):
 
 def optimisers(encoder: Encoder) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, which learns faster, and AdamW for everything else."""
-    blocks = [*encoder.clip.visual.transformer.parameters(), *encoder.clip.transformer.parameters()]
-    matrices = [p for p in blocks if p.ndim == 2]
-    chosen = {id(p) for p in matrices}
-    rest = [p for p in encoder.parameters() if id(p) not in chosen]
+    matrices = {name: p for name, p in encoder.named_parameters() if "transformer.resblocks" in name and p.ndim == 2}
+    rest = [p for name, p in encoder.named_parameters() if name not in matrices]
     groups = [
         {"params": [p for p in rest if p.ndim > 1], "weight_decay": _DECAY},
         {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return [
-        torch.optim.Muon(matrices, lr=_FASTER * _RATE, weight_decay=_DECAY, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(matrices.values(), lr=_FASTER * _RATE, weight_decay=_DECAY, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(groups, lr=_RATE, betas=(0.9, 0.98)),
     ]
 
@@ -103,27 +101,22 @@ def train(encoder: Encoder, steps: int, rows: int, views: int, workers: int) -> 
 
 @torch.no_grad()
 def evaluate(encoder: Encoder, category: str, prompts: int = 4, each: int = 16) -> dict[str, float]:
-    """AUROCs of scores without trained heads on an auxiliary category as designed, which is in no training batch."""
+    """AUROCs without trained heads on an auxiliary category as designed, which is in no training batch."""
     kinds = REGISTRY[category].defects
-    good = [Sample(category, index) for index in range(prompts + each)]
-    bad = [Sample(category, 1000 + index, kinds[index % len(kinds)]) for index in range(each)]
-    batch = render_batch([*good, *bad], seed=1234)
-    parts = [encoder.encode_image(chunk.to(encoder.mean.device) / 255) for chunk in batch.image.split(10)]
+    samples = [Sample(category, index) for index in range(prompts + each)]
+    samples += [Sample(category, 1000 + index, kinds[index % len(kinds)]) for index in range(each)]
+    image, mask = render_batch(samples, seed=1234)
+    parts = [encoder.encode_image(chunk.to(encoder.mean.device) / 255) for chunk in image.split(10)]
     patches, embedding = (torch.cat(tensors).cpu() for tensors in zip(*parts, strict=True))
     sentences = text_prompts(NAMES[category][0])
-    prototypes = [F.normalize(encoder.encode_text(s[::5]).mean(dim=0), dim=-1).cpu() for s in sentences]
+    prototypes = torch.stack([F.normalize(encoder.encode_text(s[::5]).mean(dim=0), dim=-1).cpu() for s in sentences])
     residual = patch_residual(patches[prompts:], patches[:prompts])
-    text, patch = text_score(embedding[prompts:], torch.stack(prototypes)), residual.amax(dim=1)
-    grid = encoder.clip.visual.grid_size
-    area = F.interpolate(residual.view(-1, 1, *grid), batch.mask.shape[-2:], mode="bilinear")[:, 0, ::2, ::2]
-    label = torch.arange(2 * each) >= each
-    pairs = {
-        "text": (text, label),
-        "patch": (patch, label),
-        "baseline": ((text + patch) / 2, label),
-        "pixel": (area, batch.mask[prompts:, ::2, ::2]),
+    baseline = (text_score(embedding[prompts:], prototypes) + residual.amax(dim=1)) / 2
+    area = F.interpolate(residual.view(-1, 1, *encoder.clip.visual.grid_size), mask.shape[-2:], mode="bilinear")[:, 0]
+    return {
+        "baseline": float(binary_auroc(baseline, (torch.arange(2 * each) >= each).long())),
+        "pixel": float(binary_auroc(area[:, ::2, ::2].flatten(), mask[prompts:, ::2, ::2].flatten().long())),
     }
-    return {name: float(binary_auroc(score.flatten(), at.flatten().long())) for name, (score, at) in pairs.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -148,9 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights = args.out / f"{DEMO_BACKBONE}-{DEMO_PRETRAINED}.safetensors"
     weights.parent.mkdir(parents=True, exist_ok=True)
     encoder.save(weights)
-    print(
-        f"{weights}  {weights.stat().st_size / 1e6:.2f} MB  sha256 {hashlib.sha256(weights.read_bytes()).hexdigest()}"
-    )
+    content = weights.read_bytes()
+    print(f"{weights}  {len(content) / 1e6:.2f} MB  sha256 {hashlib.sha256(content).hexdigest()}")
     return 0
 
 
