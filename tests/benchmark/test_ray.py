@@ -32,16 +32,8 @@ class DyingJob(CategoryJob):
         return outcome
 
 
-def test_a_worker_that_dies_costs_a_retry_and_no_result(make_config, tmp_path):
-    content = make_config(k_shots=[1], seeds=[0])
-    # Workers do not know the tests' small backbone.
-    content["models"] = {
-        "baseline": {
-            "class_path": "InCTRL",
-            "init_args": {"backbone": "mini-clip-16-240", "pretrained": None, "blocks": [1]},
-        }
-    }
-    config = read_config(content)
+def test_a_worker_that_dies_costs_a_retry_and_no_result(make_config, packaged_model, tmp_path):
+    config = read_config(make_config(k_shots=[1], models={"baseline": packaged_model}))
     jobs = plan_jobs(config, target_categories(config), ())
     dying = [DyingJob(**vars(jobs[0]), marker=str(tmp_path / "marker")), *jobs[1:]]
     tests = str(Path(__file__).parents[2])

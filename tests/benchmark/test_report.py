@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers and tables of the report."""
 
+import base64
 import re
 from html.parser import HTMLParser
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -11,10 +13,11 @@ import pytest
 
 from anomalib_inctrl.benchmark.config import read_config
 from anomalib_inctrl.benchmark.metrics import METRICS
-from anomalib_inctrl.benchmark.report import _LINE, Report, _best, _same
+from anomalib_inctrl.benchmark.report import Report
 from anomalib_inctrl.benchmark.results_folder import COLUMNS
 
 CATEGORIES = [("VisA", "candle"), ("VisA", "pcb <1>")]
+MODELS = ("ours", "baseline | $x")
 
 
 @pytest.fixture
@@ -24,10 +27,9 @@ def config():
         {
             "output": "results",
             "title": "A <title> & more",
-            "models": {"ours": model, "baseline | $x": model, "absent": model},
+            "models": dict.fromkeys([*MODELS, "absent"], model),
             "targets": {"VisA": {"datamodule": "Visa"}},
             "k_shots": [2, 4],
-            "seeds": [0, 1, 2],
         }
     )
 
@@ -36,15 +38,11 @@ def config():
 def table():
     generator = np.random.default_rng(0)
     rows = []
-    for model in ("ours", "baseline | $x"):
-        for k in (2, 4):
-            for seed in (0, 1, 2):
-                for target, category in CATEGORIES:
-                    row = dict.fromkeys(COLUMNS, "")
-                    row |= {"model": model, "target": target, "category": category, "k_shot": k, "seed": seed}
-                    row |= dict(zip(METRICS, generator.random(5) / 2 + 0.4, strict=True))
-                    row |= {"normal": 10, "abnormal": 10, "masks": 20, "pass_seconds": 2.0, "setting_seconds": 0.1}
-                    rows.append(row)
+    for model, k, seed, (target, category) in product(MODELS, (2, 4), (0, 1, 2), CATEGORIES):
+        row = dict.fromkeys(COLUMNS, "") | dict(zip(METRICS, generator.random(5) / 2 + 0.4, strict=True))
+        row |= {"model": model, "target": target, "category": category, "k_shot": k, "seed": seed}
+        row |= {"normal": 10, "abnormal": 10, "masks": 20, "pass_seconds": 2.0, "setting_seconds": 0.1}
+        rows.append(row)
     return pd.DataFrame(rows).astype({"k_shot": "Int64"})
 
 
@@ -75,22 +73,32 @@ def test_missing_numbers_name_the_reason(config, table):
     pd.testing.assert_frame_equal(found, expected)
 
 
-def test_the_best_of_each_k_is_marked_published_ones_included(config, table):
-    lines = lines_of(Report(config, table, CATEGORIES), "image AUROC")
-    assert list(lines)[:3] == ["ours", r"baseline \| $x", "absent"]
-    assert lines["InCTRL (paper) †"] == ["85.8", "87.7"]
-    for column in range(2):
-        texts = [cells[column] for cells in lines.values() if cells[column][-1].isdigit() or cells[column][-1] == "*"]
-        means = {text: float(text.strip("*").split()[0]) for text in texts}
-        assert {text for text in means if text[0] == "*"} == {t for t in means if means[t] == max(means.values())}
-
-
 def test_published_numbers_have_sources_and_are_shown_only_for_full_datasets(config, table):
     report = Report(config, table, CATEGORIES)
+    lines = lines_of(report, "image AUROC")
+    assert list(lines)[:3] == ["ours", r"baseline \| $x", "absent"]
+    assert lines["InCTRL (paper) †"] == ["85.8", "87.7"]
     assert all(entry["source"] for entry in report.published)
     assert not report.numbers("pixel_AUROC").reset_index().published.any()
     config.targets["VisA"].categories = ["candle"]
     assert not report.numbers("image_AUROC").reset_index().published.any()
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([("ours", 99.9, 0.1), ("baseline | $x", 98, 0.1)], {"ours"}),
+        ([("ours", 99.9, 0.1), ("baseline | $x", 99, 1.2)], set()),  # the other one varies by more than the lead
+        ([("ours", 99.9, 1.2), ("baseline | $x", 99, 0.1)], set()),
+        ([("ours", 90, 0.1)], {"UniADet DINOv2-R-L †"}),
+    ],
+)
+def test_only_what_is_ahead_beyond_the_spread_is_marked_published_ones_included(config, table, rows, expected):
+    values = {(name, seed): mean + (seed - 1) * spread for name, mean, spread in rows for seed in (0, 1, 2)}
+    table = table[table.model.isin([name for name, *_ in rows])]
+    auroc = [values[key] / 100 for key in zip(table.model, table.seed, strict=True)]
+    lines = lines_of(Report(config, table.assign(image_AUROC=auroc), CATEGORIES), "image AUROC")
+    assert {name for name, cells in lines.items() if cells[0].startswith("**")} == expected
 
 
 class _Page(HTMLParser):
@@ -120,36 +128,15 @@ def test_html_report_is_one_valid_file_without_external_links(config, table):
         assert text in html
 
 
+def test_methods_with_the_same_values_share_a_curve(config, table):
+    ours = table[table.model == "ours"]
+    page = _Page(Report(config, pd.concat([ours, ours.assign(model="absent")]), CATEGORIES).render("html"))
+    assert "ours = absent" in base64.b64decode(page.links[0].partition(",")[2]).decode()
+
+
 def test_the_markdown_tables_are_tables(config, table):
     text = Report(config, table, CATEGORIES).render("md")
     for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(widths) == 1, block
     assert "\n\n\n" not in text
-
-
-def numbers(*rows):
-    index = pd.MultiIndex.from_tuples([("Demo", name, False, 4) for name, *_ in rows], names=_LINE)
-    return pd.DataFrame([values for _, *values in rows], index, columns=["mean", "std"])
-
-
-@pytest.mark.parametrize(
-    ("rows", "expected"),
-    [
-        ([("a", 93.0, 0.3), ("b", 92.0, 0.4)], "a"),
-        ([("a", 93.0, 0.3), ("b", 92.0, 1.2)], None),  # the other one varies by more than the lead
-        ([("a", 93.0, 1.2), ("b", 92.0, 0.3)], None),
-        ([("b", 92.0, 0.1), ("a", 93.0, 0.1), ("c", 92.95, 0.1)], None),
-        ([("a", 93.0, 0.3)], None),
-    ],
-)
-def test_only_what_is_ahead_beyond_the_spread_is_marked(rows, expected):
-    found = _best(numbers(*rows))
-    assert (found and found[1]) == expected
-
-
-def test_methods_with_the_same_values_share_a_curve():
-    lines = pd.DataFrame(
-        {"method": list("aabbcc"), "k_shot": [1, 2] * 3, "mean": [90.0, 91, 90, 91, 90, 92], "std": 0.1}
-    )
-    assert _same(lines) == [["a", "b"], ["c"]]
