@@ -12,7 +12,6 @@ settings are kept.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -21,42 +20,32 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from anomalib.engine import Engine
 from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict, TypeAdapter, model_validator
+from pydantic import BaseModel, TypeAdapter, model_validator
 from rich.console import Console
-from rich.table import Table
 from scipy.stats import t as student
+from timing import markdown, script_parser, train_heads
 
 from anomalib_inctrl import GeneralistDataModule, InCTRL, InCTRLv2
 from anomalib_inctrl.benchmark import run_benchmark
 from anomalib_inctrl.benchmark.config import BenchmarkConfig
 from anomalib_inctrl.benchmark.jobs import quiet
+from anomalib_inctrl.benchmark.metrics import METRICS
 from anomalib_inctrl.data.sources import DataSource, build_datamodules, prepare, read_parts
 from anomalib_inctrl.errors import DatasetError
 from anomalib_inctrl.io.files import write_text_atomic
 
 MODELS: dict[str, Any] = {"InCTRL": InCTRL, "InCTRLv2": InCTRLv2}
-METRICS = {
-    "image_AUROC": "image AUROC",
-    "image_AUPR": "image AP",
-    "pixel_AUROC": "pixel AUROC",
-    "pixel_AUPR": "pixel AP",
-    "pixel_AUPRO": "AUPRO",
-}
-_QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
 _COMPARED = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
 
 
-class Target(BaseModel):
+class Target(BaseModel, extra="allow"):
     """A source to test on, as in a benchmark, with two further settings.
 
     Attributes:
         domain: Whose columns of the table it belongs to: the mean over its targets of the means over their categories.
         optional: Whether to go on without it where its data is missing.
     """
-
-    model_config = ConfigDict(extra="allow")
 
     domain: str = ""
     optional: bool = False
@@ -72,7 +61,7 @@ class Target(BaseModel):
         return self
 
 
-class Setup(BaseModel):
+class Setup(BaseModel, extra="forbid"):
     """Settings that all rows have in common.
 
     Attributes:
@@ -86,8 +75,6 @@ class Setup(BaseModel):
         batch_size: Balanced queries a step; half as many are added for the one-class branch.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
     backbone: str
     pretrained: bool | str | None = True
     auxiliary: list[dict[str, Any]]
@@ -98,7 +85,7 @@ class Setup(BaseModel):
     batch_size: int = 16
 
 
-class Row(BaseModel):
+class Row(BaseModel, extra="forbid"):
     """One line of the table.
 
     Attributes:
@@ -109,8 +96,6 @@ class Row(BaseModel):
         options: Arguments of the model that differ from its defaults.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
     name: str
     group: str = ""
     model: str = "InCTRLv2"
@@ -118,7 +103,7 @@ class Row(BaseModel):
     options: dict[str, Any] = {}
 
 
-class Ablation(BaseModel):
+class Ablation(BaseModel, extra="forbid"):
     """A whole config.
 
     Attributes:
@@ -127,8 +112,6 @@ class Ablation(BaseModel):
         reference: Name of the row that the others are compared with.
         only: Names of the rows to run; all if empty.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     setup: Setup
     rows: list[Row]
@@ -162,45 +145,21 @@ class Ablation(BaseModel):
 
 
 def train(ablation: Ablation, row: Row, seed: int, datamodule: GeneralistDataModule, folder: Path) -> Path:
-    """Train the heads of a row with one seed, unless they have been.
-
-    Args:
-        ablation: The config.
-        row: The row.
-        seed: Decides first weights and batches.
-        datamodule: Training data.
-        folder: Folder of trained heads.
-
-    Returns:
-        The checkpoint.
-    """
+    """Train the heads of a row with one seed, unless they have been."""
     common = ablation.setup.model_dump(exclude={"targets", "seeds"})
     identity = json.dumps([common, row.model, ablation.options(row), seed], sort_keys=True)
     path = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.ckpt"
     if not path.is_file():
         module = MODELS[row.model](**ablation.options(row), seed=seed, visualizer=False)
         datamodule.seed = seed
-        engine = Engine(max_epochs=1, default_root_dir=folder / "runs", logger=False, limit_val_batches=0, **_QUIET)
         with quiet():
-            engine.fit(module, datamodule=datamodule)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Path(engine.best_model_path).replace(path)
+            checkpoint = train_heads(module, datamodule, folder / "runs")
+        checkpoint.replace(path)
     return path
 
 
 def find_targets(targets: Mapping[str, Target], console: Console) -> dict[str, Target]:
-    """Read every target's list of images, so that what is missing is known before anything is trained.
-
-    Args:
-        targets: The targets.
-        console: Where those that are left out are named.
-
-    Returns:
-        The targets without the optional ones whose data is missing.
-
-    Raises:
-        DatasetError: If the data of another one is missing.
-    """
+    """Read every target's list of images, so that what is missing is known before anything is trained."""
     found = {}
     for name, target in targets.items():
         where = f"setup.targets.{name}"
@@ -218,19 +177,7 @@ def find_targets(targets: Mapping[str, Target], console: Console) -> dict[str, T
 
 
 def run(ablation: Ablation, output: Path, console: Console) -> pd.DataFrame:
-    """Train and measure what is missing.
-
-    Args:
-        ablation: The config.
-        output: Folder of trained heads, benchmark results of each seed, ``results.csv`` and ``table.md``.
-        console: Where progress is shown.
-
-    Returns:
-        A line for each row, seed and category.
-
-    Raises:
-        DatasetError: See :func:`find_targets`.
-    """
+    """Train and measure what is missing."""
     setup = ablation.setup
     with quiet():
         targets = find_targets(setup.targets, console)
@@ -269,18 +216,10 @@ def run(ablation: Ablation, output: Path, console: Console) -> pd.DataFrame:
 
 
 def summarize(results: pd.DataFrame, names: Sequence[str], reference: str) -> pd.DataFrame:
-    """Summarize results: mean over categories, then mean and standard deviation over seeds, in percent.
+    """Summarize results by row: mean over categories, then mean and standard deviation over seeds, in percent.
 
-    Args:
-        results: See :func:`run`.
-        names: Rows in the order to show them.
-        reference: Row that the others are compared with, seed by seed.
-
-    Returns:
-        A line for each row: ``group``, ``row``, the metrics, and in columns that start with a delta the difference to
-        the reference. A star marks a difference that a paired t-test over the seeds calls significant at 5 %, for
-        these categories. Several domains have the metrics that are compared, each its own, with the star beside them
-        in place of the differences.
+    A star marks a difference to the reference that a paired t-test over the seeds calls significant at 5 %, for these
+    categories. With one domain the differences have columns that start with a delta; with several each has its metrics.
     """
     domains = list(dict.fromkeys(results["domain"]))
     several = len(domains) > 1
@@ -316,41 +255,16 @@ def _star(shift: pd.Series) -> str:
     return " *" if abs(shift.mean()) > student.ppf(0.975, len(shift) - 1) * error + 1e-4 else ""
 
 
-def to_markdown(table: pd.DataFrame) -> str:
-    """Write a table in Markdown, its first two columns as words and the others as numbers."""
-    columns = list(table.columns)
-    lines = [columns, ["---"] * 2 + ["---:"] * (len(columns) - 2), *table.to_numpy().tolist()]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def read_config(path: Path, overrides: Sequence[str] = ()) -> Ablation:
-    """Read and check a config.
-
-    Args:
-        path: YAML file.
-        overrides: Settings to replace, such as ``setup.steps=50``.
-
-    Returns:
-        The config.
-
-    Raises:
-        ValueError: If a key, model or row does not exist, or a name is used twice.
-    """
+    """Read and check a config."""
     merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
     content: Mapping[str, Any] = OmegaConf.to_container(merged, resolve=True)  # type: ignore[assignment]
     return Ablation.model_validate(content)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run an ablation and print its table.
-
-    Args:
-        argv: Arguments without the program's name; those of the process if None.
-
-    Returns:
-        0.
-    """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run an ablation and print its table."""
+    parser = script_parser(__doc__)
     parser.add_argument("--config", type=Path, required=True, help="YAML file with setup, rows and reference")
     parser.add_argument("--output", type=Path, required=True, help="folder for results")
     parser.add_argument("overrides", nargs="*", help="settings of the config to replace, such as setup.steps=50")
@@ -359,13 +273,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(width=None if Console().is_terminal else 140)
     results = run(ablation, args.output, console)
     summary = summarize(results, [row.name for row in ablation.rows], ablation.reference)
-    write_text_atomic(args.output / "table.md", to_markdown(summary))
-    table = Table(title="Mean over unseen categories, mean ± standard deviation over seeds, in percent")
-    for column in (name for name in summary if name != "group" and not name.startswith("Δ")):
-        table.add_column(column, no_wrap=True)
-    for line in summary[[column.header for column in table.columns]].to_numpy().tolist():
-        table.add_row(*line)
-    console.print(table)
+    table = markdown(list(summary), summary.to_numpy().tolist(), ("group", "row"))
+    write_text_atomic(args.output / "table.md", table)
+    console.print("Mean over unseen categories, mean ± standard deviation over seeds, in percent")
+    print(table)
     console.print(f"Table: {args.output / 'table.md'}")
     return 0
 

@@ -11,15 +11,13 @@ several draws of them. Rows are kept in `rows.csv`; a training whose rows are th
 from __future__ import annotations
 
 import argparse
-import logging
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from anomalib.engine import Engine
 from rich.console import Console
+from timing import parse, script_parser, train_heads
 
 from anomalib_inctrl import GeneralistDataModule, InCTRL, InCTRLDemo, InCTRLv2
 from anomalib_inctrl.backbones.packaged import DEMO_BACKBONE, DEMO_PRETRAINED
@@ -39,7 +37,7 @@ TARGETS = {"development": UNSEEN_CATEGORIES, "confirmation": CONFIRMATION_CATEGO
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, test and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--products", type=int, nargs="+", default=[9, 30, 100, 300], help="numbers of products")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--fusions", nargs="+", default=["paper", "standardized", "logistic"])
@@ -52,9 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--shots", type=int, default=4, help="prompts of each category")
     parser.add_argument("--data", type=Path, default=Path("datasets/InCTRLDemo"))
     parser.add_argument("--output", type=Path, default=Path("results/auxiliary"))
-    args = parser.parse_args(argv)
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
+    args = parse(parser, argv)
     path = args.output / "rows.csv"
     rows = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=[*KEYS, "training"])
     runs: list[tuple[str, str, str, int, int]] = [(name, "cosine", "paper", 0, 0) for name in UNTRAINED]
@@ -103,10 +99,7 @@ def train(args: argparse.Namespace, model: str, metric: str, fusion: str, produc
     module = MODELS[model](
         backbone=args.backbone, pretrained=args.pretrained, patch_metric=metric, fusion=fusion, seed=seed
     )
-    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_model_summary": False}
-    engine = Engine(default_root_dir=args.output, max_epochs=args.epochs, enable_progress_bar=False, **options)
-    engine.fit(module, datamodule=datamodule)
-    return Path(str(engine.best_model_path))
+    return train_heads(module, datamodule, args.output, accelerator="cpu", max_epochs=args.epochs)
 
 
 def measure(args: argparse.Namespace, chosen: dict[str, Any], families: Sequence[str], output: Path) -> pd.DataFrame:

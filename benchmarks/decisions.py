@@ -14,8 +14,6 @@ scores, or the heads of `--weights`.
 from __future__ import annotations
 
 import argparse
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,23 +22,24 @@ import numpy as np
 import pandas as pd
 import torch
 from rich.progress import track
+from timing import parse, script_parser
 from torch import Tensor
 
 from anomalib_inctrl import InCTRLv2
 from anomalib_inctrl.backbones import ImageFeatures
+from anomalib_inctrl.benchmark.one_pass import encode_files
 from anomalib_inctrl.data import DataSource
 from anomalib_inctrl.data.sources import build_datamodules, prepare, read_parts
 from anomalib_inctrl.demo import CONFIRMATION_CATEGORIES
 from anomalib_inctrl.io.files import write_text_atomic
 from anomalib_inctrl.models.components.conformal import conformal_threshold
 from anomalib_inctrl.models.components.prompt_bank import PromptContext
-from anomalib_inctrl.models.components.prompt_collector import read_images
 from anomalib_inctrl.models.components.residuals import unit
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--source", default="InCTRLDemo", help="a datamodule")
     parser.add_argument("--root", default="datasets/InCTRLDemo")
     parser.add_argument("--categories", nargs="+", default=list(CONFIRMATION_CATEGORIES))
@@ -54,9 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--test_images", type=int, default=200, help="at most, of each label")
     parser.add_argument("--output", type=Path, default=Path("results/decisions"))
-    args = parser.parse_args(argv)
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
+    args = parse(parser, argv)
     module: Any = InCTRLv2(weights=args.weights, backbone=args.backbone, pretrained=args.pretrained).eval()
     rows: list[dict[str, Any]] = []
     source = DataSource(args.source, root=args.root, categories=args.categories)
@@ -70,24 +67,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             "test abnormal": test[test.label_index == 1].sample(frac=1, random_state=0).head(args.test_images),
         }
         # Of the training images no more than all draws can use.
-        sets["normal"] = (
-            sets["normal"].sample(frac=1, random_state=0).head(4 * (max(args.shots) + max(args.calibration)))
-        )
-        features = {key: encode(module, table.image_path.tolist()) for key, table in sets.items()}
+        most = 4 * (max(args.shots) + max(args.calibration))
+        sets["normal"] = sets["normal"].sample(frac=1, random_state=0).head(most)
+        with torch.no_grad():
+            features = {
+                key: encode_files(module.model.backbone, module.pre_processor, [*map(Path, table.image_path)])
+                for key, table in sets.items()
+            }
         for draw in range(args.draws):
             rows += [{"category": name, "draw": draw} | row for row in decide(module.model, features, name, draw, args)]
     table = pd.DataFrame(rows)
     write_text_atomic(args.output / "rows.csv", table.to_csv(index=False))
     keys = ["prompts", "calibration", "promised"]
     print(table.groupby(keys)[["false alarms", "misses"]].mean().mul(100).round(1).to_string())
-
-
-@torch.no_grad()
-def encode(module: Any, paths: Sequence[str]) -> ImageFeatures:
-    """Features of image files."""
-    transform, encoder = module.pre_processor.transform, module.model.backbone.encode_image
-    parts = [encoder(read_images(paths[start : start + 16], transform)) for start in range(0, len(paths), 16)]
-    return ImageFeatures(torch.cat([part.patches for part in parts]), torch.cat([part.embedding for part in parts]))
 
 
 @torch.no_grad()

@@ -22,11 +22,10 @@ from typing import Any
 
 import lightning
 import torch
-from anomalib.engine import Engine
 from counts import peak_bytes
 from peers import PEERS, SMALL_PEERS, compare
 from precision import add_arguments, make_detector, precisions, score_changes, throughput
-from timing import TOWERS, add_prompts, bare_tower, clock_of, parse, parser_of, report
+from timing import TOWERS, add_prompts, bare_tower, clock_of, parse, parser_of, report, train_heads
 
 from anomalib_inctrl import Detector, GeneralistDataModule, InCTRLDemo, InCTRLv2
 from anomalib_inctrl.data import DataSource
@@ -141,12 +140,10 @@ def _training(args: argparse.Namespace, root: Path) -> Rows:
             steps_per_epoch=args.steps, k_shot=2, num_workers=0, feature_store=store,
         )  # fmt: skip
         timer = EpochTimer(clock_of(args))
-        engine = Engine(
-            max_epochs=3, accelerator="cpu" if args.device == "cpu" else "gpu", devices=1, logger=False,
-            enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, callbacks=[timer],
-            default_root_dir=root / "results",
-        )  # fmt: skip
-        engine.fit(InCTRLv2(**settings, k_shot=2, visualizer=False), datamodule=datamodule)
+        module = InCTRLv2(**settings, k_shot=2, visualizer=False)
+        accelerator = "cpu" if args.device == "cpu" else "gpu"
+        options = {"max_epochs": 3, "accelerator": accelerator, "devices": 1, "callbacks": [timer]}
+        train_heads(module, datamodule, root / "results", **options)
         later = median(timer.seconds[1:])
         rows.append(
             {

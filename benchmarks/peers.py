@@ -41,16 +41,7 @@ _OFF: dict[str, Any] = {"evaluator": False, "visualizer": False}
 
 
 def make_modules(backbone: str, image_size: int | None, prompts: Tensor) -> dict[str, Any]:
-    """The models as anomalib runs them, their prompts set.
-
-    Args:
-        backbone: OpenCLIP model, for WinCLIP, or ``timm/`` and the name of a timm one, for AnomalyDINO.
-        image_size: Side of the input; the backbone's own by default.
-        prompts: Normal images ``(K, 3, H, W)`` in [0, 1].
-
-    Returns:
-        Modules by name.
-    """
+    """The models as anomalib runs them, their prompts set."""
     modules: dict[str, Any] = {
         name: cls(backbone=backbone, pretrained=None, image_size=image_size, k_shot=len(prompts), **_OFF)
         for name, cls in (("InCTRL", InCTRL), ("InCTRLv2", InCTRLv2))
@@ -86,16 +77,7 @@ def _anomaly_dino(backbone: str, side: int, prompts: Tensor) -> dict[str, Any]:
 def compare(
     backbone: str, image_size: int | None, args: argparse.Namespace, count: int, batch: int, shots: int
 ) -> list[dict[str, Any]]:
-    """Images a second of both models and a peer on the same backbone.
-
-    Args:
-        backbone: OpenCLIP model, for WinCLIP, or ``timm/`` and the name of a timm one, for AnomalyDINO.
-        image_size: Side of the input; the backbone's own by default.
-        args: The run's arguments.
-        count: Images predicted a round.
-        batch: Batch size.
-        shots: Prompts of each model.
-    """
+    """Images a second of both models and a peer on the same backbone."""
     with tempfile.TemporaryDirectory() as root, torch.no_grad():
         counts = {"train_count": max(count, shots), "test_normal_count": 1, "test_anomalous_count": 1}
         data = InCTRLDemo(root=root, **counts)

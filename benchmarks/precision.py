@@ -61,13 +61,7 @@ class Precision:
 
 
 def precisions(backbone: Backbone, args: argparse.Namespace, calibration: Tensor | None = None) -> dict[str, Precision]:
-    """All precisions that this machine can run.
-
-    Args:
-        backbone: The backbone.
-        args: The run's arguments.
-        calibration: Preprocessed images for int8 ``(N, 3, H, W)``; none leave int8 out.
-    """
+    """All precisions that this machine can run."""
     encode, on_cpu = backbone.encode_image, args.device == "cpu"
     kinds: dict[str, torch.dtype | None] = {"float32": None, "bf16": torch.bfloat16}
     if not on_cpu:
@@ -129,15 +123,7 @@ def _openvino(
 def throughput(
     name: str, model: Any, ways: Mapping[str, Precision], args: argparse.Namespace, shots: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Images a second of scoring, and over the bare tower in float32 and in the same precision.
-
-    Args:
-        name: Of the tower.
-        model: The model, its prompts set by ``add_prompts``.
-        ways: The precisions.
-        args: The run's arguments; ``batches`` are its batch sizes.
-        shots: Numbers of prompts.
-    """
+    """Images a second of scoring, and over the bare tower in float32 and in the same precision."""
     bare = bare_tower(model.backbone)
     rows = []
     for batch in args.batches:
@@ -171,15 +157,7 @@ def throughput(
 def score_changes(
     name: str, detector: Detector, ways: Mapping[str, Precision], args: argparse.Namespace, root: Path
 ) -> list[dict[str, Any]]:
-    """Changes of the score against float32 over rendered categories, and image AUROC, mean over the categories.
-
-    Args:
-        name: Of the tower.
-        detector: Model and preprocessing.
-        ways: The precisions.
-        args: The run's arguments; ``categories`` and ``images``, at most, of each.
-        root: Folder of the rendered categories.
-    """
+    """Changes of the score against float32 over rendered categories, and image AUROC, mean over the categories."""
     model = detector.module.model
     scores: dict[str, list[list[float]]] = {way: [] for way in ways}
     labels = []

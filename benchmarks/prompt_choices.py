@@ -9,20 +9,19 @@ Measured on the unseen demo categories by the training-free baseline, so that no
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 from sklearn.metrics import roc_auc_score
+from timing import markdown, script_parser
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from anomalib_inctrl.backbones import Backbone, ImageFeatures, backbone_preprocessing, create_backbone
+from anomalib_inctrl.backbones import Backbone, backbone_preprocessing, create_backbone
 from anomalib_inctrl.backbones.preprocessing import BackbonePreProcessor
 from anomalib_inctrl.benchmark.one_pass import encode_files
 from anomalib_inctrl.demo import UNSEEN_CATEGORIES, InCTRLDemo
@@ -38,51 +37,43 @@ _STRIDE = 4
 _SHIFT_SEEDS = 3  # every offset is encoded again
 
 
-@dataclass
-class Encoder:
-    """A backbone with its preprocessing."""
-
-    backbone: Backbone
-    pre_processor: BackbonePreProcessor
-
-    def encode_files(self, paths: Sequence[Path], shifts: int = 1) -> ImageFeatures:
-        """Features of image files, their patches at several offsets."""
-        return encode_files(self.backbone, self.pre_processor, paths, shifts)
-
-
 class Category:
     """The encoded test images of a category, and their cosines with every image that serves as a prompt.
 
     Args:
         root: Folder of the demo data.
         name: The category.
-        encoder: The backbone with its preprocessing.
+        backbone: The backbone.
+        pre_processor: Its preprocessing.
         options: Further arguments of ``InCTRLDemo``.
     """
 
-    def __init__(self, root: Path, name: str, encoder: Encoder, options: dict[str, int]) -> None:
+    def __init__(
+        self, root: Path, name: str, backbone: Backbone, pre_processor: BackbonePreProcessor, options: dict[str, int]
+    ) -> None:
         data = InCTRLDemo(root=root, category=name, **options)
         data.prepare_data()
         data.setup()
         tests = data.test_data.samples.sort_values("image_path")
-        self.name, self.encoder = name, encoder
+        self.name, self.backbone = name, backbone
+        self.encode = partial(encode_files, backbone, pre_processor)
         self.candidates = sorted(Path(path) for path in data.train_data.samples.image_path)
         self.paths = [Path(path) for path in tests.image_path]
         self.labels = torch.tensor(tests.label_index.to_numpy(dtype=int)).bool()
         masks = zip(tests.mask_path, self.labels.tolist(), strict=True)
         self.masks = torch.stack([self._mask(path if abnormal else None) for path, abnormal in masks])
-        self.query = encoder.encode_files(self.paths)
+        self.query = self.encode(self.paths)
         # Prompts are encoded once, and compared once with the test images.
         self.cosines = cache(self._cosines)
-        self.embeddings = cache(lambda path: encoder.encode_files([path]).embedding[0])
+        self.embeddings = cache(lambda path: self.encode([path]).embedding[0])
 
     def _mask(self, path: str | None) -> Tensor:
-        side = self.encoder.backbone.image_size
+        side = self.backbone.image_size
         mask = torch.zeros(1, *side) if path is None else read_image(path)[:1]
         return (F.interpolate(mask[None], size=side, mode="nearest-exact")[0, 0] > 0.5)[::_STRIDE, ::_STRIDE]
 
     def _cosines(self, path: Path, shifts: int) -> Tensor:
-        prompts = self.encoder.encode_files([path], shifts)
+        prompts = self.encode([path], shifts)
         return nearest_prompt_similarity(unit(self.query.patches), unit(prompts.patches))
 
     def choose(
@@ -99,18 +90,8 @@ class Category:
         leave_out: Sequence[Path] = (),
         shifts: int = 1,
     ) -> dict[str, float]:
-        """Score the test images by the training-free baseline and take metrics in percent.
-
-        Args:
-            prompts: Images that serve as prompts.
-            class_name: Class name of the text prompts; the category by default.
-            leave_out: Test images that are not scored.
-            shifts: Offsets along each axis at which prompts are seen.
-
-        Returns:
-            AUROC of the score, of the patch score alone, and of the map's pixels.
-        """
-        backbone = self.encoder.backbone
+        """Score the test images by the training-free baseline and take metrics in percent."""
+        backbone = self.backbone
         keep = torch.tensor([path not in leave_out for path in self.paths])
         maps = residual_of(torch.stack([self.cosines(path, shifts) for path in prompts]).amax(dim=0))[keep]
         by_text = text_score(self.query.embedding, backbone.text_prototypes(class_name or self.name))[keep]
@@ -125,16 +106,7 @@ class Category:
 def experiments(
     category: Category, other: Category, seeds: int
 ) -> Iterator[tuple[str, str, int, int, dict[str, float]]]:
-    """Measure every experiment on a category.
-
-    Args:
-        category: Where to measure.
-        other: Where other products come from.
-        seeds: Number of random draws.
-
-    Yields:
-        Experiment, row, K, seed and metrics.
-    """
+    """Measure every experiment on a category."""
     for strategy, draws in (("random", seeds), ("first", 1), ("representative", 1)):
         for seed in range(draws):
             # Choices are nested: the first of eight are the choice of fewer.
@@ -163,27 +135,18 @@ def experiments(
             yield "name", row, 4, seed, category.measure(good, class_name=name)
 
 
-def report(results: pd.DataFrame, encoder: Encoder, command: str) -> str:
-    """Write the results as Markdown.
-
-    Args:
-        results: A line per experiment, row, K, seed and category.
-        encoder: The backbone with its preprocessing.
-        command: Command that measures them again.
-
-    Returns:
-        The page's part.
-    """
-    seeds, categories, backbone = results.seed.nunique(), results.category.nunique(), encoder.backbone
+def report(results: pd.DataFrame, backbone: Backbone, command: str) -> str:
+    """Write the results as Markdown."""
+    seeds, categories = results.seed.nunique(), results.category.nunique()
     by_seed = results.groupby(["experiment", "row", "k_shot", "seed"], sort=False)[list(METRICS)].mean()
     cells = by_seed.groupby(level=["experiment", "row", "k_shot"], sort=False).agg(_cell)
 
     def table(experiment: str, title: str) -> str:
-        return _markdown([title, *METRICS], cells.loc[experiment].droplevel("k_shot").itertuples())
+        return _table([title, *METRICS], cells.loc[experiment].droplevel("k_shot").itertuples())
 
     def strategies(metric: str) -> str:
         found = cells.loc["strategy"][metric].unstack(sort=False)
-        return _markdown([metric, *(f"K = {k}" for k in found)], found.itertuples())
+        return _table([metric, *(f"K = {k}" for k in found)], found.itertuples())
 
     draws = results[(results.experiment == "strategy") & (results.row == "random")]
     spread = draws.groupby(["k_shot", "category"])["patches alone"].agg(lambda values: values.max() - values.min())
@@ -208,7 +171,7 @@ Backbone `{backbone.name}` (`{backbone.pretrained}`, fingerprint `{backbone.fing
 
 How far apart the best and the worst of the {seeds} random draws are, *patches alone*, in points:
 
-{_markdown(["K", "mean over categories", "largest"], ranges)}
+{_table(["K", "mean over categories", "largest"], ranges)}
 
 ### Prompts seen at several offsets
 
@@ -239,14 +202,13 @@ def _cell(values: pd.Series) -> str:
     return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
 
 
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return markdown(header, rows, header[:1]).rstrip()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--output", type=Path, default=Path("results/prompts.md"))
     parser.add_argument("--data", type=Path, default=Path("datasets/InCTRLDemo"))
     parser.add_argument("--categories", nargs="+", default=list(UNSEEN_CATEGORIES))
@@ -259,20 +221,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = dict(zip(names, args.counts, strict=True)) if args.counts else {}
     pretrained = args.pretrained or None
     preprocessing = backbone_preprocessing(args.backbone, pretrained, None)
-    encoder = Encoder(
-        create_backbone(args.backbone, pretrained),
-        BackbonePreProcessor(preprocessing.image_size, "squash", preprocessing.mean, preprocessing.std),
-    )
+    backbone = create_backbone(args.backbone, pretrained)
+    pre_processor = BackbonePreProcessor(preprocessing.image_size, "squash", preprocessing.mean, preprocessing.std)
     lines = []
     with torch.inference_mode():
-        categories = [Category(args.data, name, encoder, options) for name in tqdm(args.categories, desc="Encoding")]
+        categories = [
+            Category(args.data, name, backbone, pre_processor, options)
+            for name in tqdm(args.categories, desc="Encoding")
+        ]
         for place, category in enumerate(tqdm(categories, desc="Measuring")):
             other = categories[(place + 1) % len(categories)]
             lines += [(*found, category.name) for found in experiments(category, other, args.seeds)]
     results = pd.DataFrame(lines, columns=["experiment", "row", "k_shot", "seed", "metrics", "category"])
     results = results.join(pd.DataFrame(results.pop("metrics").tolist()))
     command = f"python benchmarks/prompt_choices.py --output {args.output}"
-    write_text_atomic(args.output, report(results, encoder, command))
+    write_text_atomic(args.output, report(results, backbone, command))
     print(f"Written: {args.output}")
 
 

@@ -11,7 +11,6 @@ WEIGHTS is a file of `tools/encoder/train.py`, the packaged one if not given.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
+from timing import script_parser
 from torch.nn import functional as F
 
 from anomalib_inctrl.backbones.openclip import CLIP_MEAN, CLIP_STD, OpenCLIPBackbone
@@ -100,7 +100,7 @@ def means(backbone: OpenCLIPBackbone, gate: str, seed: int) -> dict[str, float]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and print the metrics, those of random weights, and the limits."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("weights", nargs="?", default="demo", help="weights file; the packaged one if not given")
     args = parser.parse_args(argv)
     trained = OpenCLIPBackbone("mini-clip-16-240", args.weights)

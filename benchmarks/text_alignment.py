@@ -9,8 +9,6 @@ Measured by the training-free baseline of the demonstration encoder, or with `--
 
 from __future__ import annotations
 
-import argparse
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 import pandas as pd
 import torch
 from sklearn.metrics import roc_auc_score
+from timing import parse, script_parser
 
 from anomalib_inctrl import InCTRLDemo, InCTRLv2
 from anomalib_inctrl.backbones.packaged import DEMO_BACKBONE, DEMO_PRETRAINED
@@ -61,14 +60,13 @@ def measure(module: Any, category: str, root: Path, k_shot: int, draws: int) -> 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--weights", default=None, help="checkpoint of InCTRLv2 with trained heads")
     parser.add_argument("--shots", type=int, default=4, help="prompts of each category")
     parser.add_argument("--draws", type=int, default=3, help="draws of prompts")
     parser.add_argument("--data", type=Path, default=Path("datasets/InCTRLDemo"))
     parser.add_argument("--output", type=Path, default=Path("results/text_alignment"))
-    args = parser.parse_args(argv)
-    logging.disable(logging.WARNING)
+    args = parse(parser, argv)
     module = InCTRLv2(backbone=DEMO_BACKBONE, pretrained=DEMO_PRETRAINED, weights=args.weights).eval()
     rows = [
         {"families": families} | row

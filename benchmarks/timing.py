@@ -1,6 +1,6 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-"""Shared by the speed benchmarks: interleaved timing, towers and models, tables as Markdown and JSON.
+"""Shared by the benchmarks: arguments, interleaved timing, towers and models, tables as Markdown and JSON.
 
 Ratios are taken within a run: each round calls every candidate once, in turn, so that other load on the machine affects
 all of them. Reported are medians over the rounds, and of the ratios within a round.
@@ -16,13 +16,14 @@ import platform
 import re
 import time
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
 import torch
+from anomalib.engine import Engine
 from torch import Tensor
 
 from anomalib_inctrl import InCTRLModel, InCTRLv2Model
@@ -44,17 +45,14 @@ NOT_RUN = "not run"
 Name = TypeVar("Name", bound=Hashable)
 
 
+def script_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser that shows the script's docstring as it is written."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
 def parser_of(doc: str | None, rounds: int = 1) -> argparse.ArgumentParser:
-    """Arguments that all speed benchmarks have.
-
-    Args:
-        doc: Docstring of the script.
-        rounds: Default number of rounds.
-
-    Returns:
-        The parser.
-    """
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Arguments that all speed benchmarks have."""
+    parser = script_parser(doc)
     parser.add_argument("--output", type=Path, help="JSON file to write")
     parser.add_argument("--rounds", type=int, default=rounds, help="timed rounds, after one to warm up")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of PyTorch")
@@ -67,7 +65,7 @@ def parser_of(doc: str | None, rounds: int = 1) -> argparse.ArgumentParser:
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the arguments, set the threads, and silence notices that would hide the table."""
     args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(vars(args).get("threads", torch.get_num_threads()))
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     return args
@@ -79,15 +77,7 @@ def clock_of(args: argparse.Namespace) -> Callable[[], float]:
 
 
 def time_interleaved(candidates: Mapping[Name, Callable[[], Any]], args: argparse.Namespace) -> dict[Name, list[float]]:
-    """Time candidates in turn.
-
-    Args:
-        candidates: Calls to time, by name.
-        args: The run's arguments.
-
-    Returns:
-        Seconds of each round, by name.
-    """
+    """Time candidates in turn."""
     now = clock_of(args)
     wait = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
     for call in candidates.values():
@@ -114,15 +104,7 @@ def bare_tower(backbone: Backbone) -> Callable[[Tensor], Any]:
 
 
 def add_prompts(model: FewShotModel, shots: Sequence[int]) -> FewShotModel:
-    """Let random heads score, and put random prompts of classes ``"K = 1"`` and so on into the bank.
-
-    Args:
-        model: The model; no sentence is encoded.
-        shots: Numbers of prompts.
-
-    Returns:
-        The model.
-    """
+    """Let random heads score, and put random prompts of classes ``"K = 1"`` and so on into the bank."""
     torch.manual_seed(0)
     model.heads_trained = True
     backbone = model.backbone
@@ -137,12 +119,7 @@ def add_prompts(model: FewShotModel, shots: Sequence[int]) -> FewShotModel:
 
 
 def report(args: argparse.Namespace, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Print tables; write them as JSON, with hardware and versions, and as Markdown beside it, if asked to.
-
-    Args:
-        args: The run's arguments.
-        tables: Rows by title; numbers are shown with three digits.
-    """
+    """Print tables of rows; if asked to, write them as JSON with hardware and versions, and as Markdown beside it."""
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.is_file() else ""
     found = re.search(r"model name\s*: (.*)", text)
@@ -158,7 +135,7 @@ def report(args: argparse.Namespace, tables: Mapping[str, Sequence[Mapping[str, 
     }
     where = machine["accelerator"] if args.device.startswith("cuda") else f"{machine['processor']} ({', '.join(sets)})"
     note = f"{where or NOT_RUN}, {args.threads} CPU thread(s), {args.clock} clock, PyTorch {torch.__version__}\n"
-    markdown = "\n".join([note, *(f"## {title}\n\n{_markdown(rows)}" for title, rows in tables.items())])
+    markdown = "\n".join([note, *(f"## {title}\n\n{_table(rows)}" for title, rows in tables.items())])
     print(markdown)
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -167,9 +144,23 @@ def report(args: argparse.Namespace, tables: Mapping[str, Sequence[Mapping[str, 
         write_text_atomic(args.output.with_suffix(".md"), markdown)
 
 
-def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return f"{NOT_RUN}\n"
-    lines = [list(rows[0]), ["---" if isinstance(value, str) else "---:" for value in rows[0].values()]]
-    lines += [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
+    cells = [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
+    return markdown(list(rows[0]), cells, [name for name, value in rows[0].items() if isinstance(value, str)])
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], words: Collection[str]) -> str:
+    """A table in Markdown; columns that are not ``words`` are numbers, at the right."""
+    lines = [header, ["---" if name in words else "---:" for name in header], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def train_heads(module: Any, datamodule: Any, folder: Path, **options: Any) -> Path:
+    """Train by anomalib's engine, one epoch by default; gives the checkpoint."""
+    options = {"max_epochs": 1, "limit_val_batches": 0} | options
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    engine = Engine(default_root_dir=folder, **quiet, **options)
+    engine.fit(module, datamodule=datamodule)
+    return Path(str(engine.best_model_path))
