@@ -11,8 +11,7 @@ They are configured like any callback of Lightning::
             every_n_steps: 5
 """
 
-from anomalib_inctrl.callbacks.branch_monitor import BranchMonitor
-from anomalib_inctrl.callbacks.loss_monitor import LossMonitor
 from anomalib_inctrl.callbacks.loss_schedule import LossSchedule
+from anomalib_inctrl.callbacks.monitors import BranchMonitor, LossMonitor
 
 __all__ = ["BranchMonitor", "LossMonitor", "LossSchedule"]

@@ -10,11 +10,21 @@ import numpy as np
 from lightning.pytorch import Callback
 
 from anomalib_inctrl.arguments import check_arguments
-from anomalib_inctrl.callbacks.common import few_shot_module
+from anomalib_inctrl.errors import ArgumentError
+from anomalib_inctrl.models.components.few_shot_module import FewShotModule
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
     from torch.optim import Optimizer
+
+
+def few_shot_module(pl_module: LightningModule, callback: Callback) -> FewShotModule:
+    """The model that a callback was given; refuses those of other packages with a :class:`ValueError`."""
+    if not isinstance(pl_module, FewShotModule):
+        name, other = type(callback).__name__, type(pl_module).__name__
+        msg = f"{name} works with InCTRL and InCTRLv2, not with {other}: remove the callback."
+        raise ArgumentError(msg)
+    return pl_module
 
 
 class LossSchedule(Callback):
@@ -61,22 +71,21 @@ class LossSchedule(Callback):
         self.interpolate = interpolate
         self._own_weights: dict[str, float] = {}
         for name, points in self.weights.items():
-            if not points or min(points) < 0 or not all(weight >= 0 for weight in points.values()):
+            if not points or min(points) < 0 or min(points.values()) < 0:
                 msg = f"weights: {name}: {points}: expected {{epoch: weight, ...}}, neither of them negative."
-                raise ValueError(msg)
+                raise ArgumentError(msg)
         for name, epoch in self.frozen_until.items():
             if epoch < 0:
                 msg = f"frozen_until: {name}: {epoch}: an epoch cannot be negative."
-                raise ValueError(msg)
+                raise ArgumentError(msg)
 
     def weight(self, name: str, epoch: int, own: float) -> float:
         """Weight of a loss in an epoch, counted from 0, where `own` is the model's."""
-        points = sorted(self.weights.get(name, {}).items())
-        if not points or epoch < points[0][0]:
-            return own
-        if self.interpolate:
-            return float(np.interp(epoch, [start for start, _ in points], [value for _, value in points]))
-        return max(point for point in points if point[0] <= epoch)[1]
+        points = dict(sorted(self.weights.get(name, {}).items()))
+        past = [start for start in points if start <= epoch]
+        if self.interpolate and past:
+            return float(np.interp(epoch, list(points), list(points.values())))
+        return points[past[-1]] if past else own
 
     def is_frozen(self, group: str, epoch: int) -> bool:
         """Whether a group is frozen in an epoch, counted from 0."""
@@ -84,34 +93,27 @@ class LossSchedule(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the names."""
-        del trainer
         module = few_shot_module(pl_module, self)
-        own: dict[str, float] = getattr(module, "loss_weights", {})
-        if self.weights and not own:
+        self._own_weights = dict(getattr(module, "loss_weights", {}))
+        if self.weights and not self._own_weights:
             msg = (
                 f"LossSchedule: {type(module).__name__} has no loss weights to schedule; InCTRLv2 has. Leave out "
                 "weights; frozen_until works."
             )
-            raise ValueError(msg)
-        for argument, given, valid in (
-            ("weights", self.weights, own),
-            ("frozen_until", self.frozen_until, module.trainable_groups()),
-        ):
-            if unknown := sorted(given.keys() - valid.keys()):
+            raise ArgumentError(msg)
+        for argument, valid in (("weights", self._own_weights), ("frozen_until", module.trainable_groups())):
+            if unknown := sorted(getattr(self, argument).keys() - valid.keys()):
                 msg = f"LossSchedule: {argument}: unknown {unknown}; this model has {sorted(valid)}."
-                raise ValueError(msg)
-        self._own_weights = dict(own)
+                raise ArgumentError(msg)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Set the weights; at every batch, because a training resumed within an epoch does not start one."""
-        del batch, batch_idx
         if self.weights:
             epoch, own = trainer.current_epoch, self._own_weights
             pl_module.loss_weights = {name: self.weight(name, epoch, value) for name, value in own.items()}  # type: ignore[assignment]
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Drop the gradients of frozen groups."""
-        del optimizer
         for name, parameters in few_shot_module(pl_module, self).trainable_groups().items():
             if self.is_frozen(name, trainer.current_epoch):
                 for parameter in parameters:
@@ -119,12 +121,10 @@ class LossSchedule(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the model's own weights."""
-        del trainer
         if self._own_weights:
             pl_module.loss_weights = self._own_weights  # type: ignore[assignment]
         self._own_weights = {}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Restore the model's own weights."""
-        del exception
         self.on_fit_end(trainer, pl_module)

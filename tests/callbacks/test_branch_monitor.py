@@ -34,7 +34,7 @@ class Maps(Callback):
 def warnings(caplog):
     """The callback's warnings so far."""
     caplog.set_level(logging.WARNING, "anomalib_inctrl.callbacks")
-    return lambda: [record.getMessage() for record in caplog.records if "branch_monitor" in record.name]
+    return lambda: [record.getMessage() for record in caplog.records if "monitors" in record.name]
 
 
 def branches(trainer):
