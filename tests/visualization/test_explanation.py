@@ -88,7 +88,7 @@ def test_ranges_maxima_and_thresholds_are_written(written):
         "anomaly map": HeatMap(np.full((4, 4), np.inf), 0, 1, 0.4),
     }
     draw(maps=maps, prompts=[QUERY] * 9, class_name="part", file_name="0.png")
-    assert {"0.0314", "max 0.25", "max 0.0001", "max 1", "grey: not finite", "no finite value"} <= set(written)
+    assert {"0.0314", "max 0.25", "max 0.0001", "max 1", "grey: not finite", "no value"} <= set(written)
     assert written.count("threshold 0.4") == 2  # below the overlay and below the map
     assert {"image", "anomaly map over the image", "normal references (9), 8 shown"} <= set(written)
     assert not [text for text in written if "…" in text]
