@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import html
 import math
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import gradio as gr
 import pandas as pd
@@ -49,11 +49,9 @@ _THRESHOLD = (
     "A score above it is labelled anomalous. It starts at the highest score of your normal references, each compared "
     "with the others."
 )
-_WIDTHS = ["30%", "20%", "50%"]
 # Components that show results and cannot be edited.
 _PLAIN: dict[str, Any] = {"interactive": False, "buttons": []}
-_THUMBNAILS = {"object_fit": "contain", "allow_preview": False, **_PLAIN}
-_Handler = TypeVar("_Handler", bound=Callable[..., Any])
+_THUMBNAILS: dict[str, Any] = {"object_fit": "contain", "allow_preview": False, **_PLAIN}
 
 # Fonts of the browser's machine: the page makes no request to other servers.
 THEME = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
@@ -70,7 +68,17 @@ _NOTE = """
 accuracy of the models. For real use start the app with an OpenCLIP backbone, see `anomalib-inctrl app --help`.*"""
 
 
-def _reports_errors(handler: _Handler) -> _Handler:
+class _Result(NamedTuple):
+    """What a session keeps of its last request."""
+
+    predictions: list[Prediction]
+    heat_maps: list[Image.Image]
+    left_out: list[str]
+    settings: list[Any]  # references, class name, model and weights
+    table: Path
+
+
+def _reports_errors(handler: Callable[..., Any]) -> Callable[..., Any]:
     """Show what is wrong with the input and leave the page as it is; Gradio reports and logs other errors."""
 
     @functools.wraps(handler)
@@ -83,24 +91,50 @@ def _reports_errors(handler: _Handler) -> _Handler:
                 gr.Warning(html.escape(line), title="Check the input")
             return gr.skip()
 
-    return reporting  # type: ignore[return-value]
+    return reporting
 
 
 @_reports_errors
 def show_prompts(files: list[str] | None) -> Any:
     """Check the normal references and show them."""
-    images = [_thumbnail(path) for path in check_prompts(files)] if files else []
+    images = [to_pil_image(read_image(path)) for path in check_prompts(files)] if files else []
+    for image in images:
+        image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     return gr.Gallery(value=images, visible=bool(images), height=120 if len(images) <= 4 else 200)
 
 
-@_reports_errors
-def show_prediction(predictions: list[Prediction], chosen: int) -> tuple[Any, ...]:
-    """Heat map and components of the chosen prediction."""
-    if not predictions:
-        return None, []
-    prediction = predictions[chosen]
-    rows = [[_words(name), f"{value:.3f}", _COMPONENTS.get(name, "")] for name, value in prediction.components.items()]
-    return prediction.heat_map(_LARGE), rows
+def show_result(result: _Result | None, chosen: int, slider: float) -> Any:
+    """Everything on the page that follows from the predictions, the one chosen, and the threshold."""
+    if result is None:
+        return gr.skip()
+    predictions, prediction = result.predictions, result.predictions[chosen]
+    threshold = None if prediction.threshold is None else slider
+    scores, labels = score_table(predictions, threshold), [label_of(found, threshold) for found in predictions]
+    tiles = [
+        (
+            ImageOps.expand(image, 10, _FRAMES[label]) if label else image,
+            f"{found.score:.3f} {label} {_short(found.name)}",
+        )
+        for image, found, label in zip(result.heat_maps, predictions, labels, strict=True)
+    ]
+    # Numbers only: names come from the browser, and this is Markdown.
+    text, label = f"## score {prediction.score:.3f}\nno threshold", None
+    if threshold is not None:
+        label = prediction.score > threshold
+        text = (
+            f"## {labels[chosen]}\nscore **{prediction.score:.3f}** {'>' if label else '≤'} threshold {threshold:.3f}, "
+            f"p-value {prediction.p_value:.2f}"
+        )
+    return (
+        f"### {summary(predictions, len(result.left_out), threshold)}",
+        gr.Gallery(value=tiles, selected_index=chosen),
+        prediction.heat_map(_LARGE),
+        text,
+        [[_words(name), f"{value:.3f}", _COMPONENTS.get(name, "")] for name, value in prediction.components.items()],
+        _for_display(scores),
+        gr.DownloadButton(value=write_text_atomic(result.table, to_csv(scores)), interactive=True),
+        replace(prediction, threshold=threshold, label=label).explain(result.settings[0]),
+    )
 
 
 def build_page(service: PredictionService, folder: Path) -> gr.Blocks:
@@ -116,171 +150,108 @@ def build_page(service: PredictionService, folder: Path) -> gr.Blocks:
 
     @_reports_errors
     def predict(
-        files: list[str], queries: list[str], class_name: str, model: str, weights: str, before: object
-    ) -> tuple[Any, ...]:
+        files: list[str], queries: list[str], class_name: str, model: str, weights: str, before: _Result | None
+    ) -> Any:
         """Predict; the threshold starts at that of the references whenever one of the settings changes."""
-        result = service.predict(files, queries, class_name, model, weights)
-        settings, start = [files, class_name, model, weights], result.predictions[0].threshold
-        new = {} if start is None or settings == before else {"value": min(math.ceil(start / _STEP) * _STEP, 1)}
+        predictions, left_out = service.predict(files, queries, class_name, model, weights)
+        heat_maps = [prediction.heat_map(_THUMBNAIL) for prediction in predictions]
+        settings, start = [files, class_name, model, weights], predictions[0].threshold
+        table = Path(tempfile.mkdtemp(dir=folder)) / "scores.csv"
+        new = {} if start is None or (before and settings == before.settings) else {"value": _rounded_up(start)}
         return (
-            result.predictions,
-            [prediction.heat_map(_THUMBNAIL) for prediction in result.predictions],
-            result.left_out,
-            files,
+            _Result(predictions, heat_maps, left_out, settings, table),
             0,
-            gr.Textbox(value="\n".join(result.left_out), visible=bool(result.left_out)),
+            gr.Textbox(value="\n".join(left_out), visible=bool(left_out)),
             gr.Slider(visible=start is not None, **new),
-            settings,
-        )
-
-    @_reports_errors
-    def show_labels(
-        predictions: list[Prediction],
-        heat_maps: list[Image.Image],
-        left_out: list[str],
-        prompts: list[str],
-        chosen: int,
-        slider: float,
-        request: gr.Request,
-    ) -> tuple[Any, ...]:
-        """What depends on the threshold: counts, labels, the table with its file, and the explanation figure."""
-        if not predictions:
-            return "", gr.Gallery(), "", pd.DataFrame(), gr.DownloadButton(interactive=False), None
-        threshold = None if predictions[0].threshold is None else slider
-        prediction, scores = predictions[chosen], score_table(predictions, threshold)
-        # The session's name comes from the browser and must not become part of a path.
-        session = hashlib.sha256(str(request.session_hash).encode()).hexdigest()[:16]
-        path = write_text_atomic(folder / session / "scores.csv", to_csv(scores))
-        tiles = [
-            (_framed(image, label_of(prediction, threshold)), _caption(prediction, threshold))
-            for image, prediction in zip(heat_maps, predictions, strict=True)
-        ]
-        label = None if threshold is None else prediction.score > threshold
-        return (
-            f"### {summary(predictions, len(left_out), threshold)}",
-            gr.Gallery(value=tiles, selected_index=chosen),
-            _label_text(prediction, threshold),
-            _for_display(scores),
-            gr.DownloadButton(value=path, interactive=True),
-            replace(prediction, threshold=threshold, label=label).explain(prompts),
         )
 
     note = _NOTE if service.pretrained == DEMO_PRETRAINED else f" Backbone: {service.backbone}, {service.pretrained}."
     with gr.Blocks(title="anomalib-inctrl", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(_HEADING + note)
-        predictions, heat_maps, unread, prompts = (gr.State([]) for _ in range(4))
-        chosen, predicted_with = gr.State(0), gr.State(None)
+        result, chosen = gr.State(None), gr.State(0)
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
-                files, class_name, queries, model, weights, run, example = _lay_out_form(service)
+                files, queries, class_name, model, weights = _lay_out_form(service)
+                with gr.Row():
+                    run = gr.Button("Predict", variant="primary", scale=2)
+                    example = gr.Button("Example", min_width=100)
             with gr.Column(scale=5, min_width=480):
-                counts = gr.Markdown(elem_id="counts")
-                left_out = gr.Textbox(label="Unreadable, left out", max_lines=8, interactive=False, visible=False)
-                title = "Heat maps, most abnormal first"
-                gallery = gr.Gallery(label=title, elem_id="heat-maps", columns=6, height=290, **_THUMBNAILS)
-                with gr.Row(equal_height=False):
-                    with gr.Column(scale=3, min_width=300):
-                        large = gr.Image(label="Heat map", height=380, interactive=False, buttons=["fullscreen"])
-                    with gr.Column(scale=2, min_width=240):
-                        label = gr.Markdown(elem_id="pred-label")
-                        head = ["component", "value", "meaning"]
-                        components = gr.Dataframe(
-                            headers=head, label="Components of the score", wrap=True, column_widths=_WIDTHS, **_PLAIN
-                        )
-                threshold = gr.Slider(0, 1, step=_STEP, label="Threshold", info=_THRESHOLD, visible=False)
-                table = gr.Dataframe(label="All images", max_height=320, **_PLAIN)
-                download = gr.DownloadButton("Download CSV", interactive=False, size="md")
-                with gr.Accordion("Everything in one figure", open=False):
-                    buttons = ["download", "fullscreen"]
-                    figure = gr.Image(label="Explanation figure", format="png", interactive=False, buttons=buttons)
-        details = (show_prediction, [predictions, chosen], [large, components])
-        labels = (
-            show_labels,
-            [predictions, heat_maps, unread, prompts, chosen, threshold],
-            [counts, gallery, label, table, download, figure],
-        )
-        filled = example.click(lambda: render_example(folder), None, [files, class_name, queries], api_name="example")
-        request = (
-            predict,
-            [files, queries, class_name, model, weights, predicted_with],
-            [predictions, heat_maps, unread, prompts, chosen, left_out, threshold, predicted_with],
-        )
+                left_out, slider, shown = _lay_out_results()
+        form = [files, queries, class_name, model, weights]
+        request = (predict, [*form, result], [result, chosen, left_out, slider])
+        show = (show_result, [result, chosen, slider], shown)
         one = {"concurrency_limit": 1, "concurrency_id": "predict"}
+        filled = example.click(lambda: render_example(folder), None, [files, class_name, queries], api_name="example")
         for asked in (gr.on([run.click, class_name.submit], *request, **one), filled.success(*request, **one)):
-            asked.success(*details).success(*labels, show_progress="hidden")
-        for component, choose in ((gallery, choose_from_gallery), (table, choose_from_table)):
-            picked = component.select(choose, None, chosen, show_progress="hidden")
-            picked.success(*details, show_progress="hidden").success(*labels, show_progress="hidden")
-        threshold.change(*labels, show_progress="hidden", trigger_mode="always_last")
+            asked.success(*show, show_progress="hidden")
+        # The prediction of a heat map, or of a row of the table, which may be sorted in the browser.
+        _counts, gallery, *_, table, _download, _figure = shown
+        for component, choose in ((gallery, _of_heat_map), (table, _of_row)):
+            component.select(choose, None, chosen, show_progress="hidden").success(*show, show_progress="hidden")
+        slider.change(*show, show_progress="hidden", trigger_mode="always_last")
     return page
 
 
 def _lay_out_form(service: PredictionService) -> tuple[Any, ...]:
-    files = _upload(f"1. Normal references (1 to {MOST_PROMPTS})")
-    gallery = gr.Gallery(
-        label="References", elem_id="prompt-gallery", columns=4, height=120, visible=False, **_THUMBNAILS
-    )
+    upload: dict[str, Any] = {"file_count": "multiple", "file_types": sorted(IMAGE_SUFFIXES), "height": 140}
+    files = gr.File(label=f"1. Normal references (1 to {MOST_PROMPTS})", **upload)
+    gallery = gr.Gallery(label="References", elem_id="prompt-gallery", columns=4, visible=False, **_THUMBNAILS)
     info = "In English: it goes into the text prompts."
     class_name = gr.Textbox(label="2. What they show", placeholder="metal nut", info=info, max_length=MOST_LETTERS)
-    queries = _upload(f"3. Images to inspect (1 to {MOST_QUERIES})")
+    queries = gr.File(label=f"3. Images to inspect (1 to {MOST_QUERIES})", **upload)
     first = service.models[0]
     with gr.Row():
         model = gr.Dropdown(service.models, value=first, label="Model", min_width=130)
         weights = gr.Dropdown(service.weights_of(first), value=UNTRAINED, label="Heads", min_width=130)
-    with gr.Row():
-        run = gr.Button("Predict", variant="primary", scale=2)
-        example = gr.Button("Example", min_width=100)
     files.change(show_prompts, files, gallery, show_progress="hidden")
     model.change(lambda name: gr.Dropdown(service.weights_of(name), value=UNTRAINED), model, weights)
-    return files, class_name, queries, model, weights, run, example
+    return files, queries, class_name, model, weights
 
 
-def choose_from_table(event: gr.SelectData) -> int:
-    """The prediction of a row; rows may be sorted in the browser."""
+def _lay_out_results() -> tuple[Any, Any, list[Any]]:
+    """What was left out, the threshold, and the components that `show_result` fills."""
+    counts = gr.Markdown(elem_id="counts")
+    left_out = gr.Textbox(label="Unreadable, left out", max_lines=8, interactive=False, visible=False)
+    title = "Heat maps, most abnormal first"
+    gallery = gr.Gallery(label=title, elem_id="heat-maps", columns=6, height=290, **_THUMBNAILS)
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=3, min_width=300):
+            large = gr.Image(label="Heat map", height=380, interactive=False, buttons=["fullscreen"])
+        with gr.Column(scale=2, min_width=240):
+            label = gr.Markdown(elem_id="pred-label")
+            head, widths = ["component", "value", "meaning"], ["30%", "20%", "50%"]
+            about = "Components of the score"
+            components = gr.Dataframe(headers=head, label=about, wrap=True, column_widths=widths, **_PLAIN)
+    slider = gr.Slider(0, 1, step=_STEP, label="Threshold", info=_THRESHOLD, visible=False)
+    table = gr.Dataframe(label="All images", max_height=320, **_PLAIN)
+    download = gr.DownloadButton("Download CSV", interactive=False, size="md")
+    with gr.Accordion("Everything in one figure", open=False):
+        buttons = ["download", "fullscreen"]
+        figure = gr.Image(label="Explanation figure", format="png", interactive=False, buttons=buttons)
+    return left_out, slider, [counts, gallery, large, label, components, table, download, figure]
+
+
+def _of_row(event: gr.SelectData) -> int:
     return int(event.row_value[0]) - 1
 
 
-def choose_from_gallery(event: gr.SelectData) -> int:
-    """The prediction of a heat map."""
+def _of_heat_map(event: gr.SelectData) -> int:
     return int(event.index)
 
 
-def _upload(label: str) -> gr.File:
-    return gr.File(label=label, file_count="multiple", file_types=sorted(IMAGE_SUFFIXES), height=140)
-
-
-def _thumbnail(path: Path) -> Image.Image:
-    image: Image.Image = to_pil_image(read_image(path))
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    return image
-
-
-def _framed(image: Image.Image, label: str) -> Image.Image:
-    """An image in a frame of its label's colour; without a label as it is."""
-    return ImageOps.expand(image, 10, _FRAMES[label]) if label else image
-
-
-def _caption(prediction: Prediction, threshold: float | None) -> str:
-    return " ".join(filter(None, [f"{prediction.score:.3f}", label_of(prediction, threshold), _short(prediction.name)]))
-
-
-def _label_text(prediction: Prediction, threshold: float | None) -> str:
-    # Numbers only: names come from the browser, and this is Markdown.
-    score, label = prediction.score, label_of(prediction, threshold)
-    if threshold is None:
-        return f"## score {score:.3f}\nno threshold"
-    sign = ">" if label == "anomalous" else "≤"
-    return f"## {label}\nscore **{score:.3f}** {sign} threshold {threshold:.3f}, p-value {prediction.p_value:.2f}"
+def _rounded_up(threshold: float) -> float:
+    """The first step of the slider that is not below a threshold."""
+    return min(math.ceil(threshold / _STEP) * _STEP, 1)
 
 
 def _for_display(scores: pd.DataFrame) -> pd.DataFrame:
-    shown = pd.DataFrame({"#": range(1, len(scores) + 1), "image": scores.image_path})
-    shown["score"] = scores.score.map("{:.3f}".format)
-    shown["label"] = scores.pred_label.map({0: "normal", 1: "anomalous"}).fillna("")
-    shown["p-value"] = [f"{value:.2f}" if pd.notna(value) else "" for value in scores.p_value]
-    for name in scores.columns.intersection(list(_COMPONENTS)):
-        shown[_words(name)] = scores[name].map("{:.3f}".format)
-    return shown
+    shown = scores.drop(columns=["class_name", "threshold"])
+    shown["pred_label"] = shown.pred_label.map({0: "normal", 1: "anomalous"})
+    shown = shown.map(lambda value: "" if pd.isna(value) else f"{value:.3f}" if isinstance(value, float) else value)
+    shown.insert(0, "#", range(1, len(shown) + 1))
+    return shown.rename(columns={"image_path": "image", "pred_label": "label", "p_value": "p-value"}).rename(
+        columns=_words
+    )
 
 
 def _words(name: str) -> str:

@@ -37,20 +37,18 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="anomalib-inctrl app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--backbone", default=DEMO_BACKBONE, help="OpenCLIP model for the training-free baseline")
-    parser.add_argument("--pretrained", default=DEMO_PRETRAINED, help="its pretrained tag, or a weights file")
-    parser.add_argument(
-        "--weights", type=Path, nargs="+", default=[], metavar="CKPT", help="checkpoints to offer: files or folders"
-    )
-    parser.add_argument(
-        "--prompt_shifts", type=int, metavar="S", help="offsets along each axis at which normal references are encoded"
-    )
-    parser.add_argument("--device", help="where to compute, such as cuda:1; an accelerator by default, if there is one")
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; the default can be reached from this machine only"
-    )
-    parser.add_argument("--port", type=int, default=7860, help="port to listen on")
-    parser.add_argument("--open", action="store_true", help="open the page in this machine's browser")
+    add = parser.add_argument
+    add("--backbone", default=DEMO_BACKBONE, help="OpenCLIP model for the training-free baseline")
+    add("--pretrained", default=DEMO_PRETRAINED, help="its pretrained tag, or a weights file")
+    offered = "checkpoints to offer: files or folders"
+    add("--weights", type=Path, nargs="+", default=[], metavar="CKPT", help=offered)
+    shifts = "offsets along each axis at which normal references are encoded"
+    add("--prompt_shifts", type=int, metavar="S", help=shifts)
+    add("--device", help="where to compute, such as cuda:1; an accelerator by default, if there is one")
+    address = "address to listen on; the default can be reached from this machine only"
+    add("--host", default="127.0.0.1", help=address)
+    add("--port", type=int, default=7860, help="port to listen on")
+    add("--open", action="store_true", help="open the page in this machine's browser")
     args = parser.parse_args(argv)
     if importlib.util.find_spec("gradio") is None:
         print("The app needs Gradio: pip install 'anomalib-inctrl[app]'", file=sys.stderr)
@@ -76,25 +74,14 @@ def _serve(args: argparse.Namespace, folder: Path) -> None:
     service.detector(service.models[0], UNTRAINED)  # reports a wrong backbone here, not in the browser
     from anomalib_inctrl.app.page import CSS, THEME, build_page
 
-    page = build_page(service, folder)
-    page.queue(max_size=32)
+    options = {"share": False, "quiet": True, "footer_links": [], "ssr_mode": False, "mcp_server": False}
+    page = build_page(service, folder).queue(max_size=32)
     if args.host not in ("127.0.0.1", "::1", "localhost"):
         print(f"Listening on {args.host}: whoever reaches this machine can use the app, there is no password.")
     print(f"http://{args.host}:{args.port}  (end with Ctrl+C)", flush=True)
+    options |= {"theme": THEME, "css": CSS, "max_file_size": MOST_MEGABYTES * 2**20, "inbrowser": args.open}
     try:
-        page.launch(
-            server_name=args.host,
-            server_port=args.port,
-            inbrowser=args.open,
-            share=False,
-            quiet=True,
-            max_file_size=MOST_MEGABYTES * 2**20,
-            footer_links=[],
-            theme=THEME,
-            css=CSS,
-            ssr_mode=False,
-            mcp_server=False,
-        )
+        page.launch(server_name=args.host, server_port=args.port, **options)
     except OSError as error:
         msg = f"Cannot listen on {args.host}, port {args.port}: {error} Choose another with --host and --port."
         raise OSError(msg) from error

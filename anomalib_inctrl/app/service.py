@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,26 +60,22 @@ class PredictionService:
         device: str | None = None,
         prompt_shifts: int | None = None,
     ) -> None:
-        self.backbone, self.pretrained, self.device = backbone, pretrained, device
-        self.prompt_shifts = prompt_shifts
+        self.backbone, self.pretrained = backbone, pretrained
+        self._options = {"device": device, "prompt_shifts": prompt_shifts}
         self._weights: dict[str, dict[str, Path | None]] = {model: {UNTRAINED: None} for model in MODELS}
         for source in weights:
             files = sorted(source.rglob("*.ckpt")) if source.is_dir() else [source]
             if not files:
                 msg = f"{source}: the folder holds no .ckpt files."
                 raise CheckpointError(msg)
-            for path in files:
-                self._offer(path.resolve())
+            for path in dict.fromkeys(file.resolve() for file in files):
+                offered = self._weights[model_of_checkpoint(path)]
+                # Checkpoints of several runs have equal file names: the name takes in folders until it is new.
+                names = ("/".join(path.parts[-count:]) for count in range(1, len(path.parts) + 1))
+                if path not in offered.values():
+                    offered[next(name for name in names if name not in offered)] = path
         self._lock = threading.Lock()
         self._detector: tuple[tuple[str, str], Detector] | None = None
-
-    def _offer(self, path: Path) -> None:
-        offered = self._weights[model_of_checkpoint(path)]
-        if path in offered.values():
-            return
-        # Checkpoints of several runs have equal file names: the name takes in folders until it is new.
-        names = ("/".join(path.parts[-count:]) for count in range(1, len(path.parts) + 1))
-        offered[next(name for name in names if name not in offered)] = path
 
     @property
     def models(self) -> list[str]:
@@ -98,16 +94,10 @@ class PredictionService:
         if self._detector is None or self._detector[0] != (model, weights):
             self._detector = None  # frees its memory before the next one is loaded
             path = self._weights[model][weights]
-            # A checkpoint names its own.
-            named: dict[str, Any] = {} if path else {"backbone": self.backbone, "pretrained": self.pretrained}
-            detector = Detector(
-                path,
-                model=model,  # type: ignore[arg-type]  # one of the keys of MODELS
-                **named,
-                device=self.device,
-                prompt_shifts=self.prompt_shifts,
-            )
-            self._detector = ((model, weights), detector)
+            options: dict[str, Any] = {"model": model, **self._options}
+            if path is None:
+                options |= {"backbone": self.backbone, "pretrained": self.pretrained}
+            self._detector = ((model, weights), Detector(path, **options))
         return self._detector[1]
 
     def predict(
@@ -131,25 +121,24 @@ class PredictionService:
         """
         references = check_prompts(prompts)
         name = " ".join((class_name or "").split())
-        if not name or len(name) > MOST_LETTERS:
+        if not 0 < len(name) <= MOST_LETTERS:
             msg = f"Name what the images show, in 1 to {MOST_LETTERS} letters."
             raise PromptError(msg)
         paths = _check_count(queries, MOST_QUERIES, "images to inspect")
-        faults = _faults(paths, _check_limits)
-        within = [path for path in paths if path not in faults]
+        faults = _faults(paths, decode=False)
         with self._lock:
             detector = self.detector(model, weights)
             detector.threshold = "auto" if len(references) > 1 else None
             try:
                 detector.set_prompts(references, name)
+                within = [path for path in paths if path not in faults]
                 predictions = detector.predict(within, on_error="skip") if within else Predictions()
             finally:
                 detector.clear_prompts()
-        faults |= {Path(file): str(_unreadable(Path(file))) for file, _ in predictions.failed}
+        faults |= {Path(file): message.replace(file, Path(file).name) for file, message in predictions.failed}
         if not predictions:
             raise ImageFileError("\n".join(faults.values()))
-        predictions.sort(key=lambda prediction: -prediction.score)
-        return ServiceResult(predictions, list(faults.values()))
+        return ServiceResult(sorted(predictions, key=lambda found: -found.score), list(faults.values()))
 
 
 def check_prompts(files: Sequence[str] | None) -> list[Path]:
@@ -159,7 +148,7 @@ def check_prompts(files: Sequence[str] | None) -> list[Path]:
         ImageFileError: If some cannot be used, with a line for each, or their number is wrong.
     """
     paths = _check_count(files, MOST_PROMPTS, "normal references")
-    if faults := _faults(paths, check_image):
+    if faults := _faults(paths):
         raise ImageFileError("\n".join(faults.values()))
     return paths
 
@@ -172,53 +161,28 @@ def _check_count(files: Sequence[str] | None, most: int, kind: str) -> list[Path
     return [Path(file) for file in files]
 
 
-def _faults(paths: Sequence[Path], check: Callable[[Path], None]) -> dict[Path, str]:
-    """The files that a check refuses, each with one message."""
-    return {path: fault for path in paths if (fault := _fault(path, check))}
+def _faults(paths: Sequence[Path], *, decode: bool = True) -> dict[Path, str]:
+    """The files that cannot be used, each with one message."""
+    return {path: fault for path in paths if (fault := _fault(path, decode))}
 
 
-def _fault(path: Path, check: Callable[[Path], None]) -> str:
-    try:
-        check(path)
-    except ImageFileError as error:
-        return str(error)
-    return ""
-
-
-def check_image(path: Path) -> None:
-    """Check that an upload is an image of a common format and of a size within the limits.
-
-    Raises:
-        ImageFileError: If it is not; names the file without the server's folder.
-    """
-    _check_limits(path)
-    try:
-        read_image(path)
-    except ImageFileError as error:
-        raise _unreadable(path) from error
-
-
-def _check_limits(path: Path) -> None:
-    """Check what is known without reading the pixels."""
+def _fault(path: Path, decode: bool) -> str:
+    """What is wrong with an upload, without the server's folder; empty for an image of a format and size allowed."""
     name, size = path.name, path.stat().st_size
     if path.suffix.lower() not in IMAGE_SUFFIXES:
-        msg = f"{name}: not one of the formats {', '.join(sorted(IMAGE_SUFFIXES))}."
-        raise ImageFileError(msg)
+        return f"{name}: not one of the formats {', '.join(sorted(IMAGE_SUFFIXES))}."
     if size > MOST_MEGABYTES * 2**20:
-        msg = f"{name}: {size / 2**20:.1f} MB; at most {MOST_MEGABYTES} MB are taken."
-        raise ImageFileError(msg)
+        return f"{name}: {size / 2**20:.1f} MB; at most {MOST_MEGABYTES} MB are taken."
     try:
         height, width = image_size(path)
+        if width * height > MOST_MEGAPIXELS * 1e6:
+            limit = f"at most {MOST_MEGAPIXELS} million are taken. Make it smaller."
+            return f"{name}: {width} x {height} pixels; {limit}"
+        if decode:
+            read_image(path)
     except ImageFileError as error:
-        raise _unreadable(path) from error
-    if width * height > MOST_MEGAPIXELS * 1e6:
-        msg = f"{name}: {width} x {height} pixels; at most {MOST_MEGAPIXELS} million are taken. Make it smaller."
-        raise ImageFileError(msg)
-
-
-def _unreadable(path: Path) -> ImageFileError:
-    size = path.stat().st_size
-    return ImageFileError(f"{path.name}: {size} bytes, not readable as an image. Replace or remove the file.")
+        return str(error).replace(str(path), name)
+    return ""
 
 
 def label_of(prediction: Prediction, threshold: float | None) -> str:
@@ -234,21 +198,17 @@ def summary(predictions: Sequence[Prediction], left_out: int, threshold: float |
         left_out: Number of images that could not be read.
         threshold: Score above which an image is anomalous; None if there is none.
     """
-    labels = [label_of(prediction, threshold) for prediction in predictions]
-    counts = [f"{labels.count(label)} {label}" for label in ("anomalous", "normal")]
-    normals = predictions[0].normal_scores
     if threshold is None:
-        counts = [f"{len(predictions)} scored"]
         promise = "A single reference gives no threshold: drop two or more, and images are labelled."
-    else:
-        above = sum(score > threshold for score in normals)
-        # A threshold above all of them has fewer false alarms; how many fewer they cannot tell.
-        about = "About" if threshold <= max(normals) + 1e-3 else "At most about"
-        promise = (
-            f"{about} {above + 1} in {len(normals) + 1} normal images will be labelled anomalous, by your "
-            f"{len(normals)} normal references."
-        )
-    return f"{', '.join([*counts, f'{left_out} unreadable'])}. {promise}"
+        return f"{len(predictions)} scored, {left_out} unreadable. {promise}"
+    normals, anomalous = predictions[0].normal_scores, sum(found.score > threshold for found in predictions)
+    above = sum(score > threshold for score in normals)
+    # A threshold above all of them has fewer false alarms; how many fewer they cannot tell.
+    about = "About" if threshold <= max(normals) + 1e-3 else "At most about"
+    return (
+        f"{anomalous} anomalous, {len(predictions) - anomalous} normal, {left_out} unreadable. {about} {above + 1} in "
+        f"{len(normals) + 1} normal images will be labelled anomalous, by your {len(normals)} normal references."
+    )
 
 
 def score_table(predictions: Sequence[Prediction], threshold: float | None) -> pd.DataFrame:
@@ -259,7 +219,7 @@ def score_table(predictions: Sequence[Prediction], threshold: float | None) -> p
             "class_name": prediction.class_name,
             "score": prediction.score,
             "threshold": threshold,
-            "pred_label": {"anomalous": 1, "normal": 0}.get(label_of(prediction, threshold)),
+            "pred_label": None if threshold is None else int(prediction.score > threshold),
             "p_value": prediction.p_value,
             **prediction.components,
         }
@@ -280,12 +240,10 @@ def render_example(folder: Path) -> tuple[list[str], str, list[str]]:
 
     root = folder / "example"
     InCTRLDemo(root, "washer", train_count=4, test_normal_count=3, test_anomalous_count=5).prepare_data()
-    paths = {}
-    for split in ("train", "test"):
+    paths: dict[str, list[str]] = {"train": [], "test": []}
+    for split, copies in paths.items():
         (folder / split).mkdir(exist_ok=True)
-        # Uploads lose their folder, so the file name takes it over.
-        paths[split] = [
-            str(shutil.copyfile(path, folder / split / f"{path.parent.name}_{path.name}"))
-            for path in sorted((root / "washer" / split).rglob("*.png"))
-        ]
+        for path in sorted((root / "washer" / split).rglob("*.png")):
+            # Uploads lose their folder, so the file name takes it over.
+            copies.append(str(shutil.copyfile(path, folder / split / f"{path.parent.name}_{path.name}")))
     return paths["train"], "washer", paths["test"]

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import logging
-import os
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,6 @@ from anomalib_inctrl.io.files import write_text_atomic
 from anomalib_inctrl.visualization.outputs import image_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from anomalib.data import ImageBatch
     from lightning.pytorch import LightningModule, Trainer
 
@@ -55,53 +53,41 @@ class ScoreTable(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a new table."""
-        del trainer, pl_module
         self._rows, self._table = [], None
 
     on_predict_start = on_test_start
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: ImageBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ImageBatch, *_: Any
     ) -> None:
         """Add a batch's rows."""
-        del outputs, batch_idx, dataloader_idx
         self._rows += image_rows(batch, trainer, pl_module)
 
     on_predict_batch_end = on_test_batch_end
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the table, from the first process where there are several."""
-        del pl_module
         rows, self._rows = self._rows, []
-        if dist.is_available() and dist.is_initialized():
-            gathered: list[Any] = [None] * dist.get_world_size()
+        if trainer.world_size > 1:
+            gathered: list[Any] = [None] * trainer.world_size
             dist.all_gather_object(gathered, rows)
-            rows = [row for part in gathered for row in part]
+            rows = list(chain.from_iterable(gathered))
         self._table = self._write(rows, trainer)
 
     on_predict_epoch_end = on_test_epoch_end
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Show the most abnormal images, below the finished progress bar."""
-        del pl_module
-        if stage != TrainerFn.PREDICTING:
-            return
-        table, self._table = self._table, None
-        if table is not None and trainer.progress_bar_callback is not None:
-            _show(table, Path(trainer.default_root_dir))
+        if stage == TrainerFn.PREDICTING and self._table is not None and trainer.progress_bar_callback is not None:
+            _show(self._table, Path(trainer.default_root_dir))
+            self._table = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write the images that were scored before the error."""
-        del pl_module, exception
-        rows, self._rows = self._rows, []  # of this process alone: others may wait for it
-        if (table := self._write(rows, trainer)) is not None:
-            logger.warning("%d images were scored before the error: %s", len(table), _file(trainer))
+        # Those of this process alone: others may wait for it.
+        if (table := self._write(self._rows, trainer)) is not None:
+            file = Path(trainer.default_root_dir) / "scores.csv"
+            logger.warning("%d images were scored before the error: %s", len(table), file)
 
     def _write(self, rows: list[dict[str, Any]], trainer: Trainer) -> pd.DataFrame | None:
         dry_run = trainer.fast_dev_run or trainer.barebones  # type: ignore[attr-defined]
@@ -114,51 +100,37 @@ class ScoreTable(Callback):
         labels = [name for name in ("pred_label", "gt_label") if name in table]
         table[labels] = table[labels].astype(float).astype("Int64")
         text = table.to_csv(index=False, float_format="%.9g", lineterminator="\n")
-        write_text_atomic(_file(trainer), text)
+        write_text_atomic(Path(trainer.default_root_dir) / "scores.csv", text)
         return table
-
-
-def _file(trainer: Trainer) -> Path:
-    return Path(trainer.default_root_dir) / "scores.csv"
 
 
 def _show(table: pd.DataFrame, folder: Path) -> None:
     """Print the images with the highest scores, counts and the folder."""
     score = "score" if "score" in table else "pred_score"
-    columns = {score: "score"}
-    columns |= {name: title for name, title in _SHOWN_COLUMNS.items() if name in table}
+    columns = [name for name in (score, *_SHOWN_COLUMNS) if name in table]
     if table.class_name.nunique() == 1:
-        del columns["class_name"]
-    common = _common_folder(table.image_path)
-    shown = Table(*columns.values())
+        columns.remove("class_name")
+    shown = Table(*(({score: "score"} | _SHOWN_COLUMNS)[name] for name in columns))
     shown.columns[-1].overflow = "fold"
-    for _, row in table.sort_values(score, ascending=False, kind="stable").head(_SHOWN).iterrows():
-        row["image_path"] = row["image_path"].removeprefix(common)
-        shown.add_row(*(_cell(name, row[name]) for name in columns))
+    for row in table.nlargest(_SHOWN, score)[columns].to_dict("records"):
+        shown.add_row(*(_cell(name, value) for name, value in row.items()))
     count = f"{len(table)} image{'s' if len(table) > 1 else ''} scored"
-    labels = table.get("pred_label")
-    if labels is None:
+    if "pred_label" not in table:
         count += ", not labelled: no threshold is known"
     else:
-        count += f", {int(labels.sum())} labelled anomalous"
-        count += f", {int(labels.isna().sum())} not labelled" if labels.isna().any() else ""
+        unknown = int(table.pred_label.isna().sum())
+        count += f", {int(table.pred_label.sum())} labelled anomalous"
+        count += f", {unknown} not labelled" if unknown else ""
     console = Console(markup=False, highlight=False)
-    console.print(f"Most abnormal images{f' in {common}' if common else ''}:", soft_wrap=True)
-    console.print(shown)
+    console.print("Most abnormal images:", shown, sep="\n")
     console.print(f"{count}. Results: {folder}", soft_wrap=True)
-
-
-def _common_folder(paths: Iterable[str]) -> str:
-    """The folder that all images lie in, with a separator at its end; empty if there is none."""
-    try:
-        return os.path.join(os.path.commonpath([os.path.dirname(path) for path in paths]), "")  # noqa: PTH118, PTH120
-    except ValueError:  # on several drives
-        return ""
 
 
 def _cell(name: str, value: Any) -> Text:
     if name == "pred_label":
         value = "" if pd.isna(value) else "anomalous" if value else "normal"
+    elif name == "image_path":
+        value = Path(*Path(value).parts[-3:])
     elif isinstance(value, float):
         value = f"{value:.3f}"
     return Text(str(value), style="red" if value == "anomalous" else "")

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -98,7 +98,6 @@ class ExplanationVisualizer(ImageVisualizer):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out whether the names of this run's images need folders."""
-        del pl_module
         dataloaders = trainer.predict_dataloaders if trainer.predicting else trainer.test_dataloaders
         self._root, self._drawing = _folder_to_keep(dataloaders, trainer), []
         _thumbnail.cache_clear()
@@ -106,19 +105,12 @@ class ExplanationVisualizer(ImageVisualizer):
     on_predict_start = on_test_start
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: ImageBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ImageBatch, *_: Any
     ) -> None:
         """Write the images of a batch; those without a path have no name and are left out.
 
         `on_predict_batch_end` comes here too, by way of the base class.
         """
-        del outputs, batch_idx, dataloader_idx
         if batch.image_path is None:
             return
         run_dir = Path(trainer.default_root_dir)
@@ -140,22 +132,17 @@ class ExplanationVisualizer(ImageVisualizer):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the figures under way, and raise what kept one from being written."""
-        del trainer, pl_module
         drawing, self._drawing = self._drawing, []
-        wait(drawing)
         for figure in drawing:
             figure.result()
 
     on_predict_end = on_test_end
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Finish the figures of the last batch that was scored."""
-        del trainer, pl_module, exception
-        wait(self._drawing)
-
     def _plain_images(self, batch: ImageBatch, pl_module: LightningModule) -> Iterator[Image.Image | None]:
         """Draw anomalib's image of every image of a batch."""
         heat_map, images = self._maps(batch, pl_module).get("anomaly map"), _query_images(batch.image, pl_module)
+        names = ("fields", "field_size", "fields_config", "overlay_fields_config", "text_config")
+        options = {name: getattr(self, name) for name in names}
         rows = zip(batch, batch.image_path or (), images, _masks_known(batch), strict=True)
         for item, path, image, known in rows:
             if heat_map is not None and not is_normalised(pl_module, "pixel"):
@@ -170,20 +157,8 @@ class ExplanationVisualizer(ImageVisualizer):
                 elif not read_header(path).plain:
                     item.image, item.image_path = read_image(path), None
             # For an overlay that is missing the image would be drawn once more, without a title.
-            overlays = [
-                (base, fields)
-                for base, fields in self.overlay_fields
-                if any(getattr(item, field, None) is not None for field in fields)
-            ]
-            yield visualize_image_item(
-                item,
-                self.fields,
-                overlays,
-                self.field_size,
-                self.fields_config,
-                self.overlay_fields_config,
-                self.text_config,
-            )
+            overlays = [pair for pair in self.overlay_fields if any(_has(item, name) for name in pair[1])]
+            yield visualize_image_item(item, overlay_fields=overlays, **options)
 
     def figures(self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch) -> Iterator[Image.Image]:
         """Draw the explanation figure of every image of a batch that has been through a test or predict step."""
@@ -271,6 +246,10 @@ def _masks_known(batch: ImageBatch) -> list[bool]:
     """Whether each image's ground truth is known: batches that mix sources say so, as zeros may mean nothing there."""
     known = getattr(batch, "mask_valid", None)
     return [True] * batch.batch_size if known is None else [bool(value) for value in known]
+
+
+def _has(item: Any, name: str) -> bool:
+    return getattr(item, name, None) is not None
 
 
 def _above(value: float | None) -> tuple[float, float] | None:

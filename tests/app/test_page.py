@@ -4,7 +4,6 @@
 
 import csv
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -60,14 +59,13 @@ def upload(paths):
 
 @pytest.mark.parametrize(("model", "weights"), [("InCTRLv2", "training-free"), ("InCTRL", "model.ckpt")])
 def test_prompts_images_threshold_table_and_figure(client, server, good, queries, hostile, checkpoints, model, weights):
-    folder, messages = hostile
-    broken = ["postscript.png", "large.png", "cut.png", "truncated.jpg"]
+    folder, _messages = hostile
+    broken = ["postscript.png", "large.png", "cut.jpg"]
     prompts = upload(good[:3])
     assert len(client.predict(prompts, api_name="/show_prompts")["value"]) == 3
     images = upload([queries[0], *(folder / name for name in broken), *queries[1:]])
     left_out, threshold = client.predict(prompts, images, "washer", model, weights, api_name="/predict")
-    for line, name in zip(left_out["value"].splitlines(), broken, strict=True):
-        assert re.search(messages[name], line)
+    assert {line.split(":")[0] for line in left_out["value"].splitlines()} == set(broken)
 
     path = None if weights == "training-free" else checkpoints / "InCTRL" / "again" / weights
     detector = Detector(path, backbone="mini-clip-16-240", pretrained="demo", device="cpu")
@@ -76,22 +74,17 @@ def test_prompts_images_threshold_table_and_figure(client, server, good, queries
     highest = max(detector.held_out_scores(good[:3], "washer"))
     assert threshold["value"] == pytest.approx(highest, abs=2e-4)
 
-    heat_map, components = client.predict(api_name="/show_prediction")
-    assert Path(heat_map).stat().st_size > 1000
-    named = [row[0] for row in components["data"]]
-    assert "text score" in named
-    assert ("head score" in named) == (model == "InCTRL")
-
     for at, word in ((max(scores[0] - 0.01, 0), "anomalous"), (scores[0] + 0.01, "normal")):
-        counts, gallery, label, table, file, figure = client.predict(at, api_name="/show_labels")
+        counts, gallery, heat_map, label, components, table, file, figure = client.predict(at, api_name="/show_result")
         anomalous = sum(score > at for score in scores)
-        assert counts.startswith(f"### {anomalous} anomalous, {len(scores) - anomalous} normal, 4 unreadable.")
+        assert counts.startswith(f"### {anomalous} anomalous, {len(scores) - anomalous} normal, 3 unreadable.")
         assert [image["caption"].split()[:2] for image in gallery["value"]] == [
             [f"{score:.3f}", "anomalous" if score > at else "normal"] for score in scores
         ]
         frame = Image.open(gallery["value"][0]["image"]).convert("RGB").getpixel((3, 3))
         assert (frame[0] > frame[2]) == (word == "anomalous")  # red or blue
-        assert Path(figure).stat().st_size > 10_000
+        assert min(Path(drawn).stat().st_size for drawn in (heat_map, figure)) > 1000
+        assert ("head score" in [row[0] for row in components["data"]]) == (model == "InCTRL")
         assert label.startswith(f"## {word}\nscore **{scores[0]:.3f}**")
         assert [row[2] for row in table["data"]] == [f"{score:.3f}" for score in scores]
         assert table["data"][0][3] == word

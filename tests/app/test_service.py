@@ -15,7 +15,7 @@ from anomalib_inctrl.app import run
 from anomalib_inctrl.app.service import (
     UNTRAINED,
     PredictionService,
-    check_image,
+    check_prompts,
     render_example,
     score_table,
     summary,
@@ -80,17 +80,17 @@ def test_requests_at_the_same_time_do_not_share_prompts(service, good, queries):
 
 def test_images_that_cannot_be_read_are_left_out_and_named(service, good, queries, hostile):
     folder, messages = hostile
-    broken = [str(folder / name) for name in ("page.png", "cut.png")]
+    broken = [str(folder / name) for name in ("page.png", "cut.jpg")]
     result = service.predict(good[:1], [broken[0], queries[0], broken[1], queries[1]], "washer", "InCTRLv2", UNTRAINED)
     assert len(result.predictions) == 2
-    for message, name in zip(result.left_out, ("page.png", "cut.png"), strict=True):
+    for message, name in zip(result.left_out, ("page.png", "cut.jpg"), strict=True):
         assert re.match(messages[name], message)
     for prompts, images in ((good[:1], broken), ([good[0], broken[0]], queries[:1])):
         with pytest.raises(ImageFileError, match=r"page\.png"):
             service.predict(prompts, images, "washer", "InCTRLv2", UNTRAINED)
     with pytest.raises(ImageFileError) as found:
         service.predict([*broken, good[0]], queries, "washer", "InCTRLv2", UNTRAINED)
-    assert [line.split(":")[0] for line in str(found.value).splitlines()] == ["page.png", "cut.png"]
+    assert [line.split(":")[0] for line in str(found.value).splitlines()] == ["page.png", "cut.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_messages_about_hostile_files_do_not_name_the_servers_folders(hostile):
     folder, messages = hostile
     for name, message in messages.items():
         with pytest.raises(ImageFileError, match=message) as found:
-            check_image(folder / name)
+            check_prompts([str(folder / name)])
         assert str(folder) not in str(found.value)
 
 
@@ -168,8 +168,8 @@ def test_a_single_reference_gives_scores_and_no_labels(service, good, queries):
 def test_the_example_has_references_and_images_of_different_names(tmp_path):
     prompts, name, queries = render_example(tmp_path)
     assert (name, len(prompts), len({Path(path).name for path in queries}), len(queries)) == ("washer", 4, 8, 8)
-    for path in prompts + queries:
-        check_image(Path(path))
+    assert check_prompts(prompts)
+    assert check_prompts(queries)
 
 
 @pytest.mark.parametrize(

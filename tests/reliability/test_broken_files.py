@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from anomalib_inctrl import Detector, InCTRLv2
-from anomalib_inctrl.app.service import check_image
+from anomalib_inctrl.app.service import check_prompts
 from anomalib_inctrl.benchmark.config import read_config
 from anomalib_inctrl.data.datasets.converted import read_manifest
 from anomalib_inctrl.errors import (
@@ -93,7 +93,7 @@ def test_damaged_images(mode, ending, tmp_path):
     versions = [start * 20 for start in NO_IMAGES] + damaged(content, 48)
     found = read_versions(path, versions, read_image, ImageFileError)
     sizes = read_versions(path, versions, image_size, ImageFileError)
-    read_versions(path, versions, check_image, ImageFileError)
+    read_versions(path, versions, lambda path: check_prompts([path]), ImageFileError)
     assert len(found) < 48 - 10
     assert not found.keys() & set(range(len(NO_IMAGES)))
     for version, pixels in found.items():

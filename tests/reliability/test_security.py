@@ -17,7 +17,7 @@ from PIL import EpsImagePlugin, Image
 
 import anomalib_inctrl
 from anomalib_inctrl import Detector, InCTRL, InCTRLv2
-from anomalib_inctrl.app.service import PredictionService, check_image
+from anomalib_inctrl.app.service import PredictionService, check_prompts
 from anomalib_inctrl.backbones import ImageFeatures
 from anomalib_inctrl.benchmark.config import read_config
 from anomalib_inctrl.benchmark.jobs import file_name
@@ -123,7 +123,7 @@ def test_images_start_no_other_program(tmp_path, monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **kwargs: pytest.fail("Ghostscript was called"))
     path = tmp_path / "image.png"
     Image.new("RGB", (8, 8)).save(path, format="EPS")
-    for read in (read_image, image_size, open_image, check_image):
+    for read in (read_image, image_size, open_image, lambda path: check_prompts([path])):
         with pytest.raises(ImageFileError, match=r"image\.png"):
             read(path)
 

@@ -5,12 +5,13 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from anomalib.data import ImageBatch
 from anomalib.data.dataclasses.torch import InferenceBatch
 from anomalib.post_processing import PostProcessor
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import Normalize
@@ -23,26 +24,26 @@ SIDE, GRID = 48, 6
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
 QUIET |= {"enable_model_summary": False}
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-
-
-class PreProcessor:
-    transform = Normalize(MEAN, STD)
+THRESHOLDS = ("_image_threshold", "_pixel_threshold", "pixel_min", "pixel_max", "image_min", "image_max")
 
 
 class BrightSpots(LightningModule):
     """Sets the fields and attributes that the package's models set."""
 
-    def __init__(self, prompt_files=None, callbacks=None, normalises=True):
+    def __init__(self, prompt_files=None, callbacks=None):
         super().__init__()
         self.chosen = callbacks or [ScoreTable(), ExplanationVisualizer(dpi=25)]
         self.prompt_files = prompt_files or {}
-        self.pre_processor = PreProcessor()
-        self.post_processor = PostProcessor(enable_normalization=normalises)
+        self.pre_processor = SimpleNamespace(transform=Normalize(MEAN, STD))
+        self.post_processor = PostProcessor()
         # As after a validation in which pixels and scores reached from 0 to 0.5.
-        for level in ("image", "pixel"):
-            getattr(self.post_processor, f"{level}_min").copy_(torch.tensor(0.0))
-            getattr(self.post_processor, f"{level}_max").copy_(torch.tensor(0.5))
-            getattr(self.post_processor, f"_{level}_threshold").copy_(torch.tensor(0.25))
+        for name, value in zip(THRESHOLDS, (0.25, 0.25, 0, 0.5, 0, 0.5), strict=True):
+            getattr(self.post_processor, name).fill_(value)
+
+    def forget_validation(self):
+        for name in THRESHOLDS:
+            getattr(self.post_processor, name).fill_(float("nan"))
+        return self
 
     def configure_callbacks(self):
         return [self.post_processor, *self.chosen]
@@ -62,38 +63,19 @@ class BrightSpots(LightningModule):
 
 
 class Files(Dataset):
-    """Images of several classes; `samples` as anomalib's datasets have them."""
+    """Images of several classes, by path, label and class name; `samples` as anomalib's datasets have them."""
 
-    def __init__(self, table):
-        self.samples = table
+    def __init__(self, rows):
+        self.samples = pd.DataFrame(rows, columns=["image_path", "label_index", "class_name"])
 
     def __len__(self):
         return len(self.samples)
 
     def __getitem__(self, index):
-        row = self.samples.iloc[index]
-        image = torch.from_numpy(np.array(Image.open(row.image_path).convert("RGB"))).permute(2, 0, 1) / 255
-        mask = (image[0] > 0.9) if row.label_index else torch.zeros(SIDE, SIDE, dtype=torch.bool)
-        return PromptedItem(
-            image=image,
-            gt_mask=mask,
-            gt_label=torch.tensor(row.label_index),
-            image_path=row.image_path,
-            class_name=row.class_name,
-        )
-
-
-class OneTarget(LightningDataModule):
-    """A datamodule by name and category, as anomalib's visualizer reads them."""
-
-    def __init__(self, dataset, name, category, batch_size=2):
-        super().__init__()
-        self.dataset, self.name, self.category, self.batch_size = dataset, name, category, batch_size
-
-    def test_dataloader(self):
-        return DataLoader(self.dataset, batch_size=self.batch_size, collate_fn=PromptedBatch.collate)
-
-    predict_dataloader = test_dataloader
+        path, label, name = self.samples.iloc[index]
+        image = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1) / 255
+        mask = (image[0] > 0.9) & bool(label)
+        return PromptedItem(image=image, gt_mask=mask, gt_label=torch.tensor(label), image_path=path, class_name=name)
 
 
 def write_image(path, spot=None):
@@ -110,27 +92,12 @@ def loader(dataset, batch_size=3):
     return DataLoader(dataset, batch_size=batch_size, collate_fn=getattr(dataset, "collate_fn", PromptedBatch.collate))
 
 
-@pytest.fixture(scope="session")
-def fakes():
-    """The helpers of this file, which test files cannot import."""
-    return SimpleNamespace(
-        BrightSpots=BrightSpots, Files=Files, OneTarget=OneTarget, loader=loader, write_image=write_image
-    )
-
-
 @pytest.fixture
 def make_trainer(tmp_path):
-    def make(**options):
-        return Trainer(**QUIET | {"default_root_dir": tmp_path / "run"} | options)
-
-    return make
+    return lambda **options: Trainer(**QUIET | {"default_root_dir": tmp_path / "run"} | options)
 
 
 @pytest.fixture
 def make_batch():
     """A batch without predictions."""
-
-    def make(size=2, **fields):
-        return ImageBatch(image=torch.rand(size, 3, SIDE, SIDE), **fields)
-
-    return make
+    return lambda size=2, **fields: ImageBatch(image=torch.rand(size, 3, SIDE, SIDE), **fields)

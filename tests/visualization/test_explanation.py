@@ -25,6 +25,7 @@ FULL = {
     "pred_label": True,
     "gt_label": False,
     "components": {"text score": 0.1},
+    "notes": ["unknown words: none"],
     "class_name": "washer",
     "file_name": "000.png",
 }
@@ -48,25 +49,23 @@ def written(monkeypatch):
 
 
 @pytest.mark.parametrize(("maps", "prompts"), [(0, 0), (0, 1), (1, 4), (4, 9)])
-@pytest.mark.parametrize("size", [(60, 60), (1, 1), (200, 40), (30, 300)])
+@pytest.mark.parametrize("size", [(60, 60), (1, 1), (2000, 1), (30, 300)])
 def test_every_number_of_maps_and_prompts_and_every_shape_is_drawn(maps, prompts, size):
-    query = QUERY.resize(size)
-    arguments = {
-        "maps": {f"map {i}": HeatMap(spot(30, 10 * i)) for i in range(maps)},
-        "prompts": [QUERY.convert(mode) for mode in ("L", "RGBA", "P", "CMYK", "1", *"L" * 4)][:prompts],
-        "components": {f"score {i}": 0.2 * i for i in range(maps)},
-        "mask": np.ones((5, 5)) if prompts else None,
-    }
-    first = explanation_figure(query, **arguments, dpi=25)
-    assert first.mode == "RGB"
-    assert min(first.size) > 50
-    assert first.tobytes() == explanation_figure(query, **arguments, dpi=25).tobytes()
+    figure = explanation_figure(
+        QUERY.resize(size),
+        maps={f"map {i}": HeatMap(spot(30, 10 * i)) for i in range(maps)},
+        prompts=[QUERY.convert(mode).resize(size) for mode in ("L", "RGBA", "P", "CMYK", "1", *"L" * 4)][:prompts],
+        components={f"score {i}": 0.2 * i for i in range(maps)},
+        mask=np.ones((5, 5)) if prompts else None,
+        dpi=25,
+    )
+    assert figure.mode == "RGB"
+    assert min(figure.size) > 50
 
 
 @pytest.mark.parametrize("name", FULL)
 def test_every_argument_changes_the_figure(name):
-    full = draw(**FULL)
-    assert not np.array_equal(full, draw(**{key: value for key, value in FULL.items() if key != name}))
+    assert not np.array_equal(draw(**FULL), draw(**{key: value for key, value in FULL.items() if key != name}))
 
 
 def test_threads_and_the_users_settings_of_matplotlib_change_nothing():
@@ -79,23 +78,20 @@ def test_threads_and_the_users_settings_of_matplotlib_change_nothing():
 
 
 def test_ranges_maxima_and_thresholds_are_written(written):
-    holes = np.eye(4)
-    holes[0, 0] = np.nan
     maps = {
         "residual map": HeatMap(spot(30, 30, 0.25), 0, 0.0314),
         "DASL map": HeatMap(np.full((4, 4), 1e-4)),
-        "OASL map": HeatMap(holes),
+        "OASL map": HeatMap(np.where(np.eye(4), np.nan, 1)),
         "anomaly map": HeatMap(np.full((4, 4), np.inf), 0, 1, 0.4),
     }
     draw(maps=maps, prompts=[QUERY] * 9, class_name="part", file_name="0.png")
     assert {"0.0314", "max 0.25", "max 0.0001", "max 1", "grey: not finite", "no value"} <= set(written)
     assert written.count("threshold 0.4") == 2  # below the overlay and below the map
     assert {"image", "anomaly map over the image", "normal references (9), 8 shown"} <= set(written)
-    assert not [text for text in written if "…" in text]
-    written.clear()
     draw(mask=np.zeros((4, 4)), gt_label=True)
     assert {"ground truth: no pixel marked", "ground truth: anomalous"} <= set(written)
     assert {"n/a", "no normal references (zero-shot)", "scores of normal images: not known"} <= set(written)
+    assert not [text for text in written if "…" in text]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +99,7 @@ def test_ranges_maxima_and_thresholds_are_written(written):
     [
         ({"score": 0.345, "threshold": 0.309, "pred_label": True}, {"0.345 > 0.309", "anomalous"}),
         ({"score": 0.309, "threshold": 0.309, "pred_label": False}, {"0.309 ≤ 0.309", "normal"}),
-        ({"score": 0.30904, "threshold": 0.30901, "pred_label": True}, {"0.30904 > 0.30901", "anomalous"}),
+        ({"score": 0.30904, "threshold": 0.30901}, {"0.30904 > 0.30901"}),
         ({"score": 0.345}, {"0.345", "score (no threshold is known)"}),
         ({"score": float("nan"), "threshold": 0.4, "pred_label": False}, {"nan ≤ 0.400"}),
         ({"score": 0.3, "normal_scores": [0.25, 0.1, 0.2]}, {"3 normal images: 0.100 to 0.250"}),
@@ -113,29 +109,27 @@ def test_ranges_maxima_and_thresholds_are_written(written):
 def test_score_threshold_and_normal_scores_are_written_on_one_scale(written, values, texts):
     draw(**values)
     assert texts <= set(written)
-    assert not [text for text in written if "…" in text or "normalised" in text]
 
 
 @pytest.mark.parametrize(
     ("heat_map", "note"),
     [
         (HeatMap(spot(30, 30, 0.03), 0, 0.3), "empty: no value above 0.0375"),
-        (HeatMap(np.zeros((4, 4))), "empty: no value above 0.125"),
         (HeatMap(spot(30, 30, 0.2), 0.5, 0.9), "empty: no value above 0.55"),
         (HeatMap(np.full((4, 4), 0.6)), "the same value everywhere"),
-        (HeatMap(spot(30, 30, 0.04), 0, 0.3), None),
+        (HeatMap(spot(30, 30, 0.04), 0, 0.3), ""),
     ],
 )
 def test_a_map_that_shows_nothing_is_said_to(written, heat_map, note):
     draw(maps={"anomaly map": heat_map})
     assert [text for text in written if text.startswith(("empty", "the same"))] == ([note] if note else [])
-    overlay = heat_overlay(QUERY, heat_map)
-    assert (note is not None and note.startswith("empty")) == (overlay.tobytes() == QUERY.tobytes())
+    assert note.startswith("empty") == (heat_overlay(QUERY, heat_map).tobytes() == QUERY.tobytes())
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.75, 1.0])
-def test_maps_have_the_colours_of_inferno(share):
-    colour = np.asarray(colours(HeatMap(np.full((2, 2), 3 * share), 0, 3), (4, 4)))[0, 0]
+def test_maps_have_the_colours_of_inferno_on_their_own_fixed_range(share):
+    values = np.array([[3 * share, 1]])
+    colour = np.asarray(colours(HeatMap(values, 0, 3), (2, 1)))[0, 0]
     assert colour == pytest.approx([255 * part for part in matplotlib.colormaps["inferno"](share)[:3]], abs=3)
 
 
@@ -148,19 +142,10 @@ def test_odd_and_long_names_stay_on_the_figure(name):
     assert (figure[:, -6:] == 255).all()
 
 
-def test_the_range_is_fixed_whatever_the_values():
-    bright = []
-    for peak, high in ((0.1, 1), (1, 1), (0.1, 0.1)):
-        pixels = np.asarray(colours(HeatMap(spot(30, 30, peak), 0, high), (60, 60))).astype(int)
-        bright.append(int((pixels[..., 0] > 200).sum()))
-    assert bright[0] == 0 < bright[1] == bright[2]
-
-
 def test_the_overlay_is_coloured_where_the_map_is_high_and_plain_elsewhere():
     query = Image.fromarray(np.random.default_rng(0).integers(0, 255, (120, 240, 3), dtype=np.uint8))
     overlay = np.asarray(heat_overlay(query, HeatMap(spot(15, 45)))).astype(int)
-    redness = overlay[..., 0] - overlay[..., 2]
-    assert redness[25:35, 175:185].min() > 0
+    assert (overlay[..., 0] - overlay[..., 2])[25:35, 175:185].min() > 0
     assert np.array_equal(overlay[80:, :120], np.asarray(query)[80:, :120])
 
 
