@@ -63,7 +63,7 @@ class ScoreTable(Callback):
         """Add a batch's rows."""
         self._rows += image_rows(batch, trainer, pl_module)
 
-    on_predict_batch_end = on_test_batch_end
+    on_predict_batch_end = on_test_batch_end  # type: ignore[assignment]  # fewer arguments
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the table, from the first process where there are several."""

@@ -11,19 +11,24 @@ __all__ = ["backbone", "data", "generalist", "make_engine", "target"]
 
 
 class Probe(Callback):
-    """Keeps what a test asks for at the ends of batches and epochs."""
+    """Keeps the loss of each batch, and what a test asks for before each backward pass and after each epoch."""
 
-    def __init__(self, at_batch=None, at_epoch=None):
+    def __init__(self, at_batch=lambda model: None, at_epoch=lambda model: None):
         self.at_batch, self.at_epoch = at_batch, at_epoch
-        self.batches, self.epochs = [], []
+        self.losses, self.norms, self.batches, self.epochs = [], [], [], []
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        self.losses.append(loss.item())
+
+    def on_after_backward(self, trainer, pl_module):
+        groups = pl_module.trainable_groups().items()
+        self.norms.append({name: sum(value.grad.norm() ** 2 for value in group) ** 0.5 for name, group in groups})
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if self.at_batch:
-            self.batches.append(self.at_batch(pl_module))
+        self.batches.append(self.at_batch(pl_module))
 
     def on_train_epoch_end(self, trainer, pl_module):
-        if self.at_epoch:
-            self.epochs.append(self.at_epoch(pl_module))
+        self.epochs.append(self.at_epoch(pl_module))
 
 
 def parameters(model):
@@ -33,17 +38,13 @@ def parameters(model):
 
 def moved(one, other):
     """Names of the groups that differ."""
-    assert one.keys() == other.keys()
-    return {name.split(".")[0] for name in one if not torch.equal(one[name], other[name])}
+    return {name.split(".")[0] for name in one | other if not torch.equal(one[name], other[name])}
 
 
 @pytest.fixture
 def make_model():
-    def make(kind=InCTRLv2, **options):
-        defaults = {"backbone": BACKBONE, "pretrained": None, "k_shot": 2, "visualizer": False}
-        return kind(**defaults | options)
-
-    return make
+    defaults = {"backbone": BACKBONE, "pretrained": None, "k_shot": 2, "visualizer": False}
+    return lambda kind=InCTRLv2, **options: kind(**defaults | options)
 
 
 @pytest.fixture

@@ -1,13 +1,18 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
 import itertools
+from pathlib import Path
 
 import pytest
+import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback
 
 from anomalib_inctrl import InCTRL
 from anomalib_inctrl.callbacks import LossSchedule
 from tests.callbacks.conftest import Probe, moved, parameters
 
+MONITORED = Path(__file__).parents[2] / "configs" / "train" / "inctrl_v2_monitored.yaml"
 DECAY = {"weight_decay": 0.5}
 
 
@@ -38,26 +43,24 @@ def test_scheduled_weights_train_as_the_models_own(fit):
 
 def test_a_frozen_group_stays_and_the_others_train_as_without_it(fit, make_model):
     model = make_model(**DECAY)
-    epochs = [parameters(model)]
-    probe, free = Probe(at_epoch=parameters), Probe(at_epoch=parameters)
+    start, probe, free = parameters(model), Probe(at_epoch=parameters), Probe(at_epoch=parameters)
     fit(LossSchedule(frozen_until={"oasl_branch": 2, "image_scorer": 1}), probe, model=model, epochs=3)
-    epochs += probe.epochs
     expected = [{"dasl_branch"}, {"dasl_branch", "image_scorer"}, {"dasl_branch", "image_scorer", "oasl_branch"}]
-    assert [moved(one, other) for one, other in itertools.pairwise(epochs)] == expected
+    assert [moved(one, other) for one, other in itertools.pairwise([start, *probe.epochs])] == expected
     fit(free, epochs=3, options=DECAY)
     for one, other in zip(probe.epochs, free.epochs, strict=True):
         assert "dasl_branch" not in moved(one, other)
 
 
 def test_resumed_training_equals_an_uninterrupted_one(fit, tmp_path):
-    def schedule():
-        return LossSchedule({"one_class": {0: 0.1, 2: 0.7}}, {"oasl_branch": 2, "dasl_branch": 1}, interpolate=True)
+    def run(name, **given):
+        schedule = LossSchedule({"one_class": {0: 0.1, 2: 0.7}}, {"oasl_branch": 2, "dasl_branch": 1}, interpolate=True)
+        options = {"epochs": 3, "options": {"score_map": "fused"} | DECAY, "default_root_dir": tmp_path / name}
+        return fit(schedule, **options | given)
 
-    options = {"epochs": 3, "options": {"score_map": "fused"} | DECAY}
-    whole, _ = fit(schedule(), **options, default_root_dir=tmp_path / "whole")
-    _, trainer = fit(schedule(), **options | {"epochs": 1}, default_root_dir=tmp_path / "first")
-    checkpoint = trainer.checkpoint_callback.best_model_path
-    resumed, _ = fit(schedule(), **options, ckpt_path=checkpoint, default_root_dir=tmp_path / "second")
+    whole, _ = run("whole")
+    _, trainer = run("first", epochs=1)
+    resumed, _ = run("second", ckpt_path=trainer.checkpoint_callback.best_model_path)
     assert not moved(parameters(whole), parameters(resumed))
 
 
@@ -74,3 +77,14 @@ def test_resumed_training_equals_an_uninterrupted_one(fit, tmp_path):
 def test_wrong_names_and_numbers_are_refused(fit, message, kind, options):
     with pytest.raises(ValueError, match=message):
         fit(LossSchedule(**options), **({"kind": kind} if kind else {}))
+
+
+def test_callbacks_are_created_from_yaml():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--callbacks", type=list[Callback])
+    parsed = parser.parse_object({"callbacks": yaml.safe_load(MONITORED.read_text())["trainer"]["callbacks"]})
+    assert parser.parse_string(parser.dump(parsed)) == parsed  # what it writes it reads again
+    monitor, branches, schedule = parser.instantiate_classes(parsed).callbacks
+    assert (monitor.every_n_steps, branches.minimum) == (5, 0.05)
+    assert [schedule.weight("one_class", epoch, own=9.0) for epoch in range(4)] == [9.0, 0.5, 1.0, 1.0]
+    assert [schedule.is_frozen("oasl_branch", epoch) for epoch in range(3)] == [True, False, False]
