@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 from anomalib import LearningType
-from anomalib.data import MVTecAD, PredictDataset
+from anomalib.data import MVTecAD
 from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
 from safetensors.torch import save_file
 
@@ -71,41 +71,19 @@ def test_a_timm_backbone_trains_and_its_checkpoint_tests(kind, make_model, make_
     assert found.score.nunique() > 1
 
 
-@pytest.mark.parametrize("masks", [True, False])
-def test_a_stock_datamodule_adapts_prompts_and_thresholds_only(
-    kind, make_model, make_engine, data, folder, masks, caplog
-):
-    """In every step that anomalib's own tests ask of a model, with and without masks."""
-    options = {"train_batch_size": 2, "eval_batch_size": 2}
-    datamodule = MVTecAD(root=data, category="washer", num_workers=0, **options) if masks else folder(**options)
+def test_a_stock_datamodule_adapts_prompts_and_thresholds_only(kind, make_model, make_engine, data, caplog):
     model, engine = make_model(), make_engine()
     before = heads(model)
+    datamodule = MVTecAD(root=data, category="washer", num_workers=0, train_batch_size=2)
     with caplog.at_level(logging.WARNING, "anomalib_inctrl"):
-        trained = engine.train(model, datamodule=datamodule)[0]
+        engine.train(model, datamodule=datamodule)
     assert "heads stay as they are" in caplog.text
     assert "training-free baseline" in caplog.text
     assert same(before, heads(model))
     assert not torch.isnan(model.post_processor.image_threshold)
-    assert ("pixel_AUROC" in trained) == masks
-    checkpoint = engine.best_model_path
-    restored = kind.load_from_checkpoint(checkpoint)
-    assert restored.model.bank.class_names == ["washer" if masks else "object"]  # a Folder has no category
+    restored = kind.load_from_checkpoint(engine.best_model_path)
+    assert restored.model.bank.class_names == ["washer"]
     assert not restored.model.heads_trained
-
-    def again(step, **source):
-        return getattr(make_engine(), step)(make_model(), ckpt_path=checkpoint, **source)
-
-    again("validate", datamodule=datamodule)
-    assert again("test", datamodule=datamodule)[0] == pytest.approx(trained, abs=1e-6)
-    image = next((data / "washer/test/scratch").glob("*.png"))
-    scores = [
-        float(score)
-        for source in ({"datamodule": datamodule}, {"dataset": PredictDataset(image)}, {"data_path": image})
-        for batch in again("predict", **source)
-        for path, score in zip(batch.image_path, batch.pred_score, strict=True)
-        if str(path) == str(image)
-    ]
-    assert scores == pytest.approx(scores[:1] * 3, abs=2e-4)  # normalisation enlarges rounding by batches
 
 
 def test_a_checkpoint_is_small_read_once_and_decides_the_backbone(kind, make_engine, target, trained, monkeypatch):
