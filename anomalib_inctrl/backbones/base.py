@@ -121,6 +121,9 @@ class Backbone(nn.Module, ABC):
                 f"{below} or {below + self.patch_size}."
             )
             raise BackboneError(msg)
+        if image_size is not None and self.image_size != (image_size, image_size):  # OpenCLIP 2.23 with timm's models
+            msg = f"image_size={image_size}: the installed OpenCLIP keeps {name} at {self.image_size}. Upgrade it."
+            raise BackboneError(msg)
         self.num_patches = self.grid[0] * self.grid[1]
         self._fingerprint: str | None = None
         self.register_state_dict_post_hook(_drop_network)  # type: ignore[no-untyped-call]

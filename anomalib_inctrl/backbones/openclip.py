@@ -173,12 +173,12 @@ def _layout(network: Any, name: str) -> Layout:
     trunk: Any = getattr(visual, "trunk", None)
     try:
         if trunk is None:
-            depth, grid = len(visual.transformer.resblocks), visual.grid_size
+            depth, size, grid = len(visual.transformer.resblocks), visual.image_size, visual.grid_size
             patch_size, width = visual.conv1.kernel_size[0], visual.conv1.out_channels
         else:
-            depth, grid = len(trunk.blocks), trunk.patch_embed.grid_size
+            depth, size, grid = len(trunk.blocks), trunk.patch_embed.img_size, trunk.patch_embed.grid_size
             patch_size, width = trunk.patch_embed.patch_size[0], trunk.embed_dim
-        return depth, visual.image_size, grid, patch_size, width, getattr(network, "text", visual).output_dim
+        return depth, size, grid, patch_size, width, getattr(network, "text", visual).output_dim
     except AttributeError as error:
         msg = (
             f"backbone={name!r} has no vision transformer with a text encoder (its image encoder is "
@@ -209,16 +209,19 @@ def _without_padding(network: Any, tokens: Tensor) -> tuple[Callable[[Tensor], T
 def _encode_with_hooks(visual: Any, indices: Sequence[int], images: Tensor) -> tuple[Sequence[Tensor], Tensor]:
     """The same for OpenCLIP releases that lack ``forward_intermediates``, those that anomalib's WinCLIP works with."""
     outputs: list[Tensor] = []
-    blocks = [visual.transformer.resblocks[index] for index in indices]
-    hooks = [block.register_forward_hook(lambda *call: outputs.append(call[-1])) for block in blocks]
+    trunk = getattr(visual, "trunk", None)  # of timm
+    blocks = visual.transformer.resblocks if trunk is None else trunk.blocks
+    hooks = [blocks[index].register_forward_hook(lambda *call: outputs.append(call[-1])) for index in indices]
     try:
         embedding = visual(images)
     finally:
         for hook in hooks:
             hook.remove()
-    # OpenCLIP up to 2.26 runs its blocks on (token, batch, width), later releases on (batch, token, width).
-    batch_first = getattr(visual.transformer, "batch_first", False)
-    return [(output if batch_first else output.transpose(0, 1))[:, 1:] for output in outputs], embedding
+    # OpenCLIP up to 2.26 runs its own blocks on (token, batch, width), later releases on (batch, token, width).
+    if trunk is None and not getattr(visual.transformer, "batch_first", False):
+        outputs = [output.transpose(0, 1) for output in outputs]
+    prefix_tokens = 1 if trunk is None else trunk.num_prefix_tokens
+    return [output[:, prefix_tokens:] for output in outputs], embedding
 
 
 def openclip_input(name: str, pretrained: str | None) -> tuple[Sequence[int], tuple[float, ...], tuple[float, ...]]:
