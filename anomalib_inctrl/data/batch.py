@@ -87,9 +87,9 @@ class PromptedBatch(ImageBatch):
         valid = [item.gt_mask is not None if item.mask_valid is None else bool(item.mask_valid) for item in items]
         filled = []
         for item, known in zip(items, valid, strict=True):
-            image: Any = item.image
-            empty = torch.zeros_like(image[0], dtype=torch.bool) if any(valid) else None
-            mask: Any = empty if item.gt_mask is None else item.gt_mask
+            mask: Any = item.gt_mask
+            if mask is None and any(valid):
+                mask = torch.zeros(torch.as_tensor(item.image).shape[-2:], dtype=torch.bool)
             filled.append(item.update(in_place=False, mask_path=None, mask_valid=torch.tensor(known), gt_mask=mask))
         batch = cast("PromptedBatch", super().collate(filled))
         if any(item.mask_path for item in items):
@@ -141,16 +141,16 @@ class CachedBatch:
     @classmethod
     def collate(cls, items: Sequence[CachedItem]) -> CachedBatch:
         """Stack items to a batch."""
-        masks = [item.gt_mask for item in items]
-        known = [mask for mask in masks if mask is not None]
-        empty = torch.zeros_like(known[0]) if known else None
+        known = torch.tensor([item.gt_mask is not None for item in items])
+        empty = next((torch.zeros_like(item.gt_mask) for item in items if item.gt_mask is not None), None)
+        masks = [empty if item.gt_mask is None else item.gt_mask for item in items]
         return cls(
             rows=torch.tensor([item.draw.query for item in items]),
             prompt_rows=torch.tensor([item.draw.prompts for item in items]),
             class_name=[item.class_name for item in items],
             gt_label=torch.stack([item.gt_label for item in items]),
-            gt_mask=None if empty is None else torch.stack([empty if mask is None else mask for mask in masks]),
-            mask_valid=torch.tensor([mask is not None for mask in masks]),
+            gt_mask=torch.stack(cast("list[torch.Tensor]", masks)) if known.any() else None,
+            mask_valid=known,
             one_class=torch.tensor([item.draw.one_class for item in items]),
         )
 

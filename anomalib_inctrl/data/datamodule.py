@@ -116,10 +116,8 @@ class GeneralistDataModule(AnomalibDataModule):
         self.one_class_batch_size = one_class_batch_size
         self.feature_store = feature_store
         self.steps_per_epoch = steps_per_epoch
-        self.sources = {
-            "auxiliary": parse_sources(auxiliary, "auxiliary"),
-            "targets": parse_sources(targets, "targets"),
-        }
+        given = {"auxiliary": auxiliary, "targets": targets}
+        self.sources = {argument: parse_sources(sources, argument) for argument, sources in given.items()}
         self._datamodules: dict[str, dict[str, AnomalibDataModule]] = {}
 
     def prepare_data(self) -> None:

@@ -10,16 +10,16 @@ import pandas as pd
 import torch
 from anomalib import TaskType
 from anomalib.data import AnomalibDataset
-from anomalib.data.utils import LabelName, Split
+from anomalib.data.utils import Split
 from torchvision.transforms.v2 import functional as TF
 from torchvision.tv_tensors import Image, Mask
 
-from anomalib_inctrl.data.batch import CachedItem, PromptedBatch, PromptedItem, TrainingDraw
+from anomalib_inctrl.data.batch import CachedItem, PromptedItem, TrainingDraw
 from anomalib_inctrl.errors import DatasetError, ImageFileError
 from anomalib_inctrl.io.images import image_size, read_image, read_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from torchvision.transforms.v2 import Transform
 
@@ -39,21 +39,16 @@ class GeneralistDataset(AnomalibDataset):
     Args:
         samples: Table with the columns ``image_path``, ``split``, ``label_index``, ``mask_path``, ``class_name`` and
             ``has_mask``.
-        augmentations: Applied to every query, with its mask.
-        prompt_augmentations: Applied to every prompt: the resize, but nothing random.
 
     Attributes:
+        augmentations: Applied to every query, with its mask.
+        prompt_augmentations: Applied to every prompt: the resize, but nothing random.
         cached_size: Height and width of the model's input if draws are to give rows and masks, but no pixels.
     """
 
-    def __init__(
-        self,
-        samples: pd.DataFrame,
-        augmentations: Transform | None = None,
-        prompt_augmentations: Transform | None = None,
-    ) -> None:
-        super().__init__(augmentations=augmentations)
-        self.prompt_augmentations = prompt_augmentations
+    def __init__(self, samples: pd.DataFrame) -> None:
+        super().__init__()
+        self.prompt_augmentations: Transform | None = None
         self.cached_size: tuple[int, int] | None = None
         self.samples = samples
 
@@ -89,11 +84,6 @@ class GeneralistDataset(AnomalibDataset):
         task = TaskType.SEGMENTATION if samples["has_mask"].any() else TaskType.CLASSIFICATION
         self._samples.attrs["task"] = task.value
 
-    @property
-    def collate_fn(self) -> Callable[[list[PromptedItem]], PromptedBatch]:
-        """Function that stacks items."""
-        return PromptedBatch.collate
-
     def __getitem__(self, index: int | TrainingDraw) -> PromptedItem | CachedItem:  # type: ignore[override]
         """Read one sample.
 
@@ -126,13 +116,12 @@ class GeneralistDataset(AnomalibDataset):
         mask = _read_mask(sample, tuple(image.shape[-2:]))
         if self.augmentations is not None:
             image, mask = self.augmentations(image, mask)
-        mask_files = _mask_files(sample.mask_path)
         return PromptedItem(
             image=image,
             gt_mask=mask,
             gt_label=torch.tensor(int(sample.label_index)),
             image_path=sample.image_path,
-            mask_path=mask_files[0] if mask_files else None,
+            mask_path=next(iter(_mask_files(sample.mask_path)), None),
             class_name=sample.class_name,
         )
 
@@ -140,41 +129,39 @@ class GeneralistDataset(AnomalibDataset):
         sample = self.samples.iloc[draw.query]
         mask: Any = None
         if sample.has_mask:
-            is_normal = sample.label_index == int(LabelName.NORMAL)
-            mask = _read_mask(sample, size if is_normal else image_size(sample.image_path))
-            if not is_normal and self.augmentations is not None:
+            mask = _read_mask(sample, image_size(sample.image_path) if sample.label_index else size)
+            if sample.label_index and self.augmentations is not None:
                 mask = self.augmentations(mask)  # resized as with its image
             mask = mask.as_subclass(torch.Tensor)
         return CachedItem(draw, sample.class_name, torch.tensor(int(sample.label_index)), mask)
 
     def _read_prompts(self, rows: tuple[int, ...], size: torch.Size) -> Image:
-        images = [Image(read_image(self.samples["image_path"].iloc[row])) for row in rows]
-        if self.prompt_augmentations is not None:
-            images = [self.prompt_augmentations(image) for image in images]
+        resize = self.prompt_augmentations or torch.nn.Identity()
+        images = [resize(Image(read_image(self.samples["image_path"].iloc[row]))) for row in rows]
         # Only needed where neither model nor user resizes: prompts are stacked with their query.
         images = [image if image.shape[-2:] == size else TF.resize(image, list(size)) for image in images]
         return Image(torch.stack(images))
 
 
 def _class_table(class_name: str, part: AnomalibDataset) -> pd.DataFrame:
-    labels = part.samples["label_index"]
-    unlabelled = part.samples[~labels.isin([int(LabelName.NORMAL), int(LabelName.ABNORMAL)])]
+    samples = part.samples
+    unlabelled = samples[~samples["label_index"].isin([0, 1])]
     if len(unlabelled):
         msg = (
             f"Class {class_name!r}: {len(unlabelled)} of {len(part)} images have no label, for example "
             f"{unlabelled.image_path.iloc[0]}. Leave them out or sort them into normal and abnormal."
         )
         raise DatasetError(msg)
-    masks = part.samples["mask_path"] if "mask_path" in part.samples else pd.Series("", index=part.samples.index)
+    masks = samples["mask_path"] if "mask_path" in samples else pd.Series("", index=samples.index)
     has_mask_file = masks.map(lambda value: bool(_mask_files(value)))
     return pd.DataFrame(
         {
-            "image_path": part.samples["image_path"].astype(str),
-            "split": part.samples["split"].map(lambda split: Split(split).value),
-            "label_index": labels.astype(int),
+            "image_path": samples["image_path"].astype(str),
+            "split": samples["split"].map(lambda split: Split(split).value),
+            "label_index": samples["label_index"].astype(int),
             "mask_path": masks.where(has_mask_file, ""),
             "class_name": class_name,
-            "has_mask": (part.task == TaskType.SEGMENTATION) & (has_mask_file | (labels == int(LabelName.NORMAL))),
+            "has_mask": (part.task == TaskType.SEGMENTATION) & (has_mask_file | (samples["label_index"] == 0)),
         },
     )
 
@@ -190,9 +177,7 @@ def _read_mask(sample: pd.Series, size: tuple[int, int]) -> Mask | None:
     if not sample.has_mask:
         return None
     mask = torch.zeros(size, dtype=torch.bool)
-    if sample.label_index == int(LabelName.NORMAL):
-        return Mask(mask)
-    for path in _mask_files(sample.mask_path):
+    for path in _mask_files(sample.mask_path) if sample.label_index else []:
         try:
             part = read_mask(path, sample.image_path)
         except ImageFileError as error:

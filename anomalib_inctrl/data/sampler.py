@@ -10,11 +10,14 @@ import numpy as np
 from torch import distributed
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler
 
+from anomalib_inctrl.arguments import check_arguments
 from anomalib_inctrl.data.batch import TrainingDraw
 from anomalib_inctrl.errors import ArgumentError, DatasetError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
+
+    from numpy.typing import NDArray
 
     from anomalib_inctrl.data.dataset import GeneralistDataset
 
@@ -78,16 +81,16 @@ class BalancedSampler(DistributedSampler[TrainingDraw]):
 
         abnormal = dataset.samples["label_index"].to_numpy(dtype=int) == 1
         self._class_of = dataset.samples["class_name"].to_numpy()
-        chosen = np.isin(self._class_of, list(set(self._class_of) if classes is None else classes))
+        names = sorted(set(self._class_of) if classes is None else classes)
+        chosen = np.isin(self._class_of, names)
         self._pools = {"normal": np.flatnonzero(chosen & ~abnormal), "abnormal": np.flatnonzero(chosen & abnormal)}
         for label, pool in self._pools.items():
             if not len(pool):
                 msg = f"auxiliary: no {label} images among {len(dataset)}. Training needs normal and abnormal ones."
                 raise DatasetError(msg)
         # Per class the rows of its normal images, in ascending order.
-        names = set(self._class_of[chosen])
         self._normals = {name: np.flatnonzero(~abnormal & (self._class_of == name)) for name in names}
-        for name, normals in sorted(self._normals.items()):
+        for name, normals in self._normals.items():
             if len(normals) < k_shot + 1:
                 msg = (
                     f"auxiliary: class {name!r} has {len(normals)} normal images; k_shot={k_shot} prompts and a query "
@@ -106,60 +109,37 @@ class BalancedSampler(DistributedSampler[TrainingDraw]):
 
     def __iter__(self) -> Iterator[TrainingDraw]:
         """Draws of this process in the current epoch."""
-        balanced, one_class = self._balanced_steps(), self._one_class_steps()
+        # Queries come from the streams that all processes share, so that they are dealt out without overlap. Both parts
+        # of the batch have streams of their own.
+        shared, own = self._stream(0), self._stream(1 + self.rank)
+        decks = [self._deal(pool, self.batch_size // 2, shared) for pool in self._pools.values()]
+        own_one_class = self._stream(1 + self.rank, 1)
+        one_class = self._deal(self._pools["normal"], self.one_class_batch_size, self._stream(0, 1))
         for _ in range(self.steps_per_epoch):
-            yield from next(balanced)
-            yield from next(one_class)
+            queries = np.concatenate([next(deck) for deck in decks])
+            yield from [self._draw(query, own) for query in own.permutation(queries)]
+            yield from [self._draw(query, own_one_class, one_class=True) for query in next(one_class)]
 
-    def _balanced_steps(self) -> Iterator[list[TrainingDraw]]:
-        shared, own = self._streams()
-        decks = [_Deck(pool, shared) for pool in self._pools.values()]
+    def _stream(self, who: int, *part: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, self.epoch, who, *part])
+
+    def _deal(self, pool: NDArray[np.int_], count: int, rng: np.random.Generator) -> Iterator[NDArray[np.int_]]:
+        """Deal ``count`` rows of a pool to each process in random order, again and again; yields those of this one."""
+        left = pool[:0]
         while True:
-            queries = np.concatenate([self._share(deck, self.batch_size // 2) for deck in decks])
-            yield [self._draw(query, own) for query in own.permutation(queries)]
-
-    def _one_class_steps(self) -> Iterator[list[TrainingDraw]]:
-        shared, own = self._streams(1)
-        deck = _Deck(self._pools["normal"], shared)
-        while True:
-            yield [self._draw(query, own, one_class=True) for query in self._share(deck, self.one_class_batch_size)]
-
-    def _streams(self, *part: int) -> tuple[np.random.Generator, np.random.Generator]:
-        """The random streams of all processes and of this one, for a part of the batch (not 0: seeded like none)."""
-        # Queries come from the shared stream, so that they are dealt out without overlap.
-        shared, own = (np.random.default_rng([self.seed, self.epoch, who, *part]) for who in (0, 1 + self.rank))
-        return shared, own
-
-    def _share(self, deck: _Deck, count: int) -> np.ndarray:
-        """Rows for this process when ``count`` are dealt to each."""
-        return deck.deal(count * self.num_replicas)[self.rank * count : (self.rank + 1) * count]
+            dealt = pool[:0]
+            while (missing := count * self.num_replicas - len(dealt)) > 0:
+                if not len(left):
+                    # Rows dealt in this step come last, so that a step repeats a row only if the pool is smaller.
+                    left = rng.permutation(pool)
+                    left = left[np.argsort(np.isin(left, dealt), kind="stable")]
+                dealt, left = np.concatenate([dealt, left[:missing]]), left[missing:]
+            yield dealt[self.rank * count : (self.rank + 1) * count]
 
     def _draw(self, query: int, rng: np.random.Generator, one_class: bool = False) -> TrainingDraw:
         normals = self._normals[self._class_of[query]]
         prompts = rng.choice(normals[normals != query], self.k_shot, replace=False)
         return TrainingDraw(int(query), tuple(prompts.tolist()), int(rng.integers(2**31)), one_class)
-
-
-class _Deck:
-    """Deals the rows of a pool in random order and reshuffles when all are dealt."""
-
-    def __init__(self, pool: np.ndarray, rng: np.random.Generator) -> None:
-        self._pool = pool
-        self._rng = rng
-        self._left = pool[:0]
-
-    def deal(self, count: int) -> np.ndarray:
-        dealt = self._left[:0]
-        while len(dealt) < count:
-            if not len(self._left):
-                # Rows dealt in this step come last, so that a step repeats a row only if the pool is smaller.
-                shuffled = self._rng.permutation(self._pool)
-                held = np.isin(shuffled, dealt)
-                self._left = np.concatenate([shuffled[~held], shuffled[held]])
-            missing = count - len(dealt)
-            dealt = np.concatenate([dealt, self._left[:missing]])
-            self._left = self._left[missing:]
-        return dealt
 
 
 class MaskwiseBatchSampler(BatchSampler):
@@ -182,13 +162,13 @@ class MaskwiseBatchSampler(BatchSampler):
         """Batches of rows."""
         waiting: dict[bool, list[int]] = {True: [], False: []}
         for row in self.sampler:
-            batch = waiting[self.has_mask[row]]
-            batch.append(row)
-            if len(batch) == self.batch_size:
-                yield batch
-                waiting[self.has_mask[row]] = []
+            known = self.has_mask[row]
+            waiting[known].append(row)
+            if len(waiting[known]) == self.batch_size:
+                yield waiting[known]
+                waiting[known] = []
         if not self.drop_last:
-            yield from (batch for batch in waiting.values() if batch)
+            yield from filter(None, waiting.values())
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -200,8 +180,5 @@ def check_draws(batch_size: int, k_shot: int, steps_per_epoch: int, one_class_ba
     if batch_size < 2 or batch_size % 2:
         msg = f"train_batch_size={batch_size}: give an even number of at least 2, half normal and half abnormal."
         raise ArgumentError(msg)
-    lowest = {"k_shot": (k_shot, 1), "steps_per_epoch": (steps_per_epoch, 1)}
-    for name, (value, least) in {**lowest, "one_class_batch_size": (one_class_batch_size, 0)}.items():
-        if value < least:
-            msg = f"{name}={value}: training needs at least {least}."
-            raise ArgumentError(msg)
+    values = {"k_shot": k_shot, "steps_per_epoch": steps_per_epoch, "one_class_batch_size": one_class_batch_size}
+    check_arguments(check_draws, values, {"k_shot": 1, "steps_per_epoch": 1, "one_class_batch_size": 0})

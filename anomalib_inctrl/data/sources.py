@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.datamodules.base import AnomalibVideoDataModule
@@ -19,7 +19,7 @@ from anomalib_inctrl.arguments import check_arguments
 from anomalib_inctrl.errors import ArgumentError, DatasetError
 
 # What the folder of a category holds: in MVTec AD's layout and those like it, in VisA as distributed, in Real-IAD.
-_CATEGORY_FOLDERS = frozenset({"train", "Data", "OK"})
+_CATEGORY_PARTS = {"train", "Data", "OK"}
 
 
 @dataclass
@@ -114,8 +114,7 @@ def prepare(datamodule: AnomalibDataModule) -> None:
     create their data.
     """
     root = _root(datamodule)
-    in_place = root is not None and (root / datamodule.category).is_dir()
-    if in_place or not _is_anomalibs(type(datamodule)):
+    if not _is_anomalibs(type(datamodule)) or (root is not None and (root / datamodule.category).is_dir()):
         datamodule.prepare_data()
 
 
@@ -135,35 +134,32 @@ def read_parts(class_name: str, datamodule: AnomalibDataModule, argument: str) -
                 f"dataset is complete and that its folders are as {name} expects."
             )
             raise DatasetError(msg) from error
+    parts = {split: getattr(datamodule, f"{split}_data", None) for split in ("train", "val")}
     # Not test_data: MVTecAD2 has several test sets, its loader takes the chosen one.
-    parts = {"train": getattr(datamodule, "train_data", None), "val": getattr(datamodule, "val_data", None)}
     parts["test"] = datamodule.test_dataloader().dataset
     return {split: part for split, part in parts.items() if part is not None}
 
 
 def _find_class(name: str, where: str) -> type[AnomalibDataModule]:
-    known = _subclasses(AnomalibDataModule)  # type: ignore[type-abstract]
+    classes = _image_classes(AnomalibDataModule)  # type: ignore[type-abstract]
+    known = {cls.__name__: cls for cls in classes}
     module, _, attribute = name.rpartition(".")
     try:
-        holder: Any = importlib.import_module(module or "anomalib.data")
+        found = getattr(importlib.import_module(module or "anomalib.data"), attribute, known.get(name))
     except ImportError as error:
         msg = f"{where}.datamodule={name!r}: {error}. Install the package or correct the name."
         raise DatasetError(msg) from error
-    found = getattr(holder, attribute, None if module else known.get(name))
-    if not (inspect.isclass(found) and issubclass(found, AnomalibDataModule) and not inspect.isabstract(found)):
-        msg = f"{where}.datamodule={name!r}: there is no such datamodule. Available: {', '.join(sorted(known))}."
+    if found not in classes:
+        msg = f"{where}.datamodule={name!r}: no such datamodule of images. Available: {', '.join(sorted(known))}."
         raise DatasetError(msg)
-    if issubclass(found, AnomalibVideoDataModule):
-        msg = f"{where}.datamodule={name!r}: holds videos. Give a datamodule of images."
-        raise DatasetError(msg)
-    return found
+    return cast("type[AnomalibDataModule]", found)
 
 
-def _subclasses(cls: type[AnomalibDataModule]) -> dict[str, type[AnomalibDataModule]]:
-    """Classes by name that can be created."""
-    found = {} if inspect.isabstract(cls) else {cls.__name__: cls}
+def _image_classes(cls: type[AnomalibDataModule]) -> list[type[AnomalibDataModule]]:
+    """Classes that can be created and hold images."""
+    found = [] if inspect.isabstract(cls) or issubclass(cls, AnomalibVideoDataModule) else [cls]
     for subclass in cls.__subclasses__():
-        found |= _subclasses(subclass)
+        found += _image_classes(subclass)
     return found
 
 
@@ -212,25 +208,22 @@ def _construct(cls: type[AnomalibDataModule], arguments: dict[str, Any], where: 
 
 def _choose_categories(source: DataSource, cls: type[AnomalibDataModule], root: Path | None, where: str) -> list[str]:
     # A class that lists its categories creates or converts them; others are searched for them.
-    listed = sorted(getattr(cls, "default_categories", ()))
-    found = listed or _categories_on_disk(root)
-    wanted = found if source.categories is None else source.categories
-    if not wanted:
-        held = ", ".join(folder.name for folder in _folders(root)) or "no folders"
+    if listed := sorted(getattr(cls, "default_categories", ())):
+        return source.categories or listed
+    inside = _folders(root)
+    # A category's folder lies in root or in a folder of it, and is laid out as in one of anomalib's datasets.
+    folders = [*inside, *(inner for folder in inside for inner in _folders(folder))]
+    found = sorted({path.name for path in folders if any(inner.name in _CATEGORY_PARTS for inner in _folders(path))})
+    if not (wanted := source.categories or found):
+        held = ", ".join(folder.name for folder in inside) or "no folders"
         msg = f"{where}.categories: none given and none found in {root}, which holds {held}. Correct root or name them."
         raise DatasetError(msg)
     # Some classes keep no folder for a category; then only reading shows what is there.
-    missing = [name for name in wanted if name not in found] if found and not listed and _is_anomalibs(cls) else []
+    missing = [name for name in wanted if name not in found] if found and _is_anomalibs(cls) else []
     if missing:
         msg = f"{where}.categories: {', '.join(missing)} not found in {root}. Available: {', '.join(found)}."
         raise DatasetError(msg)
-    return list(wanted)
-
-
-def _categories_on_disk(root: Path | None) -> list[str]:
-    """Folders in root, or in a folder of it, that are laid out as a category is in one of anomalib's datasets."""
-    folders = [folder for parent in (root, *_folders(root)) for folder in _folders(parent)]
-    return sorted({folder.name for folder in folders if _CATEGORY_FOLDERS & {inner.name for inner in _folders(folder)}})
+    return wanted
 
 
 def _folders(root: Path | None) -> list[Path]:

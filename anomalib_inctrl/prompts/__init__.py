@@ -2,20 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Choosing the normal images that serve as prompts."""
 
-from anomalib_inctrl.prompts.selection import (
-    SELECTORS,
-    FirstSelector,
-    PromptSelector,
-    RandomSelector,
-    RepresentativeSelector,
-    create_selector,
-)
-
-__all__ = [
-    "SELECTORS",
-    "FirstSelector",
-    "PromptSelector",
-    "RandomSelector",
-    "RepresentativeSelector",
-    "create_selector",
-]
+from anomalib_inctrl.prompts.selection import SELECTORS as SELECTORS
+from anomalib_inctrl.prompts.selection import FirstSelector as FirstSelector
+from anomalib_inctrl.prompts.selection import PromptSelector as PromptSelector
+from anomalib_inctrl.prompts.selection import RandomSelector as RandomSelector
+from anomalib_inctrl.prompts.selection import RepresentativeSelector as RepresentativeSelector
+from anomalib_inctrl.prompts.selection import create_selector as create_selector

@@ -154,36 +154,35 @@ def read_prompt_list(source: str | Path | Sequence[str | Path]) -> dict[str | No
     Raises:
         PromptError: If there is no such source, it is empty, or an image it names does not exist.
     """
-    lists: Mapping[str | None, Sequence[str | Path]]
-    if not isinstance(source, (str, Path)):
-        lists = {None: source}
-    elif (source := Path(source)).is_dir():
-        if not (images := list_images(source)):
-            msg = f"prompts={source}: the folder holds no images. Put the normal images directly into it."
+    lists: Mapping[str | None, Sequence[str | Path]] = {None: source}  # type: ignore[dict-item]
+    if isinstance(source, (str, Path)):
+        source = Path(source)
+        if not source.exists():
+            msg = f"prompts={source}: no such folder or file. Give a folder of normal images or a list of them."
             raise PromptError(msg)
-        return {None: images}
-    elif not source.is_file():
-        msg = f"prompts={source}: no such folder or file. Give a folder of normal images or a list of them."
-        raise PromptError(msg)
-    elif source.suffix == ".json":
         try:
-            lists = dict(_PROMPT_LISTS.validate_json(source.read_bytes()).items())
+            lists = _listed(source)
         except ValueError as error:
-            msg = f"prompts={source}: expected {{class name: [paths]}} as written to {PROMPT_LIST_NAME} ({error})."
+            msg = (
+                f"prompts={source}: not readable ({error}). Write one image path a line, in UTF-8, or "
+                f"{{class name: [paths]}} as in {PROMPT_LIST_NAME}."
+            )
             raise PromptError(msg) from error
-    elif source.suffix == ".txt":
-        try:
-            lines = source.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            msg = f"prompts={source}: not readable as text ({error}). Write one image path a line, in UTF-8."
-            raise PromptError(msg) from error
-        lists = {None: [line.strip() for line in lines if line.strip()]}
-    else:
-        return {None: [source]}
     if not lists or (None in lists and not len(lists[None])):
-        msg = f"prompts={source}: the list is empty. Name at least one normal image."
+        msg = f"prompts={source}: holds no images. Name at least one normal image, or put it directly into the folder."
         raise PromptError(msg)
     return {name: [_existing(Path(path), source) for path in paths] for name, paths in lists.items()}
+
+
+def _listed(source: Path) -> Mapping[str | None, Sequence[str | Path]]:
+    if source.is_dir():
+        return {None: list_images(source)}
+    if source.suffix == ".json":
+        return dict(_PROMPT_LISTS.validate_json(source.read_bytes()).items())
+    if source.suffix == ".txt":
+        lines = source.read_text(encoding="utf-8").splitlines()
+        return {None: [line.strip() for line in lines if line.strip()]}
+    return {None: [source]}
 
 
 def write_prompt_list(prompts: Mapping[str, Sequence[str]], folder: str | Path) -> Path:

@@ -12,20 +12,23 @@ import numpy as np
 from PIL import Image
 
 
+def save(path: Path, image: Image.Image) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
 def noise_image(path: Path, size: tuple[int, int], seed: int = 0, mode: str = "L") -> None:
     """An image of coarse noise, which compresses well; size is (width, height)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 12), dtype=np.uint8)
-    Image.fromarray(coarse).resize(size, Image.Resampling.NEAREST).convert(mode).save(path)
+    save(path, Image.fromarray(coarse).resize(size, Image.Resampling.NEAREST).convert(mode))
 
 
 def mask(path: Path, size: tuple[int, int], *boxes: tuple[int, int, int, int]) -> None:
     """A mask with boxes (left, top, right, bottom) set; size is (width, height)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("L", size)
     for box in boxes:
         image.paste(255, box)
-    image.save(path)
+    save(path, image)
 
 
 def write_aitex(root: Path) -> Path:
@@ -34,19 +37,17 @@ def write_aitex(root: Path) -> Path:
     for fabric, name in enumerate(("2306881-210020u", "2311517-195063u")):
         for number in (1, 2, 10):
             noise_image(root / "NODefect_images" / name / f"{number:04}_000_0{fabric}.png", size, 10 * fabric + number)
-    defects, masks = root / "Defect_images", root / "Mask_images"
-    noise_image(defects / "0011_002_00.png", size, 30)
+    for seed, name in enumerate(("0011_002_00", "0044_019_04", "0100_025_08", "0106_010_03")):
+        noise_image(root / "Defect_images" / f"{name}.png", size, 30 + seed)
+    noise_image(root / "Defect_images" / "0094_027_05.png", (724, 256), 40)
+    masks = root / "Mask_images"
     mask(masks / "0011_002_00_mask.png", size, (250, 0, 260, 9))  # across the first cut
-    noise_image(defects / "0044_019_04.png", size, 31)
     mask(masks / "0044_019_04_mask1.png", size, (10, 10, 20, 20))
     mask(masks / "0044_019_04_mask2.png", size, (800, 10, 820, 20))
-    noise_image(defects / "0094_027_05.png", (724, 256), 32)
     mask(masks / "0094_027_05_mask.png", (724, 256), (720, 200, 724, 256))
-    noise_image(defects / "0100_025_08.png", size, 33)
-    noise_image(defects / "0106_010_03.png", size, 34)
     mask(masks / "0106_010_03_mask.png", size)
     (root / "NODefect_images" / ".DS_Store").write_bytes(b"\0")
-    (defects / "._0011_002_00.png").write_bytes(b"\0")
+    (root / "Defect_images" / "._0011_002_00.png").write_bytes(b"\0")
     return root
 
 
@@ -66,10 +67,9 @@ def write_elpv(root: Path) -> Path:
     rows = []
     for number in range(1, 21):
         probability = (0.0, 0.0, 0.3333333333333333, 1.0, 0.6666666666666666)[number % 5]
-        kind = "mono" if number % 2 else "poly"
         noise_image(root / "images" / f"cell{number:04}.png", (30, 30), number)
-        rows.append(f"images/cell{number:04}.png  {probability}   {kind}")
-    (root / "labels.csv").write_text("\n".join(rows) + "\n")
+        rows.append(f"images/cell{number:04}.png  {probability}   {'mono' if number % 2 else 'poly'}\n")
+    (root / "labels.csv").write_text("".join(rows))
     return root
 
 
@@ -93,14 +93,13 @@ def write_head_ct(root: Path) -> Path:
     return root
 
 
-def write_mnist(root: Path, per_digit: int = 3, size: int = 28) -> Path:
-    """idx files of all ten digits; the test split has one image fewer of each."""
-    generator = np.random.default_rng(0)
+def write_mnist(root: Path) -> Path:
+    """idx files of all ten digits; three of each for training and two for testing."""
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
-    for split, count in (("train", 10 * per_digit), ("t10k", 10 * (per_digit - 1))):
+    for split, count in (("train", 30), ("t10k", 20)):
         labels = np.arange(count, dtype=np.uint8) % 10
-        pixels = generator.integers(0, 256, (count, size, size), dtype=np.uint8)
+        pixels = np.random.default_rng(0).integers(0, 256, (count, 28, 28), dtype=np.uint8)
         for kind, magic, values in (("images-idx3", 2051, pixels), ("labels-idx1", 2049, labels)):
             header = np.array([magic, *values.shape], dtype=">i4").tobytes()
             (raw / f"{split}-{kind}-ubyte").write_bytes(header + values.tobytes())
@@ -113,7 +112,6 @@ def write_cifar10(root: Path, monkeypatch) -> Path:
 
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
-    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
     def write(name: str, content: dict) -> list[str]:
         data = pickle.dumps(content)
@@ -121,15 +119,13 @@ def write_cifar10(root: Path, monkeypatch) -> Path:
         return [name, hashlib.md5(data).hexdigest()]
 
     def batch(seed: int) -> dict:
-        generator = np.random.default_rng(seed)
-        coarse = generator.integers(0, 256, (20, 3, 2, 2), dtype=np.uint8).repeat(16, 2).repeat(16, 3)
-        return {"data": coarse.reshape(20, 3072), "labels": [index % 10 for index in range(20)]}
+        coarse = np.random.default_rng(seed).integers(0, 256, (20, 3, 2, 2), dtype=np.uint8)
+        return {"data": coarse.repeat(16, 2).repeat(16, 3).reshape(20, 3072), "labels": [*range(10)] * 2}
 
-    train = [write(f"data_batch_{number}", batch(number)) for number in range(1, 6)]
-    test = [write("test_batch", batch(6))]
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    monkeypatch.setattr(CIFAR10, "train_list", [write(f"data_batch_{number}", batch(number)) for number in range(1, 6)])
+    monkeypatch.setattr(CIFAR10, "test_list", [write("test_batch", batch(6))])
     filename, md5 = write("batches.meta", {"label_names": names})
-    monkeypatch.setattr(CIFAR10, "train_list", train)
-    monkeypatch.setattr(CIFAR10, "test_list", test)
     monkeypatch.setattr(CIFAR10, "meta", {"filename": filename, "key": "label_names", "md5": md5})
     return root
 

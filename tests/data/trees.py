@@ -17,35 +17,23 @@ def write_image(path: Path, seed: int, size: tuple[int, int] = (32, 32)) -> Path
     return path
 
 
-def write_mask(path: Path, size: tuple[int, int] = (32, 32)) -> Path:
-    """A mask with a square of 8 x 8 set."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def mvtec_category(root: Path, name: str, *, train: int = 5, size: tuple[int, int] = (32, 32)) -> Path:
+    """Normal images for training, two normal and three abnormal ones for testing, whose masks are a square of 8 x 8."""
+    for folder, count, seed in (("train/good", train, 0), ("test/good", 2, 100), ("test/scratch", 3, 200)):
+        for index in range(count):
+            write_image(root / name / folder / f"{index:03}.png", seed + index, size)
     mask = np.zeros(size, dtype=np.uint8)
     mask[4:12, 4:12] = 255
-    Image.fromarray(mask).save(path)
-    return path
-
-
-def mvtec_category(
-    root: Path, name: str, *, train: int = 5, good: int = 2, bad: int = 3, size: tuple[int, int] = (32, 32)
-) -> Path:
-    for index in range(train):
-        write_image(root / name / "train" / "good" / f"{index:03}.png", index, size)
-    for index in range(good):
-        write_image(root / name / "test" / "good" / f"{index:03}.png", 100 + index, size)
-    for index in range(bad):
-        write_image(root / name / "test" / "scratch" / f"{index:03}.png", 200 + index, size)
-        write_mask(root / name / "ground_truth" / "scratch" / f"{index:03}_mask.png", size)
+    masks = root / name / "ground_truth" / "scratch"
+    masks.mkdir(parents=True, exist_ok=True)
+    for index in range(3):
+        Image.fromarray(mask).save(masks / f"{index:03}_mask.png")
     return root
 
 
-def folder_tree(root: Path, normal: int = 6, abnormal: int = 4, masks: bool = False) -> dict[str, object]:
+def folder_tree(root: Path, normal: int = 6, abnormal: int = 4) -> dict[str, object]:
     """Write a tree for Folder; returns its options."""
-    for index in range(normal):
-        write_image(root / "good" / f"{index:03}.png", 300 + index)
-    for index in range(abnormal):
-        write_image(root / "bad" / f"{index:03}.png", 400 + index)
-        if masks:
-            write_mask(root / "mask" / f"{index:03}.png")
-    options: dict[str, object] = {"name": root.name, "normal_dir": "good", "abnormal_dir": "bad"}
-    return {**options, "mask_dir": "mask"} if masks else options
+    for folder, count, seed in (("good", normal, 300), ("bad", abnormal, 400)):
+        for index in range(count):
+            write_image(root / folder / f"{index:03}.png", seed + index)
+    return {"name": root.name, "normal_dir": "good", "abnormal_dir": "bad"}

@@ -44,8 +44,5 @@ class CIFAR10(BenchmarkDataModule):
 
     @classmethod
     def _scan(cls, root: Path) -> Scan:
-        reader = datasets.CIFAR10
-        folder = reader.base_folder
-        listed = [*reader.train_list, *reader.test_list, [reader.meta["filename"], reader.meta["md5"]]]
-        files = {f"{folder}/{name}": md5 for name, md5 in listed}
-        return scan_torchvision(cls.card, root, reader, files, (folder, f"{folder}/test_batch"))
+        folder = datasets.CIFAR10.base_folder
+        return scan_torchvision(cls.card, root, datasets.CIFAR10, folder, (folder, f"{folder}/test_batch"))

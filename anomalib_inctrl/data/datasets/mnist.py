@@ -50,11 +50,5 @@ class MNIST(BenchmarkDataModule):
 
     @classmethod
     def _scan(cls, root: Path) -> Scan:
-        files = {f"MNIST/raw/{Path(url).stem}": None for url, _ in datasets.MNIST.resources}
-        return scan_torchvision(
-            cls.card,
-            root,
-            datasets.MNIST,
-            files,
-            ("MNIST/raw/train-images-idx3-ubyte", "MNIST/raw/t10k-images-idx3-ubyte"),
-        )
+        sources = ("MNIST/raw/train-images-idx3-ubyte", "MNIST/raw/t10k-images-idx3-ubyte")
+        return scan_torchvision(cls.card, root, datasets.MNIST, "MNIST", sources)

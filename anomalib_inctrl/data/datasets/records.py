@@ -17,7 +17,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageChops
 from sklearn.model_selection import train_test_split
-from torchvision.datasets.utils import check_integrity
 
 from anomalib_inctrl.errors import DatasetError
 from anomalib_inctrl.io.images import IMAGE_SUFFIXES, image_size, open_image
@@ -179,24 +178,16 @@ def scan_arrays(
     return Scan(card, base, records, arrays={source: pixels for source, pixels, _ in splits.values()})
 
 
-def scan_torchvision(
-    card: DatasetCard, root: Path, reader: Any, files: Mapping[str, str | None], sources: tuple[str, str]
-) -> Scan:
+def scan_torchvision(card: DatasetCard, root: Path, reader: Any, folder: str, sources: tuple[str, str]) -> Scan:
     """List the images of a dataset that torchvision reads; its categories are the labels of the targets 0, 1, ...
 
-    ``root`` is the folder to give to torchvision or the first folder below it. ``files`` must be present, with their
-    MD5 where it is to be checked, and ``sources`` are those of the train and test images.
+    ``root`` is the folder to give to torchvision or ``folder``, the one below it. ``sources`` are those of the train
+    and test images.
 
     Raises:
         DatasetError: If files are missing or damaged.
     """
-    first = Path(next(iter(files)))
-    base = root.parent if root.name == first.parts[0] and not (root / first).is_file() else root
-    for name, md5 in files.items():
-        if not (base / name).is_file():
-            raise card.missing(base, f"there is no {name}")
-        if not check_integrity(base / name, md5):
-            raise card.missing(base, f"{name} is damaged or not {card.name}'s: its MD5 differs")
+    base = root.parent if root.name == folder and not (root / folder).is_dir() else root
     try:
         data = [reader(base, train=train, download=False) for train in (True, False)]
         splits = {
@@ -205,7 +196,7 @@ def scan_torchvision(
         }
         return scan_arrays(card, base, card.default_categories, splits)
     except (RuntimeError, ValueError, AssertionError, OSError) as error:
-        raise card.missing(base, f"its images or their labels are damaged ({error})") from error
+        raise card.missing(base, f"files below {folder} are missing or damaged ({error})") from error
 
 
 def cut_image(
