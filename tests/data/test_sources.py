@@ -1,7 +1,5 @@
 # Copyright (C) 2026 The anomalib-inctrl authors
 # SPDX-License-Identifier: Apache-2.0
-from pathlib import Path
-
 import pytest
 import yaml
 from anomalib.data import AnomalibDataModule, Folder, MVTecAD, get_datamodule
@@ -139,42 +137,28 @@ def test_unreadable_category_names_class_and_folder(tmp_path):
         read_parts("bottle", datamodule, "targets")
 
 
-CONFIG = """
+def test_sources_are_read_from_yaml(tmp_path):
+    register()
+    mvtec_category(tmp_path, "bottle")
+    config = f"""
 class_path: GeneralistDataModule
 init_args:
   auxiliary:
-    - datamodule: MVTecAD
-      root: {root}
-      categories: [bottle]
-    - datamodule: Folder
-      root: {root}/plain
-      options: {{name: plain, normal_dir: [good], abnormal_dir: bad}}
+    - {{datamodule: MVTecAD, root: {tmp_path}, categories: [bottle]}}
+    - {{datamodule: Folder, root: {tmp_path}/plain, options: {folder_tree(tmp_path / "plain")}}}
   targets:
-    - {{datamodule: MVTecAD, root: {root}, options: {{val_split_mode: none}}}}
+    - {{datamodule: MVTecAD, root: {tmp_path}, options: {{val_split_mode: none}}}}
   k_shot: 1
-  num_workers: 0
 """
-
-
-def from_command_line(config):
     parser = ArgumentParser()
-    parser.add_subclass_arguments(AnomalibDataModule, "data", required=False, fail_untyped=False)
-    Path("data.yaml").write_text(config)
-    parsed = parser.parse_args(["--data", "data.yaml", "--data.eval_batch_size", "4"])
+    parser.add_subclass_arguments(AnomalibDataModule, "data", fail_untyped=False)
+    (tmp_path / "data.yaml").write_text(config)
+    parsed = parser.parse_args(["--data", str(tmp_path / "data.yaml"), "--data.num_workers", "0"])
     parser.parse_string(parser.dump(parsed))  # what is saved beside results can be read again
-    return parser.instantiate_classes(parsed).data
-
-
-@pytest.mark.parametrize("read", [from_command_line, lambda config: get_datamodule(yaml.safe_load(config))])
-def test_sources_are_read_from_yaml(tmp_path, read, monkeypatch):
-    register()
-    monkeypatch.chdir(tmp_path)
-    mvtec_category(tmp_path, "bottle")
-    folder_tree(tmp_path / "plain")
-    datamodule = read(CONFIG.format(root=tmp_path))
-    datamodule.prepare_data()
-    datamodule.setup()
-    assert datamodule.k_shot == 1
-    assert sorted(set(datamodule.train_data.samples.class_name)) == ["bottle", "plain"]
-    assert datamodule.val_dataloader() == []
-    assert list(datamodule.prompt_candidates()) == ["bottle"]
+    for datamodule in (parser.instantiate_classes(parsed).data, get_datamodule(yaml.safe_load(config))):
+        datamodule.prepare_data()
+        datamodule.setup()
+        assert datamodule.k_shot == 1
+        assert sorted(set(datamodule.train_data.samples.class_name)) == ["bottle", "plain"]
+        assert datamodule.val_dataloader() == []
+        assert list(datamodule.prompt_candidates()) == ["bottle"]
