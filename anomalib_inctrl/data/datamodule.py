@@ -18,9 +18,9 @@ from torchvision.transforms.v2 import Resize, Transform
 from anomalib_inctrl.arguments import check_arguments
 from anomalib_inctrl.data.batch import PromptedBatch, collate_training
 from anomalib_inctrl.data.dataset import GeneralistDataset
-from anomalib_inctrl.data.sampler import BalancedSampler, MaskwiseBatchSampler, check_draws
+from anomalib_inctrl.data.sampler import BalancedSampler, MaskwiseBatchSampler
 from anomalib_inctrl.data.sources import DataSource, build_datamodules, parse_sources, prepare, read_parts
-from anomalib_inctrl.errors import DatasetError
+from anomalib_inctrl.errors import ArgumentError, DatasetError
 
 logger = logging.getLogger(__name__)
 
@@ -101,9 +101,12 @@ class GeneralistDataModule(AnomalibDataModule):
         check_arguments(
             GeneralistDataModule.__init__,
             {name: value for name, value in locals().items() if name not in {"auxiliary", "targets"}},
-            {"eval_batch_size": 1, "num_workers": 0, "seed": 0},
+            {"k_shot": 1, "steps_per_epoch": 1, "eval_batch_size": 1}
+            | {"num_workers": 0, "one_class_batch_size": 0, "seed": 0},
         )
-        check_draws(train_batch_size, k_shot, steps_per_epoch, one_class_batch_size or 0)
+        if train_batch_size < 2 or train_batch_size % 2:
+            msg = f"train_batch_size={train_batch_size}: give an even number of at least 2, half normal, half abnormal."
+            raise ArgumentError(msg)
         super().__init__(
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,
@@ -168,9 +171,12 @@ class GeneralistDataModule(AnomalibDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Balanced batches of prompted queries, followed by those for the model's one-class branch, if it has one."""
         self._require("auxiliary", "train on")
-        held_out = self.held_out_classes()
-        trained = set(self.train_data.samples["class_name"]) - set(held_out)
-        return self._training_loader(self.steps_per_epoch, self.count_one_class(), trained)
+        one_class = self.one_class_batch_size
+        if one_class is None:
+            needed = get_nested_attr(self, "trainer.lightning_module.needs_one_class_queries", False)
+            one_class = self.train_batch_size // 2 if needed else 0
+        trained = set(self.train_data.samples["class_name"]) - set(self.held_out_classes())
+        return self._training_loader(self.steps_per_epoch, one_class, trained)
 
     def fusion_dataloader(self) -> DataLoader[Any] | None:
         """Balanced batches from the classes that the heads are not trained on; None if there are none.
@@ -227,13 +233,6 @@ class GeneralistDataModule(AnomalibDataModule):
             logger.warning("GeneralistDataModule has no targets: nothing is tested. Give targets to test on.")
             return []
         return self._eval_dataloader(self.test_data)
-
-    def count_one_class(self) -> int:
-        """Count the normal queries of a batch that are drawn for the model's one-class branch."""
-        if self.one_class_batch_size is not None:
-            return self.one_class_batch_size
-        asked = get_nested_attr(self, "trainer.lightning_module.needs_one_class_queries", False)
-        return self.train_batch_size // 2 if asked else 0
 
     def _eval_dataloader(self, dataset: GeneralistDataset) -> DataLoader[Any]:
         collate = self.external_collate_fn or PromptedBatch.collate

@@ -10,9 +10,8 @@ import numpy as np
 from torch import distributed
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler
 
-from anomalib_inctrl.arguments import check_arguments
 from anomalib_inctrl.data.batch import TrainingDraw
-from anomalib_inctrl.errors import ArgumentError, DatasetError
+from anomalib_inctrl.errors import DatasetError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -48,8 +47,6 @@ class BalancedSampler(DistributedSampler[TrainingDraw]):
         rank: Index of this process, likewise.
 
     Raises:
-        ValueError: If ``batch_size`` is odd or below 2, ``k_shot`` or ``steps_per_epoch`` below 1, or
-            ``one_class_batch_size`` below 0.
         DatasetError: If there are no normal or no abnormal images, or a class has too few normal ones.
     """
 
@@ -66,7 +63,6 @@ class BalancedSampler(DistributedSampler[TrainingDraw]):
         world_size: int | None = None,
         rank: int | None = None,
     ) -> None:
-        check_draws(batch_size, k_shot, steps_per_epoch, one_class_batch_size)
         running = distributed.is_available() and distributed.is_initialized()
         super().__init__(
             dataset,
@@ -173,12 +169,3 @@ class MaskwiseBatchSampler(BatchSampler):
     def __len__(self) -> int:
         """Number of batches."""
         return sum(1 for _ in self)
-
-
-def check_draws(batch_size: int, k_shot: int, steps_per_epoch: int, one_class_batch_size: int) -> None:
-    """Refuse numbers that nothing can be drawn with by an ``ArgumentError``; see :class:`BalancedSampler`."""
-    if batch_size < 2 or batch_size % 2:
-        msg = f"train_batch_size={batch_size}: give an even number of at least 2, half normal and half abnormal."
-        raise ArgumentError(msg)
-    values = {"k_shot": k_shot, "steps_per_epoch": steps_per_epoch, "one_class_batch_size": one_class_batch_size}
-    check_arguments(check_draws, values, {"k_shot": 1, "steps_per_epoch": 1, "one_class_batch_size": 0})

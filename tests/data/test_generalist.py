@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torchvision.transforms.v2 import Compose, Normalize, RandomHorizontalFlip, Resize
 
 from anomalib_inctrl.data import BalancedSampler, DataSource, GeneralistDataModule
-from anomalib_inctrl.errors import DatasetError
+from anomalib_inctrl.errors import ArgumentError, DatasetError
 from tests.data.trees import folder_tree, mvtec_category
 from tests.processes import needs_fork, run_process
 
@@ -92,6 +92,15 @@ def trainer(tmp_path):
     off = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing", "num_sanity_val_steps")
     options = {"accelerator": "cpu", "devices": 1, "max_epochs": 2, "default_root_dir": tmp_path}
     return partial(Trainer, **dict.fromkeys(off, False), **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("train_batch_size", 5), ("train_batch_size", 0), ("k_shot", 0), ("steps_per_epoch", 0), ("eval_batch_size", 0)],
+)
+def test_numbers_that_nothing_can_be_drawn_with_are_refused(name, value):
+    with pytest.raises(ArgumentError, match=f"{name}={value}: "):
+        build(**{name: value})
 
 
 def test_auxiliary_is_merged_and_targets_are_as_their_datamodules_define(tmp_path, auxiliary, targets):

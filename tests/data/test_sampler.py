@@ -10,7 +10,7 @@ import torch
 
 from anomalib_inctrl.data import BalancedSampler
 from anomalib_inctrl.data.sampler import MaskwiseBatchSampler
-from anomalib_inctrl.errors import ArgumentError, DatasetError
+from anomalib_inctrl.errors import DatasetError
 
 
 class Table:
@@ -102,21 +102,16 @@ def test_draws_depend_on_seed_and_epoch_alone():
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "message"),
+    ("options", "message"),
     [
-        ({"batch_size": 5}, ArgumentError, "train_batch_size=5.*even"),
-        ({"batch_size": 0}, ArgumentError, "train_batch_size=0"),
-        ({"k_shot": 0}, ArgumentError, "k_shot=0"),
-        ({"steps_per_epoch": 0}, ArgumentError, "steps_per_epoch=0"),
-        ({"one_class_batch_size": -1}, ArgumentError, "one_class_batch_size=-1: must be 0"),
-        ({"k_shot": 5}, DatasetError, "'grid' has 5 normal images; k_shot=5 prompts and a query need 6"),
-        ({"dataset": Table(a=(9, 0))}, DatasetError, "no abnormal images among 9"),
-        ({"dataset": Table(a=(0, 9))}, DatasetError, "no normal images among 9"),
-        ({"dataset": Table(a=(9, 1), b=(0, 3))}, DatasetError, "'b' has 0 normal images"),
+        ({"k_shot": 5}, "'grid' has 5 normal images; k_shot=5 prompts and a query need 6"),
+        ({"dataset": Table(a=(9, 0))}, "no abnormal images among 9"),
+        ({"dataset": Table(a=(0, 9))}, "no normal images among 9"),
+        ({"dataset": Table(a=(9, 1), b=(0, 3))}, "'b' has 0 normal images"),
     ],
 )
-def test_impossible_draws_are_refused(options, error, message):
-    with pytest.raises(error, match=message):
+def test_impossible_draws_are_refused(options, message):
+    with pytest.raises(DatasetError, match=message):
         draws(**options)
 
 

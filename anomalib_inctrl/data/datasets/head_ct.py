@@ -32,9 +32,7 @@ class HeadCT(BenchmarkDataModule):
         if not (root / "labels.csv").is_file():
             raise cls.card.missing(root, "there is no labels.csv")
         table = read_labels(root / "labels.csv", {"id": int, "hemorrhage": int}, skipinitialspace=True)
-        folder = next((name for name in ("head_ct/head_ct", "head_ct", ".") if any((root / name).glob("*.png"))), None)
-        if folder is None:
-            raise cls.card.missing(root, "there are no images in head_ct")
+        folder = next((name for name in ("head_ct", ".") if any((root / name).glob("*.png"))), "head_ct/head_ct")
         records = []
         for number, hemorrhage in table.itertuples(index=False):
             split, label = ("test", "hemorrhage") if hemorrhage else ("", GOOD)
