@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser
 from torchvision import datasets as reference
 from torchvision.transforms.v2 import Resize
 
+from anomalib_inctrl import register
 from anomalib_inctrl.data import DATASETS, ELPV, DataSource, GeneralistDataModule
 from anomalib_inctrl.data.datasets.converted import write_converted
 from anomalib_inctrl.data.datasets.records import Record, split_records
@@ -225,6 +226,7 @@ def test_one_vs_all_and_multi_class(raw, category, digits):
 
 @every_dataset
 def test_known_to_anomalib_and_as_source(name, raw, tmp_path):
+    register()
     cls = DATASETS[name]
     assert getattr(anomalib.data, name) is cls
     if name != "ELPV" or find_spec("elpv_dataset") is None:  # which then has a root of its own
