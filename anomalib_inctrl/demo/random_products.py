@@ -21,7 +21,6 @@ from torch import Tensor
 from anomalib_inctrl.demo.categories import Category
 from anomalib_inctrl.demo.drawing import (
     CELL_EDGE,
-    CELL_ID,
     FBM,
     FINE,
     Scene,
@@ -41,30 +40,33 @@ from anomalib_inctrl.demo.drawing import (
     zigzag,
 )
 
-PATTERNS = ("grained", "striped", "chequered", "bricked", "pebbled", "fibrous")
 _TURN = 2 * math.pi
 _NONE = -9.0  # size of a hole that is not there
-_Outline = Callable[[View], Tensor]
-_Surface = Callable[[View, float], tuple[Tensor, Tensor]]  # view and zoom to colour and height
+Outline = Callable[[View], Tensor]
+Surface = Callable[[View, float], tuple[Tensor, Tensor]]  # view and zoom to colour and height
 _Elements = Callable[[View, Tensor], Tensor]  # view and number of the lost one to signed distance to the others
+# Elements of one kind: how many, which function, whether holes, colour, how much of it shows, height.
+_Array = tuple[int, _Elements, bool, tuple[float, float, float], float, float]
 
 
-def random_product(rng: np.random.Generator, pattern: str | None = None) -> tuple[str, Category]:
-    """Compose a product, or with a pattern a texture or a part cut from one; gives its name in words and a category."""
+def random_product(rng: np.random.Generator) -> tuple[str, Category]:
+    """Compose a product; gives its name in words and its category."""
     name = _pick(rng, *OUTLINES)
     outline = OUTLINES[name](rng)
-    if pattern is None:
-        counts = _pick(rng, 0, 1, 2, 3, p=[0.1, 0.35, 0.35, 0.2])
-        arrays, surface = [_array(rng) for _ in range(counts)], _surface(rng)
-    else:
-        name = f"{pattern} surface" if name == "panel" or rng.random() < 0.4 else f"{pattern} part"
-        outline = (lambda v: torch.full_like(v.x, -1.0)) if name.endswith("surface") else outline
-        arrays, surface = [], _texture(rng, pattern)
+    counts = _pick(rng, 0, 1, 2, 3, p=[0.1, 0.35, 0.35, 0.2])
+    arrays, surface = [_array(rng) for _ in range(counts)], _surface(rng)
+    return name, compose(rng, outline, surface, arrays, solid=name != "panel")
+
+
+def compose(
+    rng: np.random.Generator, outline: Outline, surface: Surface, arrays: Sequence[_Array] = (), *, solid: bool
+) -> Category:
+    """Choose view, finish and light of a product; only one that is `solid`, with edges, can have chips."""
     # Seen from nearer it turns about the middle of what is seen: what one image shows the others show as well.
     part = rng.random() < 0.4
     zoom = rng.uniform(0.5, 0.8) if part else rng.uniform(0.95, 1.1)
     cx, cy = rng.uniform(-0.5, 0.5, 2).tolist() if part else (0.0, 0.0)
-    finish, backdrop = _finish(rng), _colour(rng)
+    finish, backdrop = _finish(rng), random_colour(rng)
     light = {"bevel": rng.uniform(0.015, 0.08), "gloss": _pick(rng, 0.03, rng.uniform(0.05, 0.55))}
     speckle = rng.uniform(0.01, 0.06)
 
@@ -84,9 +86,9 @@ def random_product(rng: np.random.Generator, pattern: str | None = None) -> tupl
         return v.scene(albedo, sdf / zoom, (*backdrop, speckle), relief=relief / zoom, **light)
 
     kinds: tuple[str, ...] = ("scratch", "crack", "stain", "colour", "contamination", "bent", "hole")
-    kinds += (("chip",) if name.endswith("part") else ()) + (("missing",) if arrays and not part else ())
+    kinds += (("chip",) if solid else ()) + (("missing",) if arrays and not part else ())
     turn = _pick(rng, 180.0, rng.uniform(4, 25), rng.uniform(1, 4), p=[0.4, 0.2, 0.4])
-    return name, Category(render, kinds, turn, *rng.uniform(0.01, 0.05, 2).tolist())
+    return Category(render, kinds, turn, *rng.uniform(0.01, 0.05, 2).tolist())
 
 
 def random_products(count: int = 300) -> dict[str, Category]:
@@ -98,7 +100,7 @@ def _pick(rng: np.random.Generator, *options: Any, p: Sequence[float] | None = N
     return options[rng.choice(len(options), p=p)]
 
 
-def _colour(rng: np.random.Generator) -> tuple[float, float, float]:
+def random_colour(rng: np.random.Generator) -> tuple[float, float, float]:
     """A colour, more often a dull one, as things are."""
     grey, vivid = rng.uniform(0.08, 0.92), _pick(rng, 0.04, 0.35)
     red, green, blue = np.clip(grey + rng.uniform(-vivid, vivid, 3), 0.02, 0.95).tolist()
@@ -108,7 +110,7 @@ def _colour(rng: np.random.Generator) -> tuple[float, float, float]:
 # Outlines, signed distances in product coordinates.
 
 
-def _round(rng: np.random.Generator) -> _Outline:
+def _round(rng: np.random.Generator) -> Outline:
     """A disc, a ring or a rosette, with a bore or without."""
     outer, flutes = rng.uniform(0.6, 0.85), int(rng.integers(3, 13))
     depth = _pick(rng, 0.0, rng.uniform(0.01, 0.1))
@@ -117,7 +119,7 @@ def _round(rng: np.random.Generator) -> _Outline:
     return lambda v: common((v.r - outer + torch.cos(v.theta * flutes) * depth) * flatter, inner - v.r)
 
 
-def _boxy(rng: np.random.Generator) -> _Outline:
+def _boxy(rng: np.random.Generator) -> Outline:
     """A plate, wide or square, its corners rounded or cut, its sides waved or notched."""
     wide, high = rng.uniform(0.6, 0.88), rng.uniform(0.25, 0.88)
     corner = rng.uniform(0.02, 0.2)
@@ -133,7 +135,7 @@ def _boxy(rng: np.random.Generator) -> _Outline:
     return outline
 
 
-def _turned(rng: np.random.Generator) -> _Outline:
+def _turned(rng: np.random.Generator) -> Outline:
     """A turned part from the side: its half width changes along its length, with grooves on a stretch of it."""
     stations = np.linspace(-0.85, 0.85, int(rng.integers(3, 7))).tolist()
     widths = rng.uniform(0.08, 0.45, len(stations)).tolist()
@@ -153,7 +155,7 @@ def _turned(rng: np.random.Generator) -> _Outline:
     return outline
 
 
-def _toothed(rng: np.random.Generator) -> _Outline:
+def _toothed(rng: np.random.Generator) -> Outline:
     """A wheel or a rack with teeth."""
     teeth, deep, steep = int(rng.integers(6, 30)), rng.uniform(0.03, 0.09), rng.uniform(0.8, 4)
     root, bore = rng.uniform(0.55, 0.78), _pick(rng, _NONE, rng.uniform(0.1, 0.45))
@@ -169,7 +171,7 @@ def _toothed(rng: np.random.Generator) -> _Outline:
     return outline
 
 
-def _jointed(rng: np.random.Generator) -> _Outline:
+def _jointed(rng: np.random.Generator) -> Outline:
     """Some discs and bars in one, mirrored or not, with a hole or two."""
     mirrored = rng.random() < 0.5
     pieces = [
@@ -190,7 +192,7 @@ def _jointed(rng: np.random.Generator) -> _Outline:
     return outline
 
 
-def _panel(rng: np.random.Generator) -> _Outline:
+def _panel(rng: np.random.Generator) -> Outline:
     """Fills the image, whole or laid of pieces with joints."""
     wide, high = rng.uniform(0.35, 1.2, 2)
     joint, shift = _pick(rng, _NONE, _NONE, rng.uniform(0.01, 0.05)), _pick(rng, 0.0, 0.5)
@@ -217,9 +219,9 @@ OUTLINES = {
 # Surfaces: colour and height before elements are put on.
 
 
-def _surface(rng: np.random.Generator) -> _Surface:
+def _surface(rng: np.random.Generator) -> Surface:
     """One colour or two, with a grain that may be drawn out or go round, and perhaps a relief or a printed pattern."""
-    first, second = _colour(rng), _colour(rng)
+    first, second = random_colour(rng), random_colour(rng)
     grain, stretch, strong = _pick(rng, FBM, FINE), _pick(rng, 1.0, rng.uniform(3, 14)), rng.uniform(0.01, 0.08)
     goes_round = rng.random() < 0.15
     split = _pick(rng, "none", "none", "line", "disc", "stripes", "cells", "soft")
@@ -228,7 +230,7 @@ def _surface(rng: np.random.Generator) -> _Surface:
     height = _pick(rng, 0.0, rng.uniform(-0.02, 0.02))
 
     def surface(v: View, zoom: float) -> tuple[Tensor, Tensor]:
-        along, across = _turned_axes(v, tilt)
+        along, across = turned_axes(v, tilt)
         if goes_round:
             rough = noise(v.draw, grain, v.r, torch.zeros_like(v.r), 1.0)
         else:
@@ -248,46 +250,10 @@ def _surface(rng: np.random.Generator) -> _Surface:
     return surface
 
 
-def _turned_axes(v: View, tilt: float) -> tuple[Tensor, Tensor]:
+def turned_axes(v: View, tilt: float) -> tuple[Tensor, Tensor]:
+    """Coordinates along and across a direction."""
     cos, sin = math.cos(tilt), math.sin(tilt)
     return v.x * cos + v.y * sin, v.y * cos - v.x * sin
-
-
-def _texture(rng: np.random.Generator, pattern: str) -> _Surface:
-    """A pattern in three colours, each pattern in many sizes and contrasts."""
-    colours = [torch.tensor(_colour(rng)).view(3, 1, 1) for _ in range(3)]
-    pitch, squash, steep = math.exp(rng.uniform(0.4, 2.5)), rng.uniform(0.4, 1.2), rng.uniform(1, 5)
-    coarse, bent, shift, share = rng.uniform(0.3, 2), rng.uniform(0, 0.04), rng.uniform(0, 0.5), rng.uniform(0, 0.6)
-    level, sharp, third = rng.uniform(-0.8, 0.8), math.exp(rng.uniform(-0.4, 2.1)), rng.uniform(0, 0.4)
-    deep = rng.uniform(0, 0.02)
-    tilts = rng.uniform(0, math.pi, 4)
-
-    def surface(v: View, _: float) -> tuple[Tensor, Tensor]:
-        rough, fine = v.noise(FBM, coarse), v.noise(FINE, coarse)
-        x, y = (v.x + bent * rough) * pitch, (v.y + bent * fine) * pitch * squash
-        height = tone = rough
-        if pattern in ("striped", "chequered"):
-            wave = torch.sin(_TURN * x) * (torch.sin(_TURN * y) if pattern == "chequered" else 1.0)
-            height = (wave * steep).clamp(-1, 1)
-        elif pattern == "bricked":
-            row = y.floor()
-            x = x + shift * row
-            height = (box(fract(x) - 0.5, fract(y) - 0.5, 0.5, 0.5) * (-4 * steep)).clamp(max=1) * 2 - 1
-            tone = fract(torch.sin(x.floor() * 12.9898 + row * 78.233) * 437.5453) * 3 - 1.5
-        elif pattern == "pebbled":  # the same place of the atlas for both channels
-            edge, number = (noise(v.draw.child(1), c, v.x, v.y / squash, coarse) for c in (CELL_EDGE, CELL_ID))
-            height, tone = (edge * 3).clamp(max=1) * 2 - 1, number * 3 - 1.5
-        elif pattern == "fibrous":  # crests in some directions, each shown where it is the highest
-            axes = [_turned_axes(v, tilt) for tilt in tilts]
-            crests = [noise(v.draw, FINE, along / 6, across, coarse) for along, across in axes]
-            highest, strand = torch.stack(crests).max(dim=0)
-            height, tone = highest - 1, strand - 1.5 + 0.3 * fine
-        height, tone = height * (1 - share) + fine * share, tone * (1 - share) + fine * share
-        albedo = blend(colours[0], colours[1], ((height - level) * sharp).sigmoid())
-        albedo = albedo + (colours[2] - colours[0]) * (tone * third).clamp(-0.5, 0.5)
-        return albedo.clamp(0.02, 0.98), height * deep
-
-    return surface
 
 
 def _finish(rng: np.random.Generator) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -309,13 +275,12 @@ def _finish(rng: np.random.Generator) -> Callable[[Tensor, Tensor, Tensor], tupl
 # Elements that repeat, of which one may be missing.
 
 
-def _array(rng: np.random.Generator) -> tuple[int, _Elements, bool, tuple[float, float, float], float, float]:
-    """Elements of one kind: how many, which function, whether holes, colour, how much of it shows, height."""
+def _array(rng: np.random.Generator) -> _Array:
     count, size, elements = _pick(rng, _ring, _lattice, _few, p=[0.3, 0.45, 0.25])(rng)
     effect = _pick(rng, "print", "stud", "well", "hole", p=[0.4, 0.25, 0.2, 0.15])
     height = {"print": 0.0, "stud": 1.0, "well": -1.0, "hole": 0.0}[effect] * rng.uniform(0.3, 0.6) * size
     strength = rng.uniform(0.5, 1.0) if effect == "print" else _pick(rng, 0.0, rng.uniform(0.3, 1.0))
-    return count, elements, effect == "hole", _colour(rng), strength, min(max(height, -0.04), 0.05)
+    return count, elements, effect == "hole", random_colour(rng), strength, min(max(height, -0.04), 0.05)
 
 
 def _element(rng: np.random.Generator, size: float) -> Callable[[Tensor, Tensor], Tensor]:

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from anomalib_inctrl.backbones.text_prompts import text_prompts
 from anomalib_inctrl.demo import AUXILIARY_CATEGORIES, REGISTRY, Sample, render_batch
-from anomalib_inctrl.demo.random_products import OUTLINES, PATTERNS, random_product
+from anomalib_inctrl.demo.random_products import OUTLINES, random_product
 from anomalib_inctrl.errors import RenderError
+from tools.encoder.textures import PATTERNS, textured_product
 
 DAMAGED = (False, False, False, False, True, True)
 """Which of the images of a product get a defect."""
@@ -104,7 +105,7 @@ def _product(rng: np.random.Generator, size: int, kind: int) -> tuple[Tensor, Te
         style, category, (name, material) = 1 + int(rng.integers(_STYLES)), REGISTRY[key], NAMES[key]
     else:
         key, style, material = "product", 0, ""
-        name, category = random_product(rng, str(rng.choice(PATTERNS)) if kind == 3 else None)
+        name, category = textured_product(rng, str(rng.choice(PATTERNS))) if kind == 3 else random_product(rng)
     kinds = [kind for kind in category.defects if kind in _DEFECTS for _ in range(1 + (kind in _HARD))]
     index = int(rng.integers(2**31))
     drawn = [str(rng.choice(kinds)) if damaged else None for damaged in DAMAGED]
