@@ -46,7 +46,7 @@ def quiet() -> None:
 
 
 def wants_traceback() -> bool:
-    """Whether the user asked for the whole traceback of this package's errors."""
+    """Whether the user requests the whole traceback of this package's errors."""
     return os.environ.get(DEBUG, "0").strip().lower() not in {"", "0", "false", "no", "off"}
 
 
@@ -59,14 +59,14 @@ def one_line(error: BaseException) -> str:
 
 
 def _refused_arguments(error: BaseException) -> InCTRLError | None:
-    """What a class of this package said of its arguments, out of the listing of all of them that jsonargparse makes."""
+    """The errors that a class of this package reports of its arguments, out of all that jsonargparse lists."""
     _, _, listed = str(error).partition("\nErrors:\n")
     errors, given, arguments = listed.partition("\nGiven value type:")
     if not given or "class_path='anomalib_inctrl." not in arguments:
         return None
     parts = [" ".join(part.split()) for part in re.split(r"^\s*- ", errors, flags=re.MULTILINE)]
-    said = [part for part in parts if part and not part.startswith("Expected a <class 'NoneType'>")]
-    return InCTRLError(" ".join(said)) if said else None
+    reported = [part for part in parts if part and not part.startswith("Expected a <class 'NoneType'>")]
+    return InCTRLError(" ".join(reported)) if reported else None
 
 
 def shorten_errors() -> None:

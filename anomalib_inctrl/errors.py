@@ -4,7 +4,7 @@
 
 
 class InCTRLError(Exception):
-    """Any error of this package; its message says what was found and what to do."""
+    """Any error of this package; its message names what was found and what to do."""
 
 
 class ArgumentError(InCTRLError, ValueError):

@@ -104,7 +104,7 @@ def _load_plugin(host: "ModuleType") -> None:
 def _register_pipelines(host: "ModuleType") -> None:
     """Add the plugin's pipelines to anomalib's list; whatever is wrong with them, ``host`` stays usable."""
     plugin = sys.modules.get(f"{_PLUGIN}.registration")
-    if plugin is None:  # why it was not loaded has been said
+    if plugin is None:  # a warning has been shown
         return
     try:
         plugin.register_pipelines(host)

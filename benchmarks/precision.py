@@ -218,7 +218,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="batch sizes")
     parser.add_argument("--categories", nargs="+", choices=UNSEEN_CATEGORIES, default=list(UNSEEN_CATEGORIES))
     parser.add_argument("--images", type=int, default=60, help="test images of each category, at most")
-    parser.add_argument("--data", type=Path, help="folder of rendered categories; rendered anew if not given")
+    parser.add_argument("--data", type=Path, help="folder of rendered categories; rendered for this run if not given")
     parser.add_argument("--weights", type=Path, help="checkpoint with trained heads, for the tower that it names")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="torch.compile too")
     parser.add_argument("--openvino", action=argparse.BooleanOptionalAction, default=True)

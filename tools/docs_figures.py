@@ -100,11 +100,11 @@ def train_heads(root: Path, results: Path) -> Path:
     return Path(str(engine.best_model_path))
 
 
-def show(axis: Any, picture: Any, title: str, **options: Any) -> Any:
+def show(axis: Any, image: Any, title: str, **options: Any) -> Any:
     """Draw an image, given as its file or its values, without ticks."""
     axis.set_title(title, fontsize=9)
     axis.set(xticks=[], yticks=[])
-    return axis.imshow(plt.imread(picture) if isinstance(picture, str | Path) else picture, **options)
+    return axis.imshow(plt.imread(image) if isinstance(image, str | Path) else image, **options)
 
 
 def draw_residual(example: Example, path: Path) -> None:

@@ -203,7 +203,7 @@ def summary(predictions: Sequence[Prediction], left_out: int, threshold: float |
         return f"{len(predictions)} scored, {left_out} unreadable. {promise}"
     normals, anomalous = predictions[0].normal_scores, sum(found.score > threshold for found in predictions)
     above = sum(score > threshold for score in normals)
-    # A threshold above all of them has fewer false alarms; how many fewer they cannot tell.
+    # A threshold above all of them has fewer false alarms; how many fewer is not known from them.
     about = "About" if threshold <= max(normals) + 1e-3 else "At most about"
     return (
         f"{anomalous} anomalous, {len(predictions) - anomalous} normal, {left_out} unreadable. {about} {above + 1} in "

@@ -251,7 +251,7 @@ class BackbonePreProcessor(PreProcessor):
         batch.image, batch.gt_mask = resize(batch.image, batch.gt_mask)
         for index, header in again.items():
             batch.image[index] = resize(read_image(batch.image_path[index])).to(batch.image)
-            # Masks have the size of the image as it was read, which tells those that have to be turned with it.
+            # A mask that has to be turned with its image has the size that the image had when it was read.
             if batch.gt_mask is not None and header.plain_size != header.size and batch.gt_mask[index].any():
                 mask = upright(batch.gt_mask[index].clone(), header.orientation)
                 if batch.mask_path:  # without, where a batch begins with a normal image, it is off by up to a pixel

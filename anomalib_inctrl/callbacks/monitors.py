@@ -145,7 +145,7 @@ class BranchMonitor(Callback):
     as collapsed if its mean on abnormal pixels is below ``minimum`` or no higher than on normal ones. A warning reports
     it once per epoch, unless :class:`LossSchedule` keeps the branch frozen.
 
-    A model without branches, or a training without validation masks, leaves nothing to monitor, and a warning says so.
+    A model without branches, or a training without validation masks, leaves nothing to monitor; a warning reports it.
 
     Args:
         minimum: Smallest mean of S'_a on abnormal pixels that does not count as collapsed, in [0, 1].

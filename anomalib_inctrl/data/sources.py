@@ -91,8 +91,8 @@ def build_datamodules(sources: list[DataSource], argument: str) -> dict[str, Ano
         Datamodules by class name, in the order of the sources.
 
     Raises:
-        DatasetError: If a datamodule class, folder, category or option does not exist, or two classes cannot be told
-            apart.
+        DatasetError: If a datamodule class, folder, category or option does not exist, or a class is given
+            twice.
     """
     built = [pair for index, source in enumerate(sources) for pair in _build_source(source, f"{argument}[{index}]")]
     uses = Counter(name for name, _ in built)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What files may hold, whatever they are called: pictures in pixels that have a signature. Pillow knows more: readers
+# What files may hold, whatever they are called: pixel images that have a signature. Pillow knows more: readers
 # that start other programs (EPS), documents, videos and data without a reader, and FITS, whose offset it ignores.
 _COMMON = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 _RARE = ("DIB", "ICO", "PCX", "PSD", "QOI", "SUN")
@@ -59,7 +59,7 @@ _DEPTHS_SEEN: dict[int, str] = {}
 
 
 class ImageHeader(NamedTuple):
-    """What the header of an image file says.
+    """Contents of the header of an image file.
 
     Attributes:
         size: Height and width as displayed, that is turned by the EXIF orientation.
@@ -113,7 +113,7 @@ def open_image(path: str | Path) -> Image.Image:
 
 
 def read_image(path: str | Path) -> Tensor:
-    """Read an image file as RGB, upright as its EXIF orientation says.
+    """Read an image file as RGB, upright by its EXIF orientation.
 
     Grey, palette, CMYK and other modes are converted, transparency is laid over black, and of several pages or frames
     the first is read. Values of more than 8 bits are scaled to 8 by the number of bits they use: the smallest of 8,
@@ -328,7 +328,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _stated_bits(image: Image.Image, path: str | Path | None) -> int:
-    """How many bits of more than 8 are used, as far as the file says; otherwise 0."""
+    """How many bits of more than 8 are used, as far as the file states; otherwise 0."""
     if tags := _tags(image):
         largest = [float(np.max(tags[tag])) for tag in _MAX_SAMPLE_VALUES if tag in tags]
         stated = [int(value).bit_length() for value in largest if 0 <= value < 2**16]

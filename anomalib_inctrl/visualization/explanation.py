@@ -131,10 +131,10 @@ def explanation_figure(
 
 
 class _Tile(NamedTuple):
-    """A picture, the map it shows, and the mask to draw on it."""
+    """An image, the map shown on it, and the mask to draw on it."""
 
     name: str
-    picture: Image.Image
+    image: Image.Image
     heat_map: HeatMap | None = None
     mask: NDArray[Any] | None = None
 
@@ -170,18 +170,18 @@ class _Column:
         return extent
 
     def show_tile(self, tile: _Tile, height: float, gt_label: bool | None) -> None:
-        """Show a picture under its name, a white line around what its mask marks, and the colour bar with notes."""
+        """Show an image under its name, a white line around what its mask marks, and the colour bar with notes."""
         self.write(tile.name, down=0.28, weight="bold")
-        left, right, bottom, top = self.show(tile.picture, self.x, self.y, self.width, height)
+        left, right, bottom, top = self.show(tile.image, self.x, self.y, self.width, height)
         self.y += height + 0.06
         notes = [] if tile.heat_map is None else self.show_colour_bar(tile.heat_map)
         if tile.mask is not None:
             found = "white line" if tile.mask.any() else "no pixel marked" if gt_label else "no defect"
             notes.append(f"ground truth: {found}")
             # Box averages keep defects that are smaller than a pixel; the margin closes the line along the border.
-            area = Image.fromarray((tile.mask != 0).astype(np.float32)).resize(tile.picture.size, Image.Resampling.BOX)
+            area = Image.fromarray((tile.mask != 0).astype(np.float32)).resize(tile.image.size, Image.Resampling.BOX)
             marked = np.pad(np.asarray(area) > 0, 1).astype(float)
-            half = (right - left) / tile.picture.width / 2
+            half = (right - left) / tile.image.width / 2
             extent = (left - half, right + half, top - half, bottom + half)
             for colour, line_width in (("black", 3.5), ("white", 1.6)) if tile.mask.any() else ():
                 self.axes.contour(marked, [0.5], extent=extent, colors=colour, linewidths=line_width)
@@ -275,14 +275,14 @@ class _Column:
         step = min(_PANEL / columns, space / max(rows, 1))
         for position, image in enumerate(prompts):
             row, column = divmod(position, columns)
-            picture = image.convert("RGB")
-            picture.thumbnail((round(step * self.axes.figure.dpi),) * 2)
-            self.show(picture, self.x + column * step, self.y + row * step, step - 0.08, step - 0.08)
+            small = image.convert("RGB")
+            small.thumbnail((round(step * self.axes.figure.dpi),) * 2)
+            self.show(small, self.x + column * step, self.y + row * step, step - 0.08, step - 0.08)
         self.y += rows * step
 
 
 def _comparison(score: float | None, threshold: float | None, label: bool | None) -> str:
-    """Score and threshold with as many digits as it takes to tell them apart."""
+    """Score and threshold with as many digits as it takes to make them differ."""
     if score is None or threshold is None:
         return "n/a" if score is None else f"{score:.3f}"
     above = score > threshold if label is None else label

@@ -243,7 +243,7 @@ def _text_notes(pl_module: LightningModule, class_name: str) -> list[str]:
 
 
 def _masks_known(batch: ImageBatch) -> list[bool]:
-    """Whether each image's ground truth is known: batches that mix sources say so, as zeros may mean nothing there."""
+    """Whether each image's ground truth is known: batches that mix sources mark it, as zeros may mean nothing there."""
     known = getattr(batch, "mask_valid", None)
     return [True] * batch.batch_size if known is None else [bool(value) for value in known]
 

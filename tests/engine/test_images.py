@@ -64,23 +64,23 @@ def test_scores_depend_neither_on_the_batch_nor_on_the_way_an_image_is_given(
 @one_model
 @pytest.mark.parametrize(("write", "tolerance"), [(turned, 2), (twelve_bits, 5), (transparent, 2)])
 def test_images_are_drawn_as_they_are_read(write, tolerance, make_model, make_engine, washers, prompts, tmp_path):
-    """The file of a special kind and the same picture as a plain one give the same figure of anomalib, and of ours."""
+    """The file of a special kind and the same image as a plain one give the same figure of anomalib, and of ours."""
     source = Image.open(next(washers.glob("*.png"))).convert("RGB").resize((160, 240))
     plain = source.convert("L").convert("RGB") if write is twelve_bits else source
     if write is transparent:
         plain = Image.composite(source, Image.new("RGB", source.size), Image.linear_gradient("L").resize(source.size))
-    pictures, figures = [], []
+    images, figures = [], []
     for name, save, image in (("special", write, source), ("plain", Image.Image.save, plain)):
         (tmp_path / name).mkdir()
         save(image, tmp_path / name / "image.png")
         engine = make_engine(default_root_dir=tmp_path / f"results {name}")
         engine.predict(make_model(**prompts, visualizer=True), data_path=tmp_path / name)
-        for kind, found in (("images", pictures), ("explanations", figures)):
+        for kind, found in (("images", images), ("explanations", figures)):
             (path,) = results(engine, kind).rglob("image.png")
             assert path.parent.name == name
             found.append(np.asarray(Image.open(path).convert("RGB")).astype(int))
-    # The random backbone lets the map change with the last level of a pixel: of the picture its image is compared.
-    assert np.abs(pictures[0][:, :256] - pictures[1][:, :256]).max() <= tolerance
+    # The random backbone lets the map change with the last level of a pixel: only the image in the figure counts.
+    assert np.abs(images[0][:, :256] - images[1][:, :256]).max() <= tolerance
     assert figures[0].shape == figures[1].shape
 
 

@@ -166,7 +166,7 @@ def draw_captions(
     """
     rng = np.random.default_rng((*seed, 1))
     masks, is_damaged = episode.mask.cpu(), damaged.tolist()
-    picture, caption, states = [], [], []
+    position, caption, states = [], [], []
     facts: list[tuple[object, ...]] = []  # name, state, defect and place of the image
     claims: list[tuple[object, ...]] = []  # what its caption states of them; None for what it leaves open
     for row, name in enumerate(episode.name):
@@ -184,13 +184,13 @@ def draw_captions(
             else:
                 caption.append(str(rng.choice(_sentences(called)[bad])))
                 claims.append((None if called.startswith(ANY_NAME) else name, bad, None, None))
-            picture.append(row * len(DAMAGED) + column)
+            position.append(row * len(DAMAGED) + column)
             facts.append(fact)
     match = [
-        [all(said is None or said == true for said, true in zip(claim, fact, strict=True)) for claim in claims]
+        [all(stated is None or stated == true for stated, true in zip(claim, fact, strict=True)) for claim in claims]
         for fact in facts
     ]
-    return picture, caption, states, torch.tensor(match)
+    return position, caption, states, torch.tensor(match)
 
 
 def _called(name: str, rng: np.random.Generator) -> str:

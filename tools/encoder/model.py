@@ -130,7 +130,7 @@ class Batch:
     moved: Tensor  # (G, F, 3, S, S), the flawless ones moved by some pixels, to be prompts a second time
     share: Tensor  # (G, N, P), share of each patch that is damaged
     sentences: list[str]  # C captions, and G * 2 * M sentences for the states
-    picture: list[int]  # C positions in G * N, the images that have the captions
+    position: list[int]  # C positions in G * N, the images that have the captions
     match: Tensor  # (C, C) bool, which caption (column) is true of which image (row)
 
 
@@ -138,12 +138,12 @@ def prepare(episode: Episode, patch_size: int, seed: tuple[int, ...]) -> Batch:
     """Augment images, which may be on an accelerator, and draw their captions."""
     episode = augment(episode, seed)
     share = F.avg_pool2d(episode.mask.float(), patch_size).flatten(2)
-    picture, caption, states, match = draw_captions(episode, (share > _TOUCHED).any(dim=2), seed)
+    position, caption, states, match = draw_captions(episode, (share > _TOUCHED).any(dim=2), seed)
     prompts = episode.image[:, :FLAWLESS]
     down, right = np.random.default_rng((*seed, 4)).integers(0, 2 * _REACH + 1, 2).tolist()
     moved = F.pad(prompts.flatten(0, 1), (_REACH,) * 4, mode="reflect")
     moved = moved[..., down : down + prompts.shape[-2], right : right + prompts.shape[-1]].view_as(prompts)
-    return Batch(episode.image, moved, share, caption + states, picture, match.to(share.device))
+    return Batch(episode.image, moved, share, caption + states, position, match.to(share.device))
 
 
 LOSS_WEIGHTS = {"caption": 0.1, "state": 0.5, "foreign": 0.1} | dict.fromkeys(
@@ -172,7 +172,7 @@ def losses(encoder: Encoder, batch: Batch) -> dict[str, Tensor]:
     embedding = encoder.encode_text(batch.sentences)
     image = F.normalize(image, dim=-1)
     match = batch.match.float()
-    logit = image[batch.picture] @ embedding[: len(match)].T * encoder.clip.logit_scale.exp().clamp(max=100)
+    logit = image[batch.position] @ embedding[: len(match)].T * encoder.clip.logit_scale.exp().clamp(max=100)
     pairs = ((logit, match), (logit.T, match.T))
     caption = sum(F.cross_entropy(values, true / true.sum(dim=1, keepdim=True)) for values, true in pairs) / 2
     states = embedding[len(match) :].view(rows, 2, -1, image.shape[1]).mean(dim=2)

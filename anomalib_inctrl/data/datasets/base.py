@@ -48,7 +48,7 @@ class BenchmarkDataModule(AnomalibDataModule, ABC):
 
     Raises:
         DatasetError: If the dataset has no such category; from `prepare_data` and `setup`, if the data is missing,
-            extracted in part or changed. The message says where to get it and the layout it must have.
+            extracted in part or changed. The message names its source and the layout it must have.
     """
 
     card: ClassVar[DatasetCard]
