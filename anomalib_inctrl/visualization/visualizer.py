@@ -124,10 +124,10 @@ class ExplanationVisualizer(ImageVisualizer):
         self.on_test_end(trainer, pl_module)  # of the batch before, so that at most one waits
         # Draws while the model scores the next batch; a lasting one would not outlive a fork.
         drawer = ThreadPoolExecutor(1)
-        for path, content in zip(batch.image_path, self._contents(trainer, pl_module, batch), strict=True):
+        for path, arguments in zip(batch.image_path, self.figure_arguments(trainer, pl_module, batch), strict=True):
             file = _image_name(path, run_dir / "explanations", self._root, trainer)
             file = file if file.suffix.lower() == ".png" else file.with_name(f"{file.name}.png")
-            self._drawing.append(drawer.submit(_write_figure, file, content))
+            self._drawing.append(drawer.submit(_write_figure, file, arguments))
         drawer.shutdown(wait=False)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -160,15 +160,11 @@ class ExplanationVisualizer(ImageVisualizer):
             overlays = [pair for pair in self.overlay_fields if any(_has(item, name) for name in pair[1])]
             yield visualize_image_item(item, overlay_fields=overlays, **options)
 
-    def figures(self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch) -> Iterator[Image.Image]:
-        """Draw the explanation figure of every image of a batch that has been through a test or predict step."""
-        return (explanation_figure(**content) for content in self._contents(trainer, pl_module, batch))
-
-    def _contents(self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch) -> Iterator[dict[str, Any]]:
-        """What the figure of every image shows, as arguments of :func:`explanation_figure`."""
-        maps, rows = self._maps(batch, pl_module), image_rows(batch, trainer, pl_module)
-        masks = None if batch.gt_mask is None else to_cpu(batch.gt_mask).numpy()
-        known = _masks_known(batch)
+    def figure_arguments(
+        self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch
+    ) -> Iterator[dict[str, Any]]:
+        """Arguments of :func:`explanation_figure` for every image of a batch that a test or predict step has filled."""
+        maps, masks = self._maps(batch, pl_module), None if batch.gt_mask is None else to_cpu(batch.gt_mask).numpy()
         components = score_components(getattr(batch, "components", None))
         if not _has_prompts(pl_module):
             components.pop("patch_score", None)  # compared with nothing
@@ -177,62 +173,61 @@ class ExplanationVisualizer(ImageVisualizer):
         score, threshold = "score", raw_threshold(pl_module, "image")
         if getattr(batch, "raw_score", None) is None:  # another model's
             score, threshold = "pred_score", post_processor_value(pl_module, "normalized_image_threshold")
-        for index, (row, image) in enumerate(zip(rows, _query_images(batch.image, pl_module), strict=True)):
-            files = prompt_files.get(row["class_name"], [])
+        rows, images = image_rows(batch, trainer, pl_module), _query_images(batch.image, pl_module)
+        for index, (row, image, known) in enumerate(zip(rows, images, _masks_known(batch), strict=True)):
+            name, label = row["class_name"], row["pred_label"]
+            files = prompt_files.get(name, [])
             yield {
                 "image": to_pil_image(image),
-                "maps": {name: heat_map._replace(values=heat_map.values[index]) for name, heat_map in maps.items()},
-                "mask": masks[index] if masks is not None and known[index] else None,
+                "maps": {field: heat_map._replace(values=heat_map.values[index]) for field, heat_map in maps.items()},
+                "mask": masks[index] if masks is not None and known else None,
                 "prompts": [_thumbnail(file) for file in files[:MAX_PROMPTS]],
                 # Prompts given as tensors have no files.
                 "k_shot": len(files) or int(getattr(pl_module, "hparams", {}).get("k_shot") or 0),
                 "score": row[score],
-                "threshold": None if row["pred_label"] is None else threshold,
+                "threshold": None if label is None else threshold,
                 "normal_scores": [] if normal is None else normal.score.tolist(),
-                "pred_label": row["pred_label"],
+                "pred_label": label,
                 "gt_label": row["gt_label"],
-                "components": {name.replace("_", " "): row[name] for name in components},
-                "notes": _text_notes(pl_module, row["class_name"]) if "text_score" in components else [],
-                "class_name": row["class_name"],
+                "components": {field.replace("_", " "): row[field] for field in components},
+                "notes": _text_notes(pl_module, name) if "text_score" in components else [],
+                "class_name": name,
                 "file_name": str(Path(*Path(row["image_path"]).parts[-3:])),
                 "dpi": self.dpi,
             }
 
     def _maps(self, batch: ImageBatch, pl_module: LightningModule) -> dict[str, HeatMap]:
         """The maps of a batch by name, each `(B, h, w)`."""
-        normal_maps = tensor_components(getattr(pl_module, "normal_components", None))
-        with_prompts = _has_prompts(pl_module)
-        maps = {}
         components: Any = getattr(batch, "components", None)
+        normal_maps = tensor_components(getattr(pl_module, "normal_components", None))
+        left_out = {"anomaly_map"} if _has_prompts(pl_module) else {"anomaly_map", "patch_map"}
+        maps = {}
         for field, values in tensor_components(components).items():
-            if field.endswith("_map") and field != "anomaly_map" and (with_prompts or field != "patch_map"):
-                seen = _above(normal_maps[field].max().item() if field in normal_maps else None)
+            if field.endswith("_map") and field not in left_out:
+                highest = normal_maps[field].max().item() if field in normal_maps else 0
+                scale = _scale(2 * highest, default=RESIDUAL_RANGE if field == "patch_map" else (0.0, 1.0))
                 name = MAP_NAMES.get(field, field.replace("_", " "))
-                default = RESIDUAL_RANGE if field == "patch_map" else (0.0, 1.0)
-                maps[name] = HeatMap(values.reshape(len(values), *components.grid).numpy(), *(seen or default))
-        raw = getattr(batch, "raw_map", None)
-        if raw is not None:
-            if len(maps) == 1:
-                maps = {}  # it is the anomaly map
-            threshold, highest = raw_threshold(pl_module, "pixel"), post_processor_value(pl_module, "pixel_max")
-            seen = None if highest is None or highest <= 0 else (0.0, highest)
-            scale = _above(threshold) or seen or RESIDUAL_RANGE
-            if not with_prompts:  # the text score at every pixel, or the DASL branch
-                scale = (0.0, 1.0)
-            maps["anomaly map"] = HeatMap(to_cpu(raw).numpy(), *scale, threshold)
-        elif batch.anomaly_map is not None:  # another model's
-            known = is_normalised(pl_module, "pixel")
-            threshold = post_processor_value(pl_module, "normalized_pixel_threshold") if known else None
-            scale = (0.0, 1.0) if known else RESIDUAL_RANGE
-            maps["anomaly map"] = HeatMap(to_cpu(batch.anomaly_map).numpy(), *scale, threshold)
-        for name, (low, high) in self.map_ranges.items():
-            if name in maps:
-                maps[name] = maps[name]._replace(low=low, high=high)
+                maps[name] = HeatMap(values.reshape(len(values), *components.grid).numpy(), *scale)
+        if len(maps) == 1:
+            maps = {}  # it is the anomaly map
+        raw, threshold = getattr(batch, "raw_map", None), raw_threshold(pl_module, "pixel")
+        scale = _scale(2 * (threshold or 0), post_processor_value(pl_module, "pixel_max") or 0, default=RESIDUAL_RANGE)
+        if raw is None and is_normalised(pl_module, "pixel"):  # another model's
+            threshold = post_processor_value(pl_module, "normalized_pixel_threshold")
+            scale = (0.0, 1.0)
+        elif "patch_map" in left_out:  # the text score at every pixel, or the DASL branch
+            scale = (0.0, 1.0)
+        final = batch.anomaly_map if raw is None else raw
+        if final is not None:
+            maps["anomaly map"] = HeatMap(to_cpu(final).numpy(), *scale, threshold)
+        for name in maps.keys() & self.map_ranges.keys():
+            low, high = self.map_ranges[name]
+            maps[name] = maps[name]._replace(low=low, high=high)
         return maps
 
 
-def _write_figure(path: Path, content: dict[str, Any]) -> None:
-    write_image_atomic(path, explanation_figure(**content))
+def _write_figure(path: Path, arguments: dict[str, Any]) -> None:
+    write_image_atomic(path, explanation_figure(**arguments))
 
 
 def _text_notes(pl_module: LightningModule, class_name: str) -> list[str]:
@@ -252,9 +247,9 @@ def _has(item: Any, name: str) -> bool:
     return getattr(item, name, None) is not None
 
 
-def _above(value: float | None) -> tuple[float, float] | None:
-    """The range with a value in its middle; None without a positive value."""
-    return None if value is None or value <= 0 else (0.0, min(2 * value, 1.0))
+def _scale(*highest: float, default: tuple[float, float]) -> tuple[float, float]:
+    """From 0 to the first value above 0, at most 1."""
+    return next(((0.0, min(value, 1.0)) for value in highest if value > 0), default)
 
 
 @lru_cache(maxsize=64)
@@ -277,15 +272,12 @@ def _image_name(path: str | Path, folder: Path, root: Path | None, trainer: Trai
 
 def _folder_to_keep(dataloaders: Any, trainer: Trainer) -> Path | None:
     """The folder from which on to keep folders in names: None where anomalib's names are already one per image."""
-    paths = {Path(path) for path in _image_paths(dataloaders)}
-    if not paths:
-        return None
-    common = Path(os.path.commonpath([path.parent for path in paths]))
-    # The parent is for an image that lies in the common folder, next to a folder of the same name.
-    for root in (None, common, common.parent):
+    paths = set(map(Path, _image_paths(dataloaders)))
+    common = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
+    for root in (None, common):
         if len({_image_name(path, Path(), root, trainer) for path in paths}) == len(paths):
-            break
-    return root
+            return root
+    return common.parent  # for an image in the common folder, next to a folder of the same name
 
 
 def _image_paths(source: Any) -> Iterator[str]:
@@ -293,10 +285,10 @@ def _image_paths(source: Any) -> Iterator[str]:
     if isinstance(source, (list, tuple)):
         for part in source:
             yield from _image_paths(part)
-    elif hasattr(getattr(source, "samples", None), "image_path"):
-        yield from source.samples.image_path
     elif hasattr(source, "image_filenames"):
         yield from map(str, source.image_filenames)
+    elif hasattr(getattr(source, "samples", None), "image_path"):
+        yield from source.samples.image_path
     elif source is not None:
         yield from _image_paths(getattr(source, "dataset", getattr(source, "datasets", None)))
 

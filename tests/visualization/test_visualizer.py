@@ -15,7 +15,7 @@ from lightning.pytorch import LightningDataModule
 from PIL import Image
 
 from anomalib_inctrl.models.components.score_components import ScoreComponents
-from anomalib_inctrl.visualization import ExplanationVisualizer
+from anomalib_inctrl.visualization import ExplanationVisualizer, explanation_figure
 from anomalib_inctrl.visualization import visualizer as visualizer_module
 from tests.visualization.conftest import SIDE, BrightSpots, Files, loader, write_image
 
@@ -86,8 +86,8 @@ def files_in(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def figures_of(batch, model=None):
-    return list(ExplanationVisualizer(dpi=20).figures(object(), model or object(), batch))
+def arguments_of(batch, model=None):
+    return list(ExplanationVisualizer(dpi=20).figure_arguments(object(), model or object(), batch))
 
 
 @pytest.mark.parametrize("count", [1, 2])  # the error comes with the next batch, or at the end
@@ -203,28 +203,26 @@ def test_without_validation_nothing_is_labelled_and_maps_have_the_common_range(d
     assert low[2] > low[0] + 50
 
 
-def test_component_maps_are_drawn_where_there_are_several_on_the_range_of_normal_images(make_batch, drawn):
+def test_component_maps_are_drawn_where_there_are_several_on_the_range_of_normal_images(make_batch):
     def components(values):
         one, patches = torch.tensor([0.5]), torch.full((1, 36), values)
         return ScoreComponents(one, patches, one, one, 3 * patches, (6, 6), dasl_map=2 * patches)
 
     batch = make_batch(1, image_path=["a.png"])
     batch.components, batch.raw_score, batch.raw_map = components(0.1), torch.tensor([0.5]), torch.rand(1, SIDE, SIDE)
-    figures_of(batch)
-    maps = drawn["", "a.png"]["maps"]
-    assert {name: heat_map[1:] for name, heat_map in maps.items()} == {
+    (shown,) = arguments_of(batch)
+    assert {name: heat_map[1:] for name, heat_map in shown["maps"].items()} == {
         "residual map": (0.0, 0.3, None),
         "DASL map": (0.0, 1.0, None),
         "anomaly map": (0.0, 0.3, None),
     }
-    figures_of(batch, SimpleNamespace(normal_components=components(0.2)))
-    shown = drawn["", "a.png"]
+    (shown,) = arguments_of(batch, SimpleNamespace(normal_components=components(0.2)))
     assert shown["maps"]["residual map"].high == pytest.approx(0.4)
     assert shown["maps"]["DASL map"].high == pytest.approx(0.8)
     assert shown["normal_scores"] == [0.5]
-    figures_of(batch, SimpleNamespace(hparams={"k_shot": 0}))
-    assert set(drawn["", "a.png"]["maps"]) == {"anomaly map"}  # which the DASL map is
-    assert set(drawn["", "a.png"]["components"]) == {"text score"}
+    (shown,) = arguments_of(batch, SimpleNamespace(hparams={"k_shot": 0}))
+    assert set(shown["maps"]) == {"anomaly map"}  # which the DASL map is
+    assert set(shown["components"]) == {"text score"}
 
 
 @pytest.mark.parametrize(
@@ -242,11 +240,10 @@ def test_anomalibs_images_leave_out_what_is_not_known(tmp_path, make_trainer, ma
     assert Image.open(next((tmp_path / "run" / "images").rglob("*.png"))).width == tiles * 256
 
 
-def test_a_mask_that_is_not_known_is_not_drawn(make_batch, drawn):
-    batch = make_batch(2, gt_mask=torch.zeros(2, SIDE, SIDE, dtype=torch.bool), image_path=["a.png", "b.png"])
+def test_a_mask_that_is_not_known_is_not_drawn(make_batch):
+    batch = make_batch(2, gt_mask=torch.zeros(2, SIDE, SIDE, dtype=torch.bool))
     batch.mask_valid = torch.tensor([True, False])
-    figures_of(batch)
-    assert [drawn["", name]["mask"] is None for name in ("a.png", "b.png")] == [False, True]
+    assert [shown["mask"] is None for shown in arguments_of(batch)] == [False, True]
 
 
 def test_half_precision_and_inference_tensors_are_drawn(make_batch):
@@ -255,10 +252,11 @@ def test_half_precision_and_inference_tensors_are_drawn(make_batch):
         one, patches = torch.tensor([0.5]).bfloat16(), torch.rand(1, 36).bfloat16()
         batch.components = ScoreComponents(one, patches, one, one, patches, (6, 6))
         batch.raw_score = one
-    assert len(figures_of(batch)) == 1
+    (shown,) = arguments_of(batch)
+    explanation_figure(**shown)
 
 
-def test_prompts_are_read_once_and_missing_ones_are_grey(tmp_path, make_batch, drawn, monkeypatch):
+def test_prompts_are_read_once_and_missing_ones_are_grey(tmp_path, make_batch, monkeypatch):
     here, broken = write_image(tmp_path / "p.png"), tmp_path / "broken.png"
     broken.write_bytes(b"not an image")
     files = {"gear": [here, str(tmp_path / "gone.png"), str(broken)]}
@@ -267,10 +265,10 @@ def test_prompts_are_read_once_and_missing_ones_are_grey(tmp_path, make_batch, d
     monkeypatch.setattr(visualizer_module, "read_image", lambda path: reads.append(path) or read(path))
     batch = make_batch(2)
     batch.class_name = ["gear", "unknown"]
-    figures_of(batch, model)
-    figures_of(batch, model)
+    arguments_of(batch, model)
+    gear, unknown = arguments_of(batch, model)
     assert reads == files["gear"]
-    shown = [prompt.getextrema() for prompt in drawn["gear", "."]["prompts"]]
+    shown = [prompt.getextrema() for prompt in gear["prompts"]]
     assert shown[1:] == [((128, 128),) * 3] * 2
     assert shown[0] != shown[1]
-    assert (drawn["unknown", "."]["prompts"], drawn["unknown", "."]["k_shot"]) == ([], 4)
+    assert (unknown["prompts"], unknown["k_shot"]) == ([], 4)
