@@ -3,24 +3,19 @@
 import pytest
 from PIL import Image
 
-from anomalib_inctrl import Detector, InCTRL, InCTRLDemo, InCTRLv2
+from anomalib_inctrl import Detector, InCTRL, InCTRLv2
+from tests.shared import DEMO
 
 
 @pytest.fixture(scope="session")
-def washers(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    InCTRLDemo(root=root, train_count=4, test_normal_count=2, test_anomalous_count=4).prepare_data()
-    return root / "washer"
+def good(good):
+    """As Gradio names files."""
+    return [str(path) for path in good]
 
 
 @pytest.fixture(scope="session")
-def good(washers):
-    return [str(path) for path in sorted((washers / "train" / "good").glob("*.png"))]
-
-
-@pytest.fixture(scope="session")
-def queries(washers):
-    return [str(path) for path in sorted((washers / "test").rglob("*.png"))]
+def queries(queries):
+    return [str(path) for path in queries]
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +23,7 @@ def checkpoints(tmp_path_factory):
     """A folder with a checkpoint of each model and a second one of InCTRL, in the folders of anomalib's runs."""
     folder = tmp_path_factory.mktemp("results")
     for kind, run in ((InCTRL, "InCTRL"), (InCTRL, "InCTRL/again"), (InCTRLv2, "InCTRLv2")):
-        module = kind(backbone="mini-clip-16-240", pretrained="demo")
+        module = kind(**DEMO)
         module.model.heads_trained = True
         Detector(module, device="cpu").save(folder / run / "model.ckpt")
     return folder

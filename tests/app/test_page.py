@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from anomalib_inctrl import Detector
+from tests.shared import DEMO
 
 gradio_client = pytest.importorskip("gradio_client")
 pytest.importorskip("gradio")
@@ -68,7 +69,7 @@ def test_prompts_images_threshold_table_and_figure(client, server, good, queries
     assert {line.split(":")[0] for line in left_out["value"].splitlines()} == set(broken)
 
     path = None if weights == "training-free" else checkpoints / "InCTRL" / "again" / weights
-    detector = Detector(path, backbone="mini-clip-16-240", pretrained="demo", device="cpu")
+    detector = Detector(path, **DEMO, device="cpu")
     detector.set_prompts(good[:3], class_name="washer")
     scores = sorted((prediction.score for prediction in detector.predict(queries)), reverse=True)
     highest = max(detector.held_out_scores(good[:3], "washer"))

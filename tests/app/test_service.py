@@ -22,6 +22,7 @@ from anomalib_inctrl.app.service import (
     to_csv,
 )
 from anomalib_inctrl.errors import CheckpointError, ImageFileError, PromptError
+from tests.shared import DEMO
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_predictions_are_those_of_the_detector(checkpoints, good, queries, model
     service = PredictionService([checkpoints], device="cpu", prompt_shifts=shifts)
     result = service.predict(good[:3], queries[:5], "  steel\n washer ", model, weights)
     path = None if weights == UNTRAINED else checkpoints / model / "model.ckpt"
-    detector = Detector(path, backbone="mini-clip-16-240", pretrained="demo", device="cpu", prompt_shifts=shifts)
+    detector = Detector(path, **DEMO, device="cpu", prompt_shifts=shifts)
     detector.set_prompts(good[:3], class_name="steel washer")
     expected = {prediction.name: prediction.score for prediction in detector.predict(queries[:5])}
     assert {found.name: found.score for found in result.predictions} == pytest.approx(expected, abs=1e-6)

@@ -10,6 +10,7 @@ from anomalib.cli.cli import AnomalibCLI
 
 from anomalib_inctrl.benchmark.config import changes, read_config
 from anomalib_inctrl.errors import BenchmarkError, PretrainedWeightsError
+from tests.shared import DEMO
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BENCHMARKS = [path for path in sorted((CONFIGS / "benchmarks").glob("*.yaml")) if not path.name.startswith("demo_")]
@@ -122,7 +123,7 @@ def test_weights_are_identified_by_content(make_config, tmp_path):
 
 
 def test_packaged_weights_are_identified_by_content(make_config, monkeypatch, tmp_path):
-    packaged = {"class_path": "InCTRLv2", "init_args": {"backbone": "mini-clip-16-240", "pretrained": "demo"}}
+    packaged = {"class_path": "InCTRLv2", "init_args": DEMO}
     config = read_config(make_config(models={"baseline": packaged}))
     before = config.identity()
     retrained = tmp_path / "retrained.safetensors"

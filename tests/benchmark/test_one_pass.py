@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from anomalib.engine import Engine
 
-from anomalib_inctrl import InCTRL, InCTRLDemo, InCTRLv2
+from anomalib_inctrl import InCTRL, InCTRLv2
 from anomalib_inctrl.backbones import OpenCLIPBackbone
 from anomalib_inctrl.benchmark import run_benchmark
 from anomalib_inctrl.benchmark.metrics import METRICS
-from tests.benchmark.conftest import BACKBONE, COUNTS
+from tests.shared import COUNTS, SMALL
 
 KEY = ["model", "category", "k_shot", "seed"]
 
@@ -20,10 +19,9 @@ KEY = ["model", "category", "k_shot", "seed"]
 @pytest.fixture(scope="module")
 def models(checkpoints):
     """Class and arguments by name: both models, and training-free ones."""
-    baseline = {"backbone": BACKBONE, "pretrained": None}
     found = {name: (name, {"weights": path}) for name, path in checkpoints.items()}
     more = {"baseline": {}, "shifted": {"prompt_shifts": 2}, "automatic": {"text_prompts": "automatic"}}
-    return found | {name: ("InCTRLv2", baseline | options) for name, options in more.items()}
+    return found | {name: ("InCTRLv2", SMALL | options) for name, options in more.items()}
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +39,16 @@ def results(models, data, tmp_path_factory):
 
 @pytest.mark.parametrize(("k_shot", "seed"), [(0, 0), (1, 2), (3, 0), (3, 2)])
 @pytest.mark.parametrize("name", ["InCTRL", "InCTRLv2", "baseline", "shifted", "automatic"])
-def test_every_setting_equals_the_engine(name, k_shot, seed, results, models, data, tmp_path):
+def test_every_setting_equals_the_engine(name, k_shot, seed, results, models, target, make_engine):
     folder, table = results
     kind, options = models[name]
     model = {"InCTRL": InCTRL, "InCTRLv2": InCTRLv2}[kind](k_shot=k_shot, seed=seed, visualizer=False, **options)
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
-    engine = Engine(default_root_dir=tmp_path, **quiet)
-    expected = engine.test(model, datamodule=InCTRLDemo(root=data, category="washer", **COUNTS), verbose=False)[0]
+    engine = make_engine()
+    expected = engine.test(model, datamodule=target(), verbose=False)[0]
     (row,) = table[(table.model == name) & (table.k_shot == k_shot) & (table.seed == seed)].to_dict("records")
     for metric in METRICS:
         assert row[metric] == pytest.approx(expected[metric], abs=1e-5), metric
-    assert (row["normal"], row["abnormal"], row["masks"]) == (5, 6, 11)
+    assert (row["normal"], row["abnormal"], row["masks"]) == (3, 6, 9)
     by_engine = pd.read_csv(Path(engine.trainer.default_root_dir) / "scores.csv").set_index("image_path")["score"]
     scores = pd.read_csv(folder / "scores" / name / "Demo" / "washer.csv")
     scores = scores[(scores.k_shot == k_shot) & (scores.seed == seed)].set_index("image_path")["score"]
@@ -70,7 +67,7 @@ def test_each_image_is_encoded_once(make_config, monkeypatch):
     config = make_config(k_shots=[1, 2, 4], seeds=[0, 1, 2])
     assert len(run_benchmark(config)) == 2 * 2 * 9
     files = Path(config["output"]).glob("prompts/Demo/*/*.txt")
-    assert sum(seen) == 2 * 11 + len({line for file in files for line in file.read_text().split()})
+    assert sum(seen) == 2 * 9 + len({line for file in files for line in file.read_text().split()})
 
 
 def test_batch_size_does_not_change_results(make_config, tmp_path):

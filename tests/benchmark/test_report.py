@@ -15,6 +15,7 @@ from anomalib_inctrl.benchmark.config import read_config
 from anomalib_inctrl.benchmark.metrics import METRICS
 from anomalib_inctrl.benchmark.report import Report
 from anomalib_inctrl.benchmark.results_folder import COLUMNS
+from tests.shared import DEMO
 
 CATEGORIES = [("VisA", "candle"), ("VisA", "pcb <1>")]
 MODELS = ("ours", "baseline | $x")
@@ -22,7 +23,7 @@ MODELS = ("ours", "baseline | $x")
 
 @pytest.fixture
 def config():
-    model = {"class_path": "InCTRL", "init_args": {"backbone": "mini-clip-16-240", "pretrained": "demo"}}
+    model = {"class_path": "InCTRL", "init_args": DEMO}
     return read_config(
         {
             "output": "results",

@@ -7,7 +7,6 @@ import signal
 import time
 from pathlib import Path
 
-import open_clip
 import pandas as pd
 import pytest
 import yaml
@@ -20,8 +19,8 @@ from anomalib_inctrl.benchmark.config import read_config
 from anomalib_inctrl.benchmark.pipeline import main
 from anomalib_inctrl.benchmark.results_folder import KEY, TIMING, ResultsFolder, read_table
 from anomalib_inctrl.errors import BenchmarkError, PretrainedWeightsError
-from tests.benchmark.conftest import BACKBONE, COUNTS
 from tests.processes import needs_fork, start_process
+from tests.shared import COUNTS, SMALL
 
 
 def written(config):
@@ -82,13 +81,13 @@ def test_second_run_in_one_folder_is_refused_and_a_failed_start_unlocks_it(make_
         run_benchmark(config)
 
 
-def _run(config, backbone_file):
-    open_clip.add_model_config(backbone_file)
+def _run(config):
+    """Run a benchmark, in a process that knows the backbone, since this module imports it."""
     run_benchmark(config)
 
 
-def _kill_after(seconds, config, backbone_file):
-    process = start_process(_run, config, backbone_file)
+def _kill_after(seconds, config):
+    process = start_process(_run, config)
     process.join(seconds)
     process.kill()
     process.join()
@@ -97,15 +96,15 @@ def _kill_after(seconds, config, backbone_file):
 
 @pytest.mark.slow
 @needs_fork
-def test_killed_and_resumed_run_gives_the_same_table(make_config, backbone_file, tmp_path):
+def test_killed_and_resumed_run_gives_the_same_table(make_config, tmp_path):
     undisturbed = make_config(output=str(tmp_path / "complete"), k_shots=[1], pixel_metrics=False)
     begin = time.perf_counter()
     run_benchmark(undisturbed)
     duration = time.perf_counter() - begin
     killed = undisturbed | {"output": str(tmp_path / "killed")}
-    _kill_after(0.01, killed, backbone_file)  # starts the server
+    _kill_after(0.01, killed)  # starts the server
     for part in (0.1, 0.3, 0.5, 0.7, 0.9):
-        assert _kill_after(part * duration, killed, backbone_file) in {0, -signal.SIGKILL}
+        assert _kill_after(part * duration, killed) in {0, -signal.SIGKILL}
         if (Path(killed["output"]) / "results.csv").is_file():  # written atomically, so never partly
             written(killed)
     run_benchmark(killed)
@@ -226,7 +225,7 @@ def test_training_config_is_run_once(make_config, data, tmp_path):
     source = {"datamodule": "InCTRLDemo", "root": str(data), "categories": ["gear"], "options": COUNTS}
     options = {"auxiliary": [source], "k_shot": 1, "train_batch_size": 4, "steps_per_epoch": 2, "num_workers": 0}
     training = {
-        "model": {"class_path": "InCTRL", "init_args": {"backbone": BACKBONE, "pretrained": None}},
+        "model": {"class_path": "InCTRL", "init_args": SMALL},
         "data": {"class_path": "GeneralistDataModule", "init_args": options},
         "trainer": {"max_epochs": 1, "accelerator": "cpu"},
     }

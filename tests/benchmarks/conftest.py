@@ -9,9 +9,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from anomalib_inctrl import InCTRLDemo
-from tests.benchmark.conftest import BACKBONE, _backbone, backbone_file
+from tests.shared import BACKBONE
 
-__all__ = ["BACKBONE", "_backbone", "backbone_file"]
+__all__ = ["BACKBONE"]
 
 COUNTS = {"train_count": 5, "test_normal_count": 3, "test_anomalous_count": 4}
 AUXILIARY, UNSEEN = ["gear", "tile"], ["washer"]

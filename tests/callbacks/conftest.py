@@ -5,9 +5,7 @@ import torch
 from lightning.pytorch import Callback
 
 from anomalib_inctrl import InCTRLv2
-from tests.engine.conftest import BACKBONE, backbone, data, generalist, make_engine, target
-
-__all__ = ["backbone", "data", "generalist", "make_engine", "target"]
+from tests.shared import SMALL
 
 
 class Probe(Callback):
@@ -43,7 +41,7 @@ def moved(one, other):
 
 @pytest.fixture
 def make_model():
-    defaults = {"backbone": BACKBONE, "pretrained": None, "k_shot": 2, "visualizer": False}
+    defaults = SMALL | {"k_shot": 2, "visualizer": False}
     return lambda kind=InCTRLv2, **options: kind(**defaults | options)
 
 

@@ -4,7 +4,6 @@
 
 import json
 
-import open_clip
 import pandas as pd
 import pytest
 import torch
@@ -13,8 +12,8 @@ from anomalib.engine import Engine
 from anomalib_inctrl import InCTRLv2
 from anomalib_inctrl.callbacks import BranchMonitor, LossMonitor, LossSchedule
 from tests.callbacks.conftest import Probe, moved, parameters
-from tests.engine.conftest import BACKBONE, QUIET, generalist_data
 from tests.processes import needs_fork, run_process
+from tests.shared import QUIET, SMALL, generalist_data
 
 IN_TWO = {"strategy": "ddp_fork", "devices": 2}
 
@@ -30,13 +29,12 @@ class Record(Probe):
         torch.save((self.losses, self.norms), self.folder / f"{trainer.global_rank}.pt")
 
 
-def create_model(backbone):
-    open_clip.add_model_config(backbone)
-    return InCTRLv2(backbone=BACKBONE, pretrained=None, k_shot=2, weight_decay=0.5, visualizer=False)
+def create_model():
+    return InCTRLv2(**SMALL, k_shot=2, weight_decay=0.5, visualizer=False)
 
 
-def train_in_two(backbone, data, folder):
-    model = create_model(backbone)
+def train_in_two(data, folder):
+    model = create_model()
     before = parameters(model)
     schedule = LossSchedule(weights={"one_class": {1: 0.0}}, frozen_until={"oasl_branch": 2, "image_scorer": 1})
     callbacks = [schedule, LossMonitor(every_n_steps=1), Record(folder)]
@@ -46,8 +44,8 @@ def train_in_two(backbone, data, folder):
 
 
 @needs_fork
-def test_schedule_needs_no_special_strategy_and_losses_are_averaged(backbone, data, tmp_path):
-    assert run_process(train_in_two, backbone, data, tmp_path) == 0
+def test_schedule_needs_no_special_strategy_and_losses_are_averaged(data, tmp_path):
+    assert run_process(train_in_two, data, tmp_path) == 0
     (path,) = tmp_path.rglob("losses.csv")
     table = pd.read_csv(path)
     assert table.step.to_list() == [0, 1, 2, 3]
@@ -62,10 +60,10 @@ def test_schedule_needs_no_special_strategy_and_losses_are_averaged(backbone, da
     assert table["grad_norm/image_focal/image_scorer"].to_list() == pytest.approx(used, rel=1e-4)
 
 
-def validate(backbone, data, folder):
+def validate(data, folder):
     found = []
     for options in ({}, IN_TWO):
-        model = create_model(backbone)
+        model = create_model()
         model.model.heads_trained = True
         # The processes see unlike numbers of abnormal pixels: neither one's means nor their mean would do.
         engine = Engine(callbacks=[BranchMonitor()], default_root_dir=folder, **QUIET, **options)
@@ -74,8 +72,8 @@ def validate(backbone, data, folder):
 
 
 @needs_fork
-def test_pixels_are_pooled(backbone, data, tmp_path):
-    assert run_process(validate, backbone, data, tmp_path) == 0
+def test_pixels_are_pooled(data, tmp_path):
+    assert run_process(validate, data, tmp_path) == 0
     alone, both = json.loads((tmp_path / "found.json").read_text())
     assert sum(name.startswith("branch/") for name in alone) == 4
     assert alone == pytest.approx(both, rel=1e-5)

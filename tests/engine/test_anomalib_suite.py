@@ -16,7 +16,7 @@ from anomalib.data import Folder, MVTecAD, PredictDataset
 from anomalib.models import get_model
 from PIL import Image
 
-from tests.engine.conftest import BACKBONE
+from tests.shared import BACKBONE, SMALL
 
 SIDE = 256
 
@@ -58,7 +58,7 @@ def scores_of(batch):
 
 
 def test_fit_test_train_validate_predict(kind, make_model, make_engine, datamodule, images):
-    assert type(get_model(kind.__name__, backbone=BACKBONE, pretrained=None)) is kind
+    assert type(get_model(kind.__name__, **SMALL)) is kind
     engine = make_engine(max_epochs=1, devices=1)
     engine.fit(make_model(), datamodule=datamodule)
     checkpoint = Path(engine.best_model_path)

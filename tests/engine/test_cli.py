@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import open_clip
 import pandas as pd
 import pytest
 import yaml
@@ -15,8 +14,8 @@ from anomalib.cli.cli import AnomalibCLI
 from anomalib.engine import Engine
 
 from anomalib_inctrl import Detector
-from tests.engine.conftest import AUXILIARY, BACKBONE, COUNTS, QUIET, TARGETS, generalist_data
 from tests.processes import needs_fork, run_process
+from tests.shared import AUXILIARY, COUNTS, QUIET, SMALL, TARGETS, generalist_data
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -66,16 +65,15 @@ def test_test_on_an_unseen_category_needs_the_checkpoint_alone(project, checkpoi
     assert len(list((folder / "explanations").rglob("*.png"))) == 9
 
 
-def train_in_two(kind, backbone, data, folder):
-    open_clip.add_model_config(backbone)
+def train_in_two(kind, data, folder):
     engine = Engine(max_epochs=1, strategy="ddp_fork", devices=2, default_root_dir=folder, **QUIET)
-    model = kind(backbone=BACKBONE, pretrained=None, k_shot=2, visualizer=False)
+    model = kind(**SMALL, k_shot=2, visualizer=False)
     engine.train(model, datamodule=generalist_data(data))
 
 
 @needs_fork
-def test_two_processes_train_and_test_together(kind, backbone, data, tmp_path):
-    assert run_process(train_in_two, kind, backbone, data, tmp_path) == 0
+def test_two_processes_train_and_test_together(kind, data, tmp_path):
+    assert run_process(train_in_two, kind, data, tmp_path) == 0
     (path,) = tmp_path.rglob("scores.csv")
     scores = pd.read_csv(path)
     assert len(scores) == 18

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 from anomalib_inctrl.errors import CheckpointError, DatasetError, PretrainedWeightsError, PromptError
 from anomalib_inctrl.visualization import visualizer
-from tests.engine.conftest import BACKBONE, COUNTS, results, scores_of
+from tests.engine.conftest import results, scores_of
+from tests.shared import BACKBONE, COUNTS
 
 
 def heads(model):

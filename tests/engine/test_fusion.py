@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from anomalib_inctrl import InCTRL, InCTRLDemo
-from tests.engine.conftest import generalist_data
+from tests.shared import generalist_data
 
 COUNTS = {"train_count": 3, "test_normal_count": 1, "test_anomalous_count": 2}
 PRODUCTS = [f"product-{number:03}" for number in range(6)]

@@ -16,7 +16,7 @@ from anomalib_inctrl import InCTRL, InCTRLv2
 from anomalib_inctrl.errors import CheckpointError, PretrainedWeightsError
 from anomalib_inctrl.io.weights import tensors_sha256
 from anomalib_inctrl.models.components import hub
-from tests.engine.conftest import BACKBONE
+from tests.shared import BACKBONE
 
 IMAGES = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 
 from anomalib_inctrl import Detector, GeneralistDataModule, InCTRLDemo, InCTRLv2
 from anomalib_inctrl.data import DataSource
-from tests.engine.conftest import BACKBONE, COUNTS, results, scores_of
+from tests.engine.conftest import results, scores_of
+from tests.shared import BACKBONE, COUNTS
 
 NAME = "größe 测试 πίνακας"
 one_model = pytest.mark.parametrize("kind", [InCTRLv2], scope="session")

@@ -12,7 +12,8 @@ from anomalib_inctrl import Detector
 from anomalib_inctrl.backbones.openclip import CLIP_MEAN, CLIP_STD
 from anomalib_inctrl.backbones.preprocessing import BackbonePreProcessor, ExportableResize
 from anomalib_inctrl.errors import BackboneError
-from tests.engine.conftest import BACKBONE, scores_of
+from tests.engine.conftest import scores_of
+from tests.shared import BACKBONE
 
 NORMALIZE = Normalize(list(CLIP_MEAN), list(CLIP_STD))
 

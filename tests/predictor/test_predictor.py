@@ -7,24 +7,19 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from anomalib.engine import Engine
 from PIL import Image
 
-from anomalib_inctrl import Detector, InCTRL, InCTRLDemo, InCTRLv2, predictor
+from anomalib_inctrl import Detector, InCTRL, InCTRLv2, predictor
 from anomalib_inctrl.errors import ImageFileError, PromptError
 from anomalib_inctrl.io.images import read_image
+from tests.shared import DEMO
 
 both = pytest.mark.parametrize("kind", [InCTRL, InCTRLv2])
 
 
-def engine(folder, **options):
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
-    return Engine(**quiet, **options, default_root_dir=folder)
-
-
 def trained(kind, **options):
     """A model whose heads count as trained; random heads are as good as any for comparing."""
-    model = kind(backbone="mini-clip-16-240", pretrained="demo", visualizer=False, **options).eval()
+    model = kind(**DEMO, visualizer=False, **options).eval()
     model.model.heads_trained = True
     return model
 
@@ -39,27 +34,9 @@ def scores(predictions):
 
 
 @pytest.fixture(scope="module")
-def washers(tmp_path_factory):
-    """A rendered category on disk: its folder, with ``train/good`` and ``test/<defect>``."""
-    root = tmp_path_factory.mktemp("data")
-    InCTRLDemo(root=root, train_count=6, test_normal_count=3, test_anomalous_count=6).prepare_data()
-    return root / "washer"
-
-
-@pytest.fixture(scope="module")
-def good(washers):
-    return sorted((washers / "train" / "good").glob("*.png"))
-
-
-@pytest.fixture(scope="module")
-def queries(washers):
-    return sorted((washers / "test").rglob("*.png"))
-
-
-@pytest.fixture(scope="module")
 def make_detector():
     def make(weights=None, **options):
-        return Detector(weights, **{"backbone": "mini-clip-16-240", "pretrained": "demo", "device": "cpu"} | options)
+        return Detector(weights, **DEMO | {"device": "cpu"} | options)
 
     return make
 
@@ -82,7 +59,7 @@ def odd_images(tmp_path_factory, queries):
 
 
 @pytest.mark.parametrize(("kind", "resize_mode"), [(InCTRL, "squash"), (InCTRLv2, "center_crop")])
-def test_scores_and_maps_are_those_of_anomalibs_predict(kind, resize_mode, good, odd_images, tmp_path):
+def test_scores_and_maps_are_those_of_anomalibs_predict(kind, resize_mode, good, odd_images, make_engine):
     prompts = {"prompts": [str(path) for path in good[:3]], "class_name": "washer"}
     module = trained(kind, resize_mode=resize_mode, **prompts)
     detector = with_prompts(Detector(trained(kind, resize_mode=resize_mode), device="cpu", batch_size=2), good[:3])
@@ -91,7 +68,7 @@ def test_scores_and_maps_are_those_of_anomalibs_predict(kind, resize_mode, good,
     assert len({round(score, 6) for score in scores(predictions)}) == len(predictions)
     for prediction in predictions:
         # One image at a time: anomalib brings a batch of several sizes to one of them.
-        (batch,) = engine(tmp_path).predict(module, data_path=prediction.name)
+        (batch,) = make_engine().predict(module, data_path=prediction.name)
         assert prediction.score == pytest.approx(float(batch.pred_score), abs=1e-5)
         assert prediction.components["text_score"] == pytest.approx(float(batch.components.text_score), abs=1e-5)
         expected = batch.anomaly_map.squeeze().as_subclass(torch.Tensor)
@@ -99,14 +76,14 @@ def test_scores_and_maps_are_those_of_anomalibs_predict(kind, resize_mode, good,
 
 
 @both
-def test_bf16_scores_as_the_engine_does_and_its_prompts_serve_in_float32(kind, good, queries, tmp_path):
+def test_bf16_scores_as_the_engine_does_and_its_prompts_serve_in_float32(kind, good, queries, make_engine, tmp_path):
     detector = with_prompts(Detector(trained(kind), device="cpu", precision="bf16"), good[:3])
     exact = with_prompts(Detector(trained(kind), device="cpu"), good[:3])
     found, expected = detector.predict(queries[:2]), exact.predict(queries[:2])
     module = trained(kind, prompts=[str(path) for path in good[:3]], class_name="washer")
     for prediction, other in zip(found, expected, strict=True):
         assert 0 < abs(prediction.score - other.score) < 0.02
-        (batch,) = engine(tmp_path, precision="bf16-mixed").predict(module, data_path=prediction.name)
+        (batch,) = make_engine(precision="bf16-mixed").predict(module, data_path=prediction.name)
         assert prediction.score == pytest.approx(float(batch.pred_score), abs=2e-3)
     assert 0 < np.abs(np.subtract(detector.held_out_scores(good[:3]), exact.held_out_scores(good[:3]))).max() < 0.02
     restored = Detector(detector.save(tmp_path / "bf16.ckpt"), device="cpu")
@@ -179,7 +156,7 @@ def test_several_classes_are_kept_apart(make_detector, good, queries):
 
 
 @both
-def test_a_saved_detector_predicts_the_same(kind, good, queries, tmp_path):
+def test_a_saved_detector_predicts_the_same(kind, good, queries, make_engine, tmp_path):
     detector = with_prompts(Detector(trained(kind, resize_mode="center_crop"), device="cpu"), good[:2])
     detector.threshold = 0.4
     before = detector.predict(queries)
@@ -193,7 +170,7 @@ def test_a_saved_detector_predicts_the_same(kind, good, queries, tmp_path):
     assert scores(after) == scores(before)
     assert [prediction.label for prediction in after] == [prediction.label for prediction in before]
     # anomalib reads it too, thresholds included.
-    (batch,) = engine(tmp_path).predict(kind(visualizer=False), data_path=queries[0], ckpt_path=path)
+    (batch,) = make_engine().predict(kind(visualizer=False), data_path=queries[0], ckpt_path=path)
     assert float(batch.raw_score) == pytest.approx(before[0].score, abs=1e-5)
     assert bool(batch.pred_label) == before[0].label
     other = "InCTRL" if kind is InCTRLv2 else "InCTRLv2"
@@ -310,7 +287,7 @@ def test_text_prompts_are_examined_logged_and_shown(detector, good, queries, cap
 
 
 def test_automatic_text_prompts_stay_with_a_saved_detector_and_in_an_export(good, queries, tmp_path):
-    module = InCTRLv2(backbone="mini-clip-16-240", pretrained="demo", text_prompts="automatic")
+    module = InCTRLv2(**DEMO, text_prompts="automatic")
     detector = with_prompts(Detector(module, device="cpu"), good[:3])
     first = detector.predict(queries[:2])
     again = Detector(detector.save(tmp_path / "washer.ckpt"), device="cpu")

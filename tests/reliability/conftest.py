@@ -4,9 +4,7 @@ import pytest
 import torch
 
 from anomalib_inctrl import Detector, InCTRLv2
-from tests.engine.conftest import BACKBONE, backbone, data, make_engine
-
-__all__ = ["backbone", "data", "make_engine"]
+from tests.shared import SMALL, randomize_heads
 
 
 @pytest.fixture(scope="session")
@@ -14,13 +12,7 @@ def make_module():
     """Create a model with random heads."""
 
     def make(kind=InCTRLv2, **options):
-        module = kind(backbone=BACKBONE, pretrained=None, blocks=[1, 2], visualizer=False, **options)
-        generator = torch.Generator().manual_seed(0)
-        for parameter in module.model.parameters():
-            if parameter.requires_grad:
-                parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
-        module.model.heads_trained = True
-        return module
+        return randomize_heads(kind(**SMALL, blocks=[1, 2], visualizer=False, **options))
 
     return make
 

@@ -15,13 +15,12 @@ from anomalib_inctrl.callbacks import BranchMonitor, LossMonitor, LossSchedule
 from anomalib_inctrl.data import DataSource
 from anomalib_inctrl.errors import ArgumentError, InCTRLError
 from anomalib_inctrl.visualization import ExplanationVisualizer
-from tests.engine.conftest import BACKBONE
+from tests.shared import SMALL
 
-BACKBONE_ALONE = {"backbone": BACKBONE, "pretrained": None}
 CLASSES = {
-    Detector: BACKBONE_ALONE | {"device": "cpu"},
-    InCTRL: BACKBONE_ALONE,
-    InCTRLv2: BACKBONE_ALONE,
+    Detector: SMALL | {"device": "cpu"},
+    InCTRL: SMALL,
+    InCTRLv2: SMALL,
     GeneralistDataModule: {},
     DataSource: {"datamodule": "InCTRLDemo"},
     ExplanationVisualizer: {},
@@ -84,7 +83,7 @@ def test_values_out_of_range_are_refused_and_named(kind, name, value):
 
 
 def test_numbers_of_numpy_lists_and_paths_are_taken(tmp_path):
-    module = InCTRLv2(backbone=BACKBONE, pretrained=None, k_shot=np.int64(3), blocks=(1, 2), alpha=1, threshold=0)
+    module = InCTRLv2(**SMALL, k_shot=np.int64(3), blocks=(1, 2), alpha=1, threshold=0)
     assert module.model.alpha == 1
     ExplanationVisualizer(map_ranges={"residual map": [0, 0.2]})
     DataSource("InCTRLDemo", root=tmp_path, categories=("washer",))
@@ -114,4 +113,4 @@ def test_arguments_that_have_no_effect_are_named(checkpoint, make_module, caplog
     with pytest.raises(ArgumentError, match="model='InCTRL'"):
         Detector(make_module(), model="InCTRL", device="cpu")
     with pytest.raises(ArgumentError, match="calibration has no effect"):
-        InCTRL(backbone=BACKBONE, pretrained=None, calibration="good")
+        InCTRL(**SMALL, calibration="good")

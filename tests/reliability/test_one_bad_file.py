@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Subset
 from anomalib_inctrl import InCTRL, InCTRLDemo, InCTRLv2
 from anomalib_inctrl.console import one_line
 from anomalib_inctrl.errors import ImageFileError
-from tests.engine.conftest import COUNTS
+from tests.shared import COUNTS
 
 ROOT = Path(__file__).parents[2]
 

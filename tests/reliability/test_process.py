@@ -9,7 +9,6 @@ import signal
 import tempfile
 
 import numpy as np
-import open_clip
 import psutil
 import pytest
 import torch
@@ -29,8 +28,8 @@ from anomalib_inctrl.io.weights import read_checkpoint, write_checkpoint
 from anomalib_inctrl.models.components.feature_store import FeatureStore
 from anomalib_inctrl.prompts.selection import write_prompt_list
 from tests.data.raw_trees import WRITERS
-from tests.engine.conftest import BACKBONE, COUNTS, QUIET, generalist_data
 from tests.processes import needs_fork, run_process
+from tests.shared import COUNTS, QUIET, SMALL, generalist_data
 
 EPOCHS, STEPS = 4, 3
 
@@ -62,9 +61,8 @@ def die_while_writing(epoch):
     LocalFileOpener.write = write
 
 
-def train(backbone, data, folder, place):
+def train(data, folder, place):
     """Train, from the newest checkpoint on if there is one."""
-    open_clip.add_model_config(backbone)
     tempfile.tempdir = str(folder.parent)  # Lightning's, from where it moves finished checkpoints
     if isinstance(place, int):
         die_while_writing(place)
@@ -72,21 +70,21 @@ def train(backbone, data, folder, place):
     every_epoch = ModelCheckpoint(folder / "kept", "{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
     callbacks = [every_epoch, Record(folder.with_suffix(".log"), place)]
     engine = Engine(max_epochs=EPOCHS, default_root_dir=folder / "results", callbacks=callbacks, **QUIET)
-    model = InCTRLv2(backbone=BACKBONE, pretrained=None, blocks=[1, 2], k_shot=2, visualizer=False)
+    model = InCTRLv2(**SMALL, blocks=[1, 2], k_shot=2, visualizer=False)
     datamodule = generalist_data(data, targets=False, steps_per_epoch=STEPS)
     engine.fit(model, datamodule=datamodule, ckpt_path=str(kept[-1]) if kept else None)
 
 
 @needs_fork
-def test_killed_training_resumes_to_the_same_losses_and_weights(backbone, data, tmp_path):
+def test_killed_training_resumes_to_the_same_losses_and_weights(data, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert run_process(train, backbone, data, whole, None) == 0
+    assert run_process(train, data, whole, None) == 0
     # In the second step of the second epoch; while the third epoch's checkpoint is written; in the fourth's first step.
     for place in ((1, 1), 2, (3, 0)):
-        assert run_process(train, backbone, data, killed, place) == -signal.SIGKILL
+        assert run_process(train, data, killed, place) == -signal.SIGKILL
         for path in (killed / "kept").glob("*.ckpt"):
             assert read_checkpoint(path)["state_dict"]  # never a partial file
-    assert run_process(train, backbone, data, killed, None) == 0
+    assert run_process(train, data, killed, None) == 0
     names = {path.name for path in (killed / "kept").glob("*.ckpt")}
     assert names == {f"epoch={epoch}.ckpt" for epoch in range(EPOCHS)}
     for name in names:

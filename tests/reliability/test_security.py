@@ -29,7 +29,7 @@ from anomalib_inctrl.models.components.feature_store import FeatureStore
 from anomalib_inctrl.models.inctrl.convert import from_official_file
 from anomalib_inctrl.models.inctrl.official import read_prompt_tensors
 from anomalib_inctrl.predictor import model_of_checkpoint
-from tests.engine.conftest import BACKBONE
+from tests.shared import BACKBONE, SMALL
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,7 +67,7 @@ LOADERS = {
     "load_from_checkpoint": InCTRLv2.load_from_checkpoint,
     "from_pretrained": lambda path: InCTRLv2.from_pretrained(str(path.parent)),
     "ckpt_path": lambda path: Engine(logger=False, default_root_dir=path.parent, accelerator="cpu").predict(
-        InCTRLv2(backbone=BACKBONE, pretrained=None, visualizer=False), data_path=path.parent, ckpt_path=path
+        InCTRLv2(**SMALL, visualizer=False), data_path=path.parent, ckpt_path=path
     ),
     "backbone": lambda path: InCTRLv2(backbone=BACKBONE, pretrained=str(path)).model,
     "app": lambda path: PredictionService(weights=[path]),

@@ -19,10 +19,9 @@ from torchvision.transforms.v2 import Normalize
 from anomalib_inctrl.data.batch import PromptedBatch, PromptedItem
 from anomalib_inctrl.models.components.score_components import ScoreComponents
 from anomalib_inctrl.visualization import ExplanationVisualizer, ScoreTable
+from tests.shared import QUIET
 
 SIDE, GRID = 48, 6
-QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-QUIET |= {"enable_model_summary": False}
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 THRESHOLDS = ("_image_threshold", "_pixel_threshold", "pixel_min", "pixel_max", "image_min", "image_max")
 
@@ -94,7 +93,9 @@ def loader(dataset, batch_size=3):
 
 @pytest.fixture
 def make_trainer(tmp_path):
-    return lambda **options: Trainer(**QUIET | {"default_root_dir": tmp_path / "run"} | options)
+    return lambda **options: Trainer(
+        **QUIET | {"enable_checkpointing": False, "default_root_dir": tmp_path / "run"} | options
+    )
 
 
 @pytest.fixture

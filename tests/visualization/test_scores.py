@@ -12,7 +12,8 @@ from lightning.pytorch import Trainer
 from anomalib_inctrl.models.components.score_components import ScoreComponents
 from anomalib_inctrl.visualization import ScoreTable
 from tests.processes import needs_fork, run_process
-from tests.visualization.conftest import QUIET, BrightSpots, Files, loader, write_image
+from tests.shared import QUIET
+from tests.visualization.conftest import BrightSpots, Files, loader, write_image
 
 FIRST = ["image_path", "class_name", "score", "pred_score", "pred_label", "gt_label"]
 
