@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model that finds bright spots, images that have one, and a trainer that runs it through real hooks."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from anomalib.data import ImageBatch
 from anomalib.data.dataclasses.torch import InferenceBatch
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
@@ -93,12 +93,4 @@ def loader(dataset, batch_size=3):
 
 @pytest.fixture
 def make_trainer(tmp_path):
-    return lambda **options: Trainer(
-        **QUIET | {"enable_checkpointing": False, "default_root_dir": tmp_path / "run"} | options
-    )
-
-
-@pytest.fixture
-def make_batch():
-    """A batch without predictions."""
-    return lambda size=2, **fields: ImageBatch(image=torch.rand(size, 3, SIDE, SIDE), **fields)
+    return partial(Trainer, **QUIET | {"enable_checkpointing": False, "default_root_dir": tmp_path / "run"})
