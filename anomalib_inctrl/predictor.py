@@ -248,7 +248,7 @@ class Detector:
             for each class from normal images, see :meth:`set_prompts`. By default images are labelled only with
             prompts that a checkpoint holds beside its own threshold.
         false_alarm_rate: With ``threshold="auto"``, the share of normal images that may be labelled anomalous, by
-            conformal prediction; ``n`` normal images can promise ``1 / (n + 1)`` at best, which is the default.
+            conformal prediction; ``n`` normal images can guarantee ``1 / (n + 1)`` at best, which is the default.
 
     Raises:
         PretrainedWeightsError: If the backbone's weights or the checkpoint do not exist.

@@ -4,7 +4,7 @@
 
 If a normal image and the ``n`` calibration images are exchangeable, its p-value is at most ``alpha`` with a probability
 of at most ``alpha``, whatever the distribution of scores. The smallest p-value that ``n`` images can give is
-``1 / (n + 1)``: four normal images cannot promise fewer than 20 % false alarms.
+``1 / (n + 1)``: four normal images cannot guarantee fewer than 20 % false alarms.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def p_value(score: float, normal_scores: Sequence[float]) -> float:
 
 
 def smallest_rate(count: int) -> float:
-    """The smallest false-alarm rate that ``count`` normal images can promise, ``1 / (count + 1)``."""
+    """The smallest false-alarm rate that ``count`` normal images can guarantee, ``1 / (count + 1)``."""
     return 1 / (count + 1)
 
 
@@ -39,13 +39,13 @@ def conformal_threshold(normal_scores: Sequence[float], false_alarm_rate: float 
     Args:
         normal_scores: Scores of ``n`` normal images, one or more.
         false_alarm_rate: Share of normal images that may score higher, alpha in (0, 1); by default the smallest that
-            ``n`` images can promise, with which the threshold is the largest normal score.
+            ``n`` images can guarantee, with which the threshold is the largest normal score.
 
     Returns:
         One of the normal scores; a score is labelled anomalous if it is larger.
 
     Raises:
-        PromptError: If there are too few normal images for the rate; says how many are needed.
+        PromptError: If there are too few normal images for the rate; states how many are needed.
     """
     count = len(normal_scores)
     # A product that rounding has moved below a whole number would demand one image more than necessary.
@@ -54,7 +54,7 @@ def conformal_threshold(normal_scores: Sequence[float], false_alarm_rate: float 
         wanted = math.ceil(1 / float(false_alarm_rate or 1) - 1e-9) - 1
         msg = (
             f"false_alarm_rate={false_alarm_rate} needs {wanted} normal images to calibrate with, found {count}, which "
-            f"can promise {smallest_rate(count):.3g}. Give more, or accept that rate."
+            f"can guarantee {smallest_rate(count):.3g}. Give more, or accept that rate."
         )
         raise PromptError(msg)
     return sorted(normal_scores, reverse=True)[rank - 1]

@@ -166,7 +166,7 @@ class FewShotModule(ModelHubMixin, _Base):
             threshold: Raw score above which an image is labelled anomalous, in [0, 1]; ``"auto"`` computes it, and that
                 of the map, from normal images. None leaves it to labelled validation images, or to the checkpoint.
             false_alarm_rate: With ``threshold="auto"``, the share of normal images that may be labelled anomalous;
-                ``n`` normal images can promise ``1 / (n + 1)`` at best, which is the default.
+                ``n`` normal images can guarantee ``1 / (n + 1)`` at best, which is the default.
             calibration: With ``threshold="auto"``, folder of further normal images; without it each prompt is scored
                 against the others.
             use_text: Whether the text score takes part.
@@ -220,7 +220,7 @@ class FewShotModule(ModelHubMixin, _Base):
 
     @classmethod
     def model_arguments(cls) -> tuple[str, ...]:
-        """Arguments that shape the PyTorch model; a checkpoint decides them, whatever the command line says."""
+        """Arguments that shape the PyTorch model; a checkpoint decides them, whatever the command line states."""
         own = cls._arguments()
         return tuple(name for name in cls.model_class.argument_names() if name in own and name != "prompt_shifts")
 

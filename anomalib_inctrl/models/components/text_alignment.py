@@ -41,7 +41,7 @@ class TextAlignment:
         class_name: The class.
         unknown_words: Words of its name that the text encoder cannot distinguish from others; None where that is not
             known: a word may have a token of its own and still mean nothing to the encoder.
-        prototype_cosine: Cosine of the normal and the abnormal text prototype; near 1 the text score says little.
+        prototype_cosine: Cosine of the normal and the abnormal text prototype; near 1 the text score means little.
         normal_scores: Text score of each prompt image, in [0, 1]; high where the text takes normal images for abnormal.
     """
 

@@ -30,7 +30,7 @@ class InCTRL(FewShotModule, AnomalibModule):
     """InCTRL: trained once on an auxiliary dataset, then given a few normal images of any object.
 
     How it runs depends on the arguments. With ``GeneralistDataModule`` its heads are trained. With ``weights`` they
-    are taken as they are, and prompts and thresholds set anew on the target. With a checkpoint everything is as saved.
+    are taken as they are, and prompts and thresholds come from the target. With a checkpoint everything is as saved.
     Without either it scores by the training-free baseline. A stock datamodule adapts prompts and thresholds only.
 
     Its arguments are those of :class:`~anomalib_inctrl.models.components.few_shot_module.FewShotModule`.
