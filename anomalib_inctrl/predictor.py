@@ -289,9 +289,10 @@ class Detector:
             self.module = weights
         else:
             checkpoint = read_checkpoint(weights)
-            self.module = MODELS[model_of_checkpoint(weights, checkpoint)].from_checkpoint(checkpoint, weights)
-        if model not in {None, found := type(self.module).__name__}:
-            msg = f"model={model!r}: the weights given are of {found}. Leave model out, or give other weights."
+            found = MODELS[model_of_checkpoint(weights, checkpoint)]
+            self.module = found.load_from_checkpoint(weights, content=checkpoint)
+        if model not in {None, name := type(self.module).__name__}:
+            msg = f"model={model!r}: the weights given are of {name}. Leave model out, or give other weights."
             raise ArgumentError(msg)
         defaults = inspect.signature(Detector.__init__).parameters
         for name, value in settings.items() if weights is not None else ():

@@ -630,6 +630,7 @@ class FewShotModule(ModelHubMixin, _Base):
         hparams_file: Any = None,
         strict: bool | None = None,
         weights_only: bool = True,
+        content: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Load a model; the file is read once, and code in it is never run.
@@ -643,6 +644,7 @@ class FewShotModule(ModelHubMixin, _Base):
             hparams_file: Not used: a checkpoint holds its settings.
             strict: Not used: keys must match.
             weights_only: Not used: never anything but tensors and plain data.
+            content: Content of the checkpoint, if it has been read already.
             kwargs: Arguments of the constructor to replace those in the checkpoint.
 
         Returns:
@@ -653,31 +655,13 @@ class FewShotModule(ModelHubMixin, _Base):
             CheckpointError: If the file is damaged, holds code, or does not fit the model.
         """
         del hparams_file, strict, weights_only
-        return cls.from_checkpoint(read_checkpoint(checkpoint_path), checkpoint_path, map_location, **kwargs)
-
-    @classmethod
-    def from_checkpoint(
-        cls, checkpoint: dict[str, Any], path: str | Path, map_location: Any = None, **kwargs: Any
-    ) -> Any:
-        """Create a model from the content of a checkpoint; see :meth:`load_from_checkpoint`.
-
-        Args:
-            checkpoint: The content.
-            path: The file it was read from.
-            map_location: Device to put the model on; by default the CPU.
-            kwargs: Arguments of the constructor to replace those in the checkpoint.
-
-        Returns:
-            The model, in eval mode.
-
-        Raises:
-            CheckpointError: If the content does not fit the model.
-        """
+        path = Path(checkpoint_path)
+        checkpoint = read_checkpoint(path) if content is None else content
         saved = cls._saved_settings(checkpoint, str(path))
-        saved["pretrained"] = find_weights_file(saved["pretrained"], Path(path).parent)
+        saved["pretrained"] = find_weights_file(saved["pretrained"], path.parent)
         known = cls._arguments()
         module: Any = cls(**({name: value for name, value in saved.items() if name in known} | kwargs))
-        module.restore(checkpoint | {"hyper_parameters": saved | kwargs}, Path(path))
+        module.restore(checkpoint | {"hyper_parameters": saved | kwargs}, path)
         module.load_state_dict(checkpoint["state_dict"])
         return module.to(map_location if isinstance(map_location, (str, torch.device)) else "cpu").eval()
 
