@@ -196,7 +196,8 @@ def scan_torchvision(card: DatasetCard, root: Path, reader: Any, folder: str, so
         }
         return scan_arrays(card, base, card.default_categories, splits)
     except (RuntimeError, ValueError, AssertionError, OSError) as error:
-        raise card.missing(base, f"files below {folder} are missing or damaged ({error})") from error
+        reason = str(error).partition(" You can use download")[0]  # which these datamodules do not
+        raise card.missing(base, f"files below {folder} are missing or damaged ({reason})") from error
 
 
 def cut_image(
