@@ -80,18 +80,24 @@ def create_backbone(
     """Create a backbone.
 
     Args:
-        backbone: Name of an OpenCLIP vision transformer, ``timm/`` and the name of a timm one, or an OpenCLIP module.
-        pretrained: Tag or path of its weights; ``True`` for the default ones, ``None`` for random ones.
+        backbone: Name of an OpenCLIP vision transformer (``ViT-B-16-plus-240``, ``hf-hub:ORGANISATION/MODEL``);
+            ``timm/`` and timm's name of one, with or without a pretrained tag
+            (``timm/vit_small_patch14_dinov2.lvd142m``); or an OpenCLIP module.
+        pretrained: The library's pretrained tag or path of a weights file (``.pt``, ``.pth``, ``.safetensors``);
+            ``True`` for the default weights, timm's those of the tag in the name; ``None`` for random ones from a fixed
+            seed. Unused if ``backbone`` is a module.
         blocks: Blocks whose patch tokens are used, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
-        image_size: Side of the square input in pixels; None for the backbone's default.
+        image_size: Side of the square input in pixels, a multiple of the patch size, to which the library resamples
+            position embeddings; None for the backbone's default.
 
     Returns:
         The backbone.
 
     Raises:
-        BackboneError: If there is no such backbone, or blocks or size do not fit it.
+        BackboneError: If the model is unknown, has no vision transformer, lacks one of the blocks, or cannot take the
+            image size.
         PretrainedWeightsError: If the weights can neither be found nor downloaded.
-        CheckpointError: If a weights file does not fit.
+        CheckpointError: If a weights file does not fit the model.
     """
     if isinstance(backbone, nn.Module):
         return OpenCLIPBackbone(backbone, None, blocks)

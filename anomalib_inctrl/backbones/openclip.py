@@ -53,20 +53,8 @@ _TRUNK_POSITIONS = "visual.trunk.pos_embed"
 class OpenCLIPBackbone(Backbone):
     """An OpenCLIP model with a vision transformer as image encoder, its own or timm's, and a text encoder.
 
-    Args:
-        backbone: Name of an OpenCLIP model (``ViT-B-16-plus-240``, ``hf-hub:ORGANISATION/MODEL``), or an OpenCLIP
-            module.
-        pretrained: OpenCLIP pretrained tag or path of a weights file (``.pt``, ``.pth``, ``.safetensors``); ``None``
-            for random weights from a fixed seed. Unused if ``backbone`` is a module.
-        blocks: Blocks whose patch tokens are used, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
-        image_size: Side of the square input in pixels, a multiple of the patch size; position embeddings are resampled
-            by the library. By default the model's own.
-
-    Raises:
-        BackboneError: If the model is unknown, has no vision transformer, lacks one of the blocks, or cannot take the
-            image size.
-        PretrainedWeightsError: If the weights can neither be found nor downloaded.
-        CheckpointError: If a weights file does not fit the model.
+    Arguments and errors are those of :func:`create_backbone`; ``pretrained`` cannot be ``True``, and by default
+    ``image_size`` is the model's own.
     """
 
     has_text = True

@@ -27,20 +27,7 @@ class TimmBackbone(Backbone):
     Class, distillation and register tokens are dropped from the patch tokens. The class embedding is the model's pooled
     feature: its class token, or the mean or attention pooling that it was trained with.
 
-    Args:
-        name: ``timm/`` and timm's name of the model, with or without a pretrained tag
-            (``timm/vit_small_patch14_dinov2.lvd142m``).
-        pretrained: True for the weights of the tag in the name, or timm's default; a tag; path of a weights file
-            (``.safetensors``, ``.pt``, ``.pth``); ``None`` for random weights from a fixed seed.
-        blocks: Blocks whose patch tokens are used, counted from 1; by default 7/12, 9/12 and 11/12 of the depth.
-        image_size: Side of the square input in pixels, a multiple of the patch size; position embeddings are resampled
-            by timm. By default the model's own.
-
-    Raises:
-        BackboneError: If timm has no such model, it is not a vision transformer, lacks one of the blocks, or cannot
-            take the image size.
-        PretrainedWeightsError: If the weights can neither be found nor downloaded.
-        CheckpointError: If a weights file does not fit the model.
+    Arguments and errors are those of :func:`create_backbone`; by default ``image_size`` is the model's own.
     """
 
     has_text = False
