@@ -86,24 +86,19 @@ class ModelConfig(BaseModel, extra="forbid"):
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
         name, takes = self.class_path, inspect.signature(self.load_class()).parameters
-        unknown = ", ".join(sorted(self.init_args.keys() - takes))
-        taken = ", ".join(
-            sorted(self.init_args.keys() & (_SET_BY_BENCHMARK if self.ours else {"k_shot", "class_name"}))
-        )
-        for wrong, message in (
-            (unknown, f"init_args: {name} takes no {unknown}. It takes {', '.join(takes)}."),
-            (taken, f"init_args: {taken} cannot be given here; the benchmark sets them."),
-            (
-                self.ours and (self.trainer or self.train_on != "prompts"),
-                f"trainer and train_on are for other models; {name} is trained by a config in weights.",
-            ),
-            (
-                not self.ours and self.weights is not None,
-                f"weights are for InCTRL and InCTRLv2; {name} is trained on each target.",
-            ),
-        ):
-            if wrong:
-                raise ValueError(message)
+        if unknown := ", ".join(sorted(self.init_args.keys() - takes)):
+            msg = f"init_args: {name} takes no {unknown}. It takes {', '.join(takes)}."
+            raise ValueError(msg)
+        set_by_benchmark = _SET_BY_BENCHMARK if self.ours else {"k_shot", "class_name"}
+        if taken := ", ".join(sorted(self.init_args.keys() & set_by_benchmark)):
+            msg = f"init_args: {taken} cannot be given here; the benchmark sets them."
+            raise ValueError(msg)
+        if self.ours and (self.trainer or self.train_on != "prompts"):
+            msg = f"trainer and train_on are for other models; {name} is trained by a config in weights."
+            raise ValueError(msg)
+        if not self.ours and self.weights is not None:
+            msg = f"weights are for InCTRL and InCTRLv2; {name} is trained on each target."
+            raise ValueError(msg)
         return self
 
 
@@ -189,30 +184,23 @@ class BenchmarkConfig(BaseModel, extra="forbid"):
     def identity(self) -> dict[str, dict[str, Any]]:
         """What the values of finished rows depend on: by model, weights of a model and target, the values by key.
 
-        Returns:
-            Plain data, as JSON gives them back.
-
-        Raises:
-            PretrainedWeightsError: If there is no such weights file.
+        They are plain data, as JSON gives them back. A :class:`PretrainedWeightsError` is raised if a file of weights
+        does not exist.
         """
         content = cache(weights_content)
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {"rules": self.model_dump(include={"prompt_selection", "pixel_metrics", "prompts"})}
         for name, target in self.targets.items():
             found[f"targets.{name}"] = dataclasses.asdict(target) | {"categories": None}
         for name, model in self.models.items():
-            entry = model.model_dump(exclude={"weights"})
+            found[f"models.{name}"] = entry = model.model_dump(exclude={"weights"})
             tag = model.init_args.get("pretrained")
-            file = weights_file(str(model.init_args.get("backbone")), tag) if isinstance(tag, str) else None
-            if file is not None:
+            if isinstance(tag, str) and (file := weights_file(str(model.init_args.get("backbone")), tag)):
                 entry["init_args"]["pretrained"] = content(str(file))
-            found[f"models.{name}"] = entry
             for target_name in self.targets:
                 found[f"models.{name}.weights.{target_name}"] = content(model.weights_for(target_name))
-        found["rules"] = self.model_dump(include={"prompt_selection", "pixel_metrics", "prompts"})
-        # With sorted keys, since lists of mappings are compared as text.
         leaves = {entry: _leaves(values) for entry, values in found.items()}
-        identity: dict[str, dict[str, Any]] = json.loads(json.dumps(leaves, sort_keys=True, default=str))
-        return identity
+        # With sorted keys, since lists of mappings are compared as text.
+        return dict(json.loads(json.dumps(leaves, sort_keys=True, default=str)))
 
 
 def read_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> BenchmarkConfig:
@@ -249,10 +237,9 @@ def changes(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str,
     """A line for each difference between two :meth:`BenchmarkConfig.identity`; added and removed entries are none."""
     lines = []
     for entry in sorted(old.keys() & new.keys()):
-        before, after = old[entry], new[entry]
-        for key in sorted(before.keys() | after.keys()):
+        for key in sorted(old[entry].keys() | new[entry].keys()):
             # None differs from a value left to its default.
-            was, now = (repr(leaves[key]) if key in leaves else "not given" for leaves in (before, after))
+            was, now = (repr(leaves[entry][key]) if key in leaves[entry] else "not given" for leaves in (old, new))
             if was != now:
                 lines.append(f"{entry}.{key}: was {was}, is {now}" if key else f"{entry}: was {was}, is {now}")
     return lines

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -61,24 +62,20 @@ class CategoryJob:
 
     @property
     def where(self) -> str:
-        """Name of the category, for messages."""
+        """Name of the category."""
         return f"{self.target}/{self.class_name}"
 
     @property
     def label(self) -> str:
-        """Models, category and, if there is only one, the setting, for messages."""
-        label = f"{', '.join(self.settings)} on {self.where}"
-        settings = {setting for some in self.settings.values() for setting in some}
-        for k_shot, seed in settings if len(settings) == 1 else ():
-            label += f", K={'all' if k_shot is None else k_shot}, seed {seed}"
-        return label
+        """Models, category and, if there is only one, the setting."""
+        label, settings = f"{', '.join(self.settings)} on {self.where}", set(chain(*self.settings.values()))
+        if len(settings) > 1:
+            return label
+        ((k_shot, seed),) = settings
+        return f"{label}, K={'all' if k_shot is None else k_shot}, seed {seed}"
 
     def run(self) -> CategoryResult:
-        """Measure all settings.
-
-        Returns:
-            Complete rows with their details. An error is one of its failures: it does not stop other categories.
-        """
+        """Measure all settings; an error is one of the result's failures and does not stop other categories."""
         try:
             device = _device(self.config.device)
             with quiet():
@@ -100,24 +97,23 @@ class CategoryJob:
         return result
 
     def _measure(self, device: str) -> CategoryResult:
-        config = self.config
-        ((_, datamodule),) = build_datamodules([self.source], f"targets.{self.target}").items()
+        config, argument = self.config, f"targets.{self.target}"
+        (datamodule,) = build_datamodules([self.source], argument).values()
         prepare(datamodule)
-        parts = read_parts(self.class_name, datamodule, f"targets.{self.target}")
+        parts = read_parts(self.class_name, datamodule, argument)
         candidates: list[Path] = []
         if "train" in parts:
             samples = parts["train"].samples
-            candidates = sorted(Path(path) for path in samples.image_path[samples.label_index == 0])
+            candidates = sorted(map(Path, samples.image_path[samples.label_index == 0]))
 
-        def choose(k_shot: int | None, seed: int, encode: Encode) -> list[Path]:
+        def choose(k_shot: int, seed: int, encode: Encode) -> list[Path]:
             if config.prompts is not None:
                 return _listed(config.prompts / prompt_file(self.target, self.class_name, k_shot, seed), k_shot)
-            return create_selector(config.prompt_selection, seed).select(candidates, k_shot or 0, encode)
+            return create_selector(config.prompt_selection, seed).select(candidates, k_shot, encode)
 
         options: dict[str, Any] = {"where": self.where, "pixel_metrics": config.pixel_metrics}
         name = next(iter(self.settings))
-        model = config.models[name]
-        if not model.ours:
+        if not (model := config.models[name]).ours:
             ((k_shot, seed),) = self.settings[name]
             prompts = choose(k_shot, seed, lambda _: torch.empty(0)) if k_shot else None
             options |= {"class_name": self.class_name, "device": device}
@@ -133,16 +129,9 @@ class CategoryJob:
 
 
 def target_categories(config: BenchmarkConfig) -> dict[tuple[str, str], DataSource]:
-    """Find the categories of all targets, and prepare their data.
+    """Prepare the data of all targets: sources of one category each, by target and category, in the config's order.
 
-    Args:
-        config: The benchmark.
-
-    Returns:
-        Sources of one category each, by target and category, in the config's order.
-
-    Raises:
-        DatasetError: If a dataset is not in the folder that the config names.
+    A :class:`DatasetError` is raised if a dataset is not in the folder that the config names.
     """
     found = {}
     for target, source in config.targets.items():
@@ -155,26 +144,16 @@ def target_categories(config: BenchmarkConfig) -> dict[tuple[str, str], DataSour
 
 
 def plan_jobs(
-    config: BenchmarkConfig,
-    categories: Mapping[tuple[str, str], DataSource],
-    finished: Collection[tuple[Any, ...]],
+    config: BenchmarkConfig, categories: Mapping[tuple[str, str], DataSource], finished: Collection[tuple[Any, ...]]
 ) -> list[CategoryJob]:
-    """List the jobs that measure the missing rows.
+    """Jobs that measure the rows not in `finished` (model, target, category, K and seed), category by category.
 
-    Args:
-        config: The benchmark; its models' weights are checkpoints.
-        categories: See :func:`target_categories`.
-        finished: Model, target, category, K and seed of the rows that are measured already.
-
-    Returns:
-        Jobs, category by category. Models that share backbone, preprocessing and prompts share a job; every other
-        model has one for each setting.
+    Models that share backbone, preprocessing and prompts share a job; every other model has one for each setting.
     """
 
     @cache
     def shared(name: str, target: str) -> tuple[str, ...]:
-        # Only the hyperparameters are needed: the PyTorch model is built on first use.
-        hparams = build(config.models[name], target).hparams
+        hparams = build(config.models[name], target).hparams  # the PyTorch model is not built before its first use
         return tuple(str(hparams[item]) for item in _SHARED)
 
     jobs: list[CategoryJob] = []
@@ -213,15 +192,12 @@ def build(model: ModelConfig, target: str) -> Any:
 def load_modules(
     models: tuple[tuple[str, str], ...], target: str, device: str, _changed: tuple[int, ...] = ()
 ) -> dict[str, Any]:
-    """Build models of this package that share a backbone; they are kept for the next category.
+    """Build models of this package that share a backbone, in eval mode; they are kept for the next category.
 
     Args:
         models: Names, and their :class:`ModelConfig` as JSON.
         target: The target whose checkpoints they have.
         device: PyTorch device.
-
-    Returns:
-        Lightning models by name, in eval mode.
     """
     modules: dict[str, Any] = {}
     for name, config in models:
@@ -247,13 +223,14 @@ def file_name(name: str) -> str:
     return f"%2E{text[1:]}" if text.startswith(".") else text
 
 
-def _listed(path: Path, k_shot: int | None) -> list[Path]:
-    if not path.is_file():
-        msg = f"prompts={path}: no such list. Give the folder prompts of a benchmark with this category."
-        raise BenchmarkError(msg)
-    prompts = read_prompt_list(path)[None]
+def _listed(path: Path, k_shot: int) -> list[Path]:
+    prompts = read_prompt_list(path)[None] if path.is_file() else []
     if len(prompts) != k_shot:
-        msg = f"prompts={path}: names {len(prompts)} prompts, K is {k_shot}. Complete the list, or leave prompts out."
+        found = f"names {len(prompts)} prompts" if path.is_file() else "no such list"
+        msg = (
+            f"prompts={path}: {found}, K is {k_shot}. Give the folder prompts of a benchmark with this category and K, "
+            "complete the list, or leave prompts out."
+        )
         raise BenchmarkError(msg)
     return prompts
 
@@ -272,12 +249,12 @@ def _device(wanted: str) -> str:
 @lru_cache(maxsize=1)
 def _commit() -> str:
     """Commit of the package if it runs from a checkout, with ``-dirty`` after changes; else empty."""
-    here = Path(__file__)
+    folder, name = os.path.split(__file__)
     # The first fails if the environment lies in another repository.
-    commands = ("ls-files", "--error-unmatch", here.name), ("describe", "--always", "--dirty", "--exclude=*")
+    commands = ("ls-files", "--error-unmatch", name), ("describe", "--always", "--dirty", "--exclude=*")
     try:
         for command in commands:
-            git = ["git", "-C", str(here.parent), *command]
+            git = ["git", "-C", folder, *command]
             found = subprocess.run(git, capture_output=True, text=True, check=True, timeout=20)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return ""
@@ -288,26 +265,16 @@ JobResults = Iterator[tuple[CategoryJob, CategoryResult]]
 
 
 def run_jobs(jobs: Sequence[CategoryJob], workers: int = 1, ray: RayConfig | None = None) -> JobResults:
-    """Run jobs; one that fails does not stop the others.
+    """Run jobs, in as many processes of this machine as `workers` or by Ray; give each with its result when it ends.
 
-    Args:
-        jobs: Jobs to run.
-        workers: Processes of this machine, which share its cores and GPUs.
-        ray: Spread jobs over machines by Ray instead.
-
-    Yields:
-        Each job with its result as soon as that is there.
-
-    Raises:
-        BenchmarkError: If a process dies, or Ray is not installed.
+    A job that fails does not stop the others. A :class:`BenchmarkError` is raised if a process dies, or Ray is not
+    installed.
     """
     if ray is not None:
-        yield from _run_on_ray(jobs, ray)
-    elif workers > 1 and len(jobs) > 1:
-        yield from _run_in_processes(jobs, min(workers, len(jobs)))
-    else:
-        for job in jobs:
-            yield job, job.run()
+        return _run_on_ray(jobs, ray)
+    if workers > 1 and len(jobs) > 1:
+        return _run_in_processes(jobs, min(workers, len(jobs)))
+    return ((job, job.run()) for job in jobs)
 
 
 def _run_in_processes(jobs: Sequence[CategoryJob], workers: int) -> JobResults:
@@ -353,7 +320,7 @@ def _run_on_ray(jobs: Sequence[CategoryJob], options: RayConfig) -> JobResults:
         ray.init(address=options.address, include_dashboard=False, log_to_driver=False)
     # Ray tries a job again after the death of its worker.
     remote = ray.remote(num_cpus=options.cpus, num_gpus=options.gpus, max_retries=options.retries)
-    task = remote(_run_job)
+    task = remote(lambda job: job.run())
     try:
         waiting = {task.remote(job): job for job in jobs}
         while waiting:
@@ -366,7 +333,3 @@ def _run_on_ray(jobs: Sequence[CategoryJob], options: RayConfig) -> JobResults:
     finally:
         if started:
             ray.shutdown()
-
-
-def _run_job(job: CategoryJob) -> CategoryResult:
-    return job.run()

@@ -34,7 +34,7 @@ from anomalib_inctrl.models.components.prompt_shifts import encode_prompts
 from anomalib_inctrl.models.components.residuals import unit
 
 Encode = Callable[[Sequence[Path]], Tensor]
-PromptChooser = Callable[[int | None, int, Encode], list[Path]]
+PromptChooser = Callable[[int, int, Encode], list[Path]]
 """Chooses prompts from K, seed and an encoder of candidates."""
 
 
