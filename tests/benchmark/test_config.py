@@ -76,50 +76,32 @@ def test_paths_are_interpolated(make_config):
 
 
 def test_identity_changes_only_with_what_decides_results(make_config, tmp_path):
+    contents = {"heads.ckpt": "heads", "copy.ckpt": "heads", "other.ckpt": "other", "train.yaml": "trainer: {}"}
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+    weights = f"models.InCTRL.weights={tmp_path}"
     config = make_config()
 
-    def difference(*overrides, **more):
-        return changes(read_config(config).identity(), read_config(config | more, overrides).identity())
+    def identity(*overrides, **more):
+        return read_config(config | more, [f"{weights}/heads.ckpt", *overrides]).identity()
 
     free = "workers=4 batch_size=1 seeds=[0,7] k_shots=[8] device=auto output=elsewhere targets.Demo.categories=[brick]"
-    more = {"targets": config["targets"] | {"Other": config["targets"]["Demo"]}}
+    more = {"targets": config["targets"] | {"Other": config["targets"]["Demo"]}}  # with its weights
     more["models"] = {"another": config["models"]["InCTRL"], **config["models"]}
-    assert difference(*free.split(), **more) == []
-    other_weights = tmp_path / "other.ckpt"
-    other_weights.write_bytes(b"other")
+    before, after = identity(), identity(*free.split(), f"{weights}/copy.ckpt", **more)
+    assert changes(before, after) == changes(after, before) == []
     for override, word in [
         ("models.InCTRL.init_args.residual_scale=full", "models.InCTRL.init_args.residual_scale"),
         ("models.InCTRL.class_path=InCTRLv2", "was 'InCTRL', is 'InCTRLv2'"),
-        (f"models.InCTRL.weights={other_weights}", "models.InCTRL.weights.Demo"),
+        ("models.InCTRL.weights=null", "models.InCTRL.weights.Demo"),
+        (f"{weights}/other.ckpt", "models.InCTRL.weights.Demo"),
+        (f"{weights}/train.yaml", "models.InCTRL.weights.Demo"),
         ("targets.Demo.options.seed=5", "options.seed"),
         ("targets.Demo.root=elsewhere", "targets.Demo.root"),
         ("prompt_selection=first", "rules.prompt_selection: was 'random', is 'first'"),
     ]:
-        (line,) = difference(override)
+        (line,) = changes(before, identity(override))
         assert word in line
-
-
-def test_weights_are_identified_by_content(make_config, tmp_path):
-    contents = {"heads.ckpt": "heads", "copy.ckpt": "heads", "other.ckpt": "other", "train.yaml": "trainer: {}"}
-
-    def with_weights(name, **more):
-        config = make_config(**more)
-        config["models"]["InCTRL"]["weights"] = name and str(tmp_path / name)
-        return read_config(config).identity()
-
-    identities = {None: with_weights(None)}
-    for name, content in contents.items():
-        (tmp_path / name).write_text(content)
-        identities[name] = with_weights(name)
-    for old, before in identities.items():
-        for new, after in identities.items():
-            lines = changes(before, after)
-            assert bool(lines) == (contents.get(old) != contents.get(new))
-            assert all(line.startswith("models.InCTRL.weights.Demo") for line in lines)
-    # A target that is added or removed brings its weights with it.
-    target = make_config()["targets"]["Demo"]
-    both = with_weights("heads.ckpt", targets={"Demo": target, "Other": target})
-    assert changes(identities["heads.ckpt"], both) == changes(both, identities["heads.ckpt"]) == []
 
 
 def test_packaged_weights_are_identified_by_content(make_config, monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 """Runs: repeated, killed, resumed, changed, in several processes, and refused."""
 
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,9 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from anomalib.models import Padim
-from PIL import Image
 
-from anomalib_inctrl import InCTRLDemo
 from anomalib_inctrl.benchmark import run_benchmark
 from anomalib_inctrl.benchmark.config import read_config
 from anomalib_inctrl.benchmark.pipeline import main
@@ -54,31 +53,34 @@ def test_added_settings_are_measured_and_finished_rows_kept(make_config, monkeyp
     pd.testing.assert_frame_equal(everything, run_benchmark(config)[everything.columns], check_dtype=False)
 
 
-def test_changed_config_is_refused_and_names_the_change(make_config):
-    config = make_config(k_shots=[1], pixel_metrics=False)
-    run_benchmark(config)
-    report = Path(config["output"]) / "report.md"
-    before = report.read_text()
-    config["models"]["InCTRL"]["init_args"]["residual_scale"] = "full"
-    for report_only in (False, True):
-        with pytest.raises(BenchmarkError, match=r"InCTRL\.init_args\.residual_scale: was not given, is 'full'"):
-            run_benchmark(config, report_only=report_only)
-    assert report.read_text() == before
-
-
-def test_second_run_in_one_folder_is_refused_and_a_failed_start_unlocks_it(make_config, tmp_path):
-    config = make_config(k_shots=[1], pixel_metrics=False)
+def test_a_folder_belongs_to_one_config_and_one_run_at_a_time(make_config, tmp_path):
+    config, file = make_config(k_shots=[1], pixel_metrics=False), tmp_path / "benchmark.yaml"
     folder = ResultsFolder(read_config(config))
     with folder.locked(), pytest.raises(BenchmarkError, match="another run is writing here"):
         run_benchmark(config)
     missing = f"models.InCTRL.weights={tmp_path / 'nothing.ckpt'}"
     with pytest.raises(PretrainedWeightsError, match=r"nothing\.ckpt") as kept:  # as a notebook keeps it
         run_benchmark(config, [missing])
-    assert len(run_benchmark(config)) == 4
+    file.write_text(yaml.safe_dump(config | {"k_shots": [2]}))
+    command = ["--config", str(file), "--set", "k_shots=[1]"]
+    assert main([*command, "title=Mine"]) == 0
     del kept
+    assert len(written(config)) == 4
+    report = folder.path / "report.md"
+    report.unlink()
+    assert main([*command, "title=Other", "--report_only", "true"]) == 0
+    assert report.read_text().startswith("# Other\n")
+    assert yaml.safe_load((folder.path / "config.yaml").read_text())["title"] == "Other"
+    before = report.read_text()
+    for report_only in (False, True):
+        with pytest.raises(BenchmarkError, match=r"InCTRL\.init_args\.residual_scale: was not given, is 'full'"):
+            run_benchmark(config, ["models.InCTRL.init_args.residual_scale=full"], report_only=report_only)
+    assert report.read_text() == before
     (folder.path / "identity.json").write_text("{")
     with pytest.raises(BenchmarkError, match=r"identity\.json: damaged"):
         run_benchmark(config)
+    with pytest.raises(SystemExit, match=r"error: .*benchmark\.yaml does not fit:\n  seeds: "):
+        main([*command, "seeds=[]"])
 
 
 def _run(config):
@@ -122,57 +124,48 @@ def test_worker_count_does_not_change_results(make_config, packaged_model, tmp_p
     assert_equal(one, two)
 
 
-def test_category_with_one_label_is_reported_and_others_are_measured(make_config, tmp_path):
-    config = make_config()
-    for name, kinds in {"complete": ("good", "bent"), "flawless": ("good",)}.items():
-        folder = tmp_path / "parts" / name
-        for kind in ("train", *kinds):
-            (folder / kind).mkdir(parents=True)
-            for number in range(3):
-                image = Image.new("RGB", (64, 64), (40 * number, 90, len(kind) * 20))
-                image.save(folder / kind / f"{number}.png")
-        options = {"name": name, "normal_dir": "train", "normal_test_dir": "good", "val_split_mode": "same_as_test"}
-        options |= {"abnormal_dir": "bent"} if "bent" in kinds else {}
-        config["targets"][name] = {"datamodule": "Folder", "root": str(folder), "options": options}
-    with pytest.raises(BenchmarkError, match=r"flawless/flawless: the test images all have one label \(3 normal"):
-        run_benchmark(config)
+def test_what_cannot_be_measured_is_reported_and_all_else_is_kept(make_config, data, tmp_path):
+    shutil.copytree(data / "gear", tmp_path / "gear")
+    broken = sorted((tmp_path / "gear/train/good").glob("*.png"))[3]  # the choice of seed 1
+    broken.write_bytes(broken.read_bytes()[:3000])
+    options = {"normal_dir": "train/good", "normal_test_dir": "test/good", "val_split_mode": "same_as_test"}
+    folder = {"datamodule": "Folder", "root": str(data / "washer")}
+    config = make_config(k_shots=[0, 1, 7], seeds=[0, 1, 2])
+    config["targets"] = {
+        "gears": config["targets"]["Demo"] | {"root": str(tmp_path), "categories": ["gear"]},
+        "plain": folder | {"options": options | {"name": "washer", "abnormal_dir": "test/scratch"}},
+        "flawless": folder | {"options": options | {"name": "washer"}},
+    }
+    (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit, match="could not be measured, all else is in ") as end:
+        main(["--config", str(tmp_path / "benchmark.yaml")])
     table = written(config)
-    assert set(table.target) == {"Demo", "complete"}
+    assert set(table.target) == {"gears", "plain"}
+    one_model = table[table.model == "InCTRL"].groupby("target")
+    assert one_model.get_group("plain").k_shot.to_list() == [0, 0, 0, 1, 1, 1]
+    gears = one_model.get_group("gears")
+    assert gears.seed[gears.k_shot == 1].to_list() == [0, 2]
     # No masks, no pixel columns.
-    assert table[table.target == "complete"].filter(like="pixel_").isna().all(axis=None)
-    assert table[table.target == "complete"].masks.eq(0).all()
-    assert table[table.target == "Demo"].filter(like="pixel_").notna().all(axis=None)
+    assert table[table.target == "plain"].filter(like="pixel_").isna().all(axis=None)
+    assert table[table.target == "plain"].masks.eq(0).all()
+    assert table[table.target == "gears"].filter(like="pixel_").notna().all(axis=None)
+    for message in (
+        f"gears/gear: k_shot=1, seed=1: ImageFileError: {broken}: 3000 bytes",
+        "plain/washer: k_shot=7, seed=0: PromptError: k_shot=7: only 6 normal images",
+        "flawless/washer: the test images all have one label (3 normal",
+    ):
+        assert message in str(end.value)
     report = (Path(config["output"]) / "report.md").read_text()
     assert "no masks" in report
     assert "not run" in report
 
 
-def test_settings_that_are_possible_are_kept(make_config, tmp_path):
-    counts = {"train_count": 3, "test_normal_count": 2, "test_anomalous_count": 3}
-    for category in ("gear", "washer"):
-        InCTRLDemo(tmp_path / "data", category, **counts).prepare_data()
-    broken = sorted((tmp_path / "data/gear/train/good").glob("*.png"))[0]
-    broken.write_bytes(broken.read_bytes()[:3000])
-    config = make_config(k_shots=[0, 1, 5], seeds=[0, 1, 2])
-    config["targets"]["Demo"] |= {"root": str(tmp_path / "data"), "categories": ["gear", "washer"], "options": counts}
-    (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(SystemExit, match="could not be measured, all else is in ") as end:
-        main(["--config", str(tmp_path / "benchmark.yaml")])
-    table = written(config)
-    washer, gear = (table[(table.category == name) & (table.model == table.model[0])] for name in ("washer", "gear"))
-    assert sorted(washer.k_shot) == [0, 0, 0, 1, 1, 1]
-    assert 0 in gear.k_shot.to_list()
-    assert 0 < sum(gear.k_shot == 1) < 3  # those with other prompts than the broken file
-    message = str(end.value)
-    (failed, *_) = {0, 1, 2} - set(gear[gear.k_shot == 1].seed)
-    assert f"Demo/gear: k_shot=1, seed={failed}: ImageFileError: {broken}: 3000 bytes" in message
-    assert "Demo/washer: k_shot=5, seed=0: PromptError: k_shot=5: only 3 normal images" in message
-
-
-def test_prompt_lists_of_an_earlier_run_are_reused(make_config, tmp_path):
+def test_prompts_are_chosen_for_all_k_and_their_lists_can_be_given(make_config, tmp_path):
     lists = tmp_path / "first" / "prompts"
-    first = make_config(output=str(tmp_path / "first"), seeds=[1])
-    run_benchmark(first)
+    first = make_config(output=str(tmp_path / "first"), seeds=[1], prompt_selection="representative")
+    assert len(run_benchmark(first)) == 8
+    one, two = ((lists / "Demo" / "washer" / f"k{k}_seed1.txt").read_text().split() for k in (1, 2))
+    assert two[:1] == one
     again = make_config(output=str(tmp_path / "again"), prompts=str(lists), seeds=[1], prompt_selection="first")
     run_benchmark(again)
     assert_equal(first, again)
@@ -182,13 +175,6 @@ def test_prompt_lists_of_an_earlier_run_are_reused(make_config, tmp_path):
     shortened.write_text(shortened.read_text().splitlines()[0] + "\n")
     with pytest.raises(BenchmarkError, match=r"k2_seed1\.txt: names 1 prompts, K is 2"):
         run_benchmark(again | {"output": str(tmp_path / "short")})
-
-
-def test_representative_prompts_are_chosen_in_one_pass(make_config, tmp_path):
-    assert len(run_benchmark(make_config(prompt_selection="representative"))) == 8
-    lists = tmp_path / "results" / "prompts" / "Demo" / "washer"
-    one, two = ((lists / f"k{k}_seed0.txt").read_text().split() for k in (1, 2))
-    assert two[:1] == one
 
 
 def test_comparison_models_train_on_the_same_prompts(make_config, monkeypatch, tmp_path):
@@ -250,20 +236,3 @@ def test_training_config_is_run_once(make_config, data, tmp_path):
     file.write_text(yaml.safe_dump(training))
     with pytest.raises(BenchmarkError, match=r"weights\.Demo\.trainer\.max_epochs: was 1, is 2"):
         run_benchmark(config)
-
-
-def test_command_reports_errors_without_traceback(make_config, tmp_path):
-    file = tmp_path / "benchmark.yaml"
-    file.write_text(yaml.safe_dump(make_config(seeds=[])))
-    with pytest.raises(SystemExit, match=r"error: .*benchmark\.yaml does not fit:\n  seeds: ") as end:
-        main(["--config", str(file)])
-    assert "Traceback" not in str(end.value)
-    config = make_config()
-    file.write_text(yaml.safe_dump(config))
-    assert main(["--config", str(file), "--set", "k_shots=[1]", "title=Mine"]) == 0
-    assert len(written(config)) == 4
-    folder = Path(config["output"])
-    (folder / "report.md").unlink()
-    assert main(["--config", str(file), "--set", "title=Other", "--report_only", "true"]) == 0
-    assert (folder / "report.md").read_text().startswith("# Other\n")
-    assert yaml.safe_load((folder / "config.yaml").read_text())["title"] == "Other"

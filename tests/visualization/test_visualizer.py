@@ -236,7 +236,8 @@ def test_what_is_not_known_is_not_drawn(tmp_path, make_trainer, unknown, tiles):
     assert [Image.open(tmp_path / "run/images/data" / f"{i}.png").width for i in (0, 1)] == [256 * n for n in tiles]
     assert (first["mask"] is None) == ("gt_mask" in unknown)
     assert second["mask"] is not None
-    assert ("anomaly map" in first["maps"]) == ("anomaly_map" not in unknown)
+    maps = {name: heat_map[1:] for name, heat_map in first["maps"].items()}
+    assert maps == ({} if "anomaly_map" in unknown else {"anomaly map": (0.0, 0.3, None)})
 
 
 def test_prompts_are_read_once_and_missing_ones_are_grey(tmp_path, monkeypatch):
