@@ -3,8 +3,7 @@
 """The steps that anomalib's integration tests ask of every model, over both models: classification and segmentation.
 
 Its own suite takes a model's default arguments, and so 800 MB of CLIP. Here the backbone is small, the steps the same:
-five normal training images of 256 pixels, five and five for testing, batches of two, one epoch, and everything from the
-checkpoint that this gives.
+a handful of images of 240 pixels, batches of two, one epoch, and everything from the checkpoint that this gives.
 """
 
 from pathlib import Path
@@ -12,43 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from anomalib.cli.cli import AnomalibCLI
-from anomalib.data import Folder, MVTecAD, PredictDataset
+from anomalib.data import MVTecAD, PredictDataset
 from anomalib.models import get_model
-from PIL import Image
 
 from tests.shared import BACKBONE, SMALL
 
-SIDE = 256
-
-
-@pytest.fixture(scope="session")
-def images(tmp_path_factory):
-    """Noise with a bright square as the defect, in MVTec AD's layout."""
-    root = tmp_path_factory.mktemp("suite") / "dummy"
-    random = np.random.default_rng(0)
-
-    def save(path, pixels):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
-
-    mask = np.zeros((SIDE, SIDE), np.uint8)
-    mask[64:128, 64:128] = 255
-    for index in range(5):
-        for part in ("train/good", "test/good", "test/bad"):
-            pixels = random.integers(60, 120, (SIDE, SIDE, 3), dtype=np.uint8)
-            if part == "test/bad":
-                pixels[mask > 0] = 250
-                save(root / f"ground_truth/bad/{index:03}_mask.png", mask)
-            save(root / part / f"{index:03}.png", pixels)
-    return root
-
 
 @pytest.fixture(params=["segmentation", "classification"])
-def datamodule(request, images):
+def datamodule(request, data, folder):
     options = {"train_batch_size": 2, "eval_batch_size": 2, "num_workers": 0}
     if request.param == "segmentation":
-        return MVTecAD(root=images.parent, category=images.name, **options)
-    return Folder(name="dummy", root=images, normal_dir="train/good", abnormal_dir="test/bad", **options)
+        return MVTecAD(root=data, category="washer", **options)
+    return folder(**options, val_split_mode="from_test")
 
 
 def scores_of(batch):
@@ -57,7 +31,7 @@ def scores_of(batch):
     return [(Path(path), float(score)) for path, score in zip(batch.image_path, batch.pred_score, strict=True)]
 
 
-def test_fit_test_train_validate_predict(kind, make_model, make_engine, datamodule, images):
+def test_fit_test_train_validate_predict(kind, make_model, make_engine, datamodule, data):
     assert type(get_model(kind.__name__, **SMALL)) is kind
     engine = make_engine(max_epochs=1, devices=1)
     engine.fit(make_model(), datamodule=datamodule)
@@ -76,8 +50,8 @@ def test_fit_test_train_validate_predict(kind, make_model, make_engine, datamodu
 
     scores = {path: score for batch in predict(datamodule=datamodule) for path, score in scores_of(batch)}
     found = [
-        *predict(dataset=PredictDataset(images / "test/bad")),
-        *predict(data_path=images / "test/bad/003.png"),
+        *predict(dataset=PredictDataset(data / "washer/test")),
+        *predict(data_path=next((data / "washer/test/good").glob("*.png"))),
     ]
     # Of a Folder anomalib keeps half of the test images for validation.
     common = [(score, scores[path]) for batch in found for path, score in scores_of(batch) if path in scores]
@@ -87,15 +61,15 @@ def test_fit_test_train_validate_predict(kind, make_model, make_engine, datamodu
 
 
 @pytest.mark.parametrize("subcommand", ["fit", "train"])
-def test_command_line(kind, images, subcommand, tmp_path, monkeypatch):
+def test_command_line(kind, data, subcommand, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     common = [
         *("--model", kind.__name__, "--model.backbone", BACKBONE, "--model.pretrained", "null"),
-        *("--model.visualizer", "false", "--data", "MVTecAD", "--data.root", str(images.parent)),
-        *("--data.category", images.name, "--data.train_batch_size", "2", "--data.eval_batch_size", "2"),
+        *("--model.visualizer", "false", "--data", "MVTecAD", "--data.root", str(data)),
+        *("--data.category", "washer", "--data.train_batch_size", "2", "--data.eval_batch_size", "2"),
         *("--data.num_workers", "0", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"),
     ]
     AnomalibCLI(args=[subcommand, *common, "--default_root_dir", str(tmp_path)])
-    (checkpoint,) = tmp_path.glob(f"{kind.__name__}/MVTecAD/dummy/v0/weights/lightning/model.ckpt")
+    (checkpoint,) = tmp_path.glob(f"{kind.__name__}/MVTecAD/washer/v0/weights/lightning/model.ckpt")
     if subcommand == "fit":
         AnomalibCLI(args=["validate", *common, "--default_root_dir", str(tmp_path), "--ckpt_path", str(checkpoint)])
