@@ -64,7 +64,8 @@ tables: $(INSTALLED)
 
 # All measurements for a GPU, in eight minutes, to results/gpu.json and results/gpu.md; ARGS=--small tries it on the CPU.
 gpu: $(INSTALLED)
-	$(BIN)/python benchmarks/gpu.py $(ARGS)
+	$(BIN)/python benchmarks/speed.py --device cuda --no-openvino --minutes 8 --rounds 10 --batches 1 8 64 --shots 1 4 8 \
+	  --categories capsule brick --output results/gpu.json $(ARGS)
 
 notebooks: $(INSTALLED)
 	$(BIN)/python tools/run_notebooks.py

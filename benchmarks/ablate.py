@@ -24,9 +24,9 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel, TypeAdapter, model_validator
 from rich.console import Console
 from scipy.stats import t as student
-from timing import markdown, script_parser, train_heads
+from timing import MODELS, markdown, script_parser, train_heads
 
-from anomalib_inctrl import GeneralistDataModule, InCTRL, InCTRLv2
+from anomalib_inctrl import GeneralistDataModule
 from anomalib_inctrl.benchmark import run_benchmark
 from anomalib_inctrl.benchmark.config import BenchmarkConfig
 from anomalib_inctrl.benchmark.jobs import quiet
@@ -35,7 +35,6 @@ from anomalib_inctrl.data.sources import DataSource, build_datamodules, prepare,
 from anomalib_inctrl.errors import DatasetError
 from anomalib_inctrl.io.files import write_text_atomic
 
-MODELS: dict[str, Any] = {"InCTRL": InCTRL, "InCTRLv2": InCTRLv2}
 _COMPARED = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
 
 

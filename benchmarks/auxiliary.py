@@ -17,9 +17,9 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from timing import parse, script_parser, train_heads
+from timing import MODELS, parse, script_parser, train_heads
 
-from anomalib_inctrl import GeneralistDataModule, InCTRL, InCTRLDemo, InCTRLv2
+from anomalib_inctrl import GeneralistDataModule, InCTRLDemo
 from anomalib_inctrl.backbones.packaged import DEMO_BACKBONE, DEMO_PRETRAINED
 from anomalib_inctrl.benchmark import run_benchmark
 from anomalib_inctrl.benchmark.config import BenchmarkConfig
@@ -31,7 +31,6 @@ COUNTS = {"train_count": 6, "test_normal_count": 1, "test_anomalous_count": 6}
 METRICS = ["image_AUROC", "pixel_AUROC", "pixel_AUPRO"]
 KEYS = ["families", "model", "metric", "fusion", "products"]
 UNTRAINED: dict[str, dict[str, Any]] = {"training-free baseline": {}, "patch score alone": {"use_text": False}}
-MODELS = {"InCTRL": InCTRL, "InCTRLv2": InCTRLv2}
 TARGETS = {"development": UNSEEN_CATEGORIES, "confirmation": CONFIRMATION_CATEGORIES}
 
 

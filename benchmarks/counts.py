@@ -17,13 +17,14 @@ from typing import Any
 
 import open_clip
 import torch
-from timing import FULL_SIZE, MODELS, add_prompts, parse, parser_of, report
+from timing import FULL_SIZE, add_prompts, parse, parser_of, report
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
+from anomalib_inctrl import InCTRLModel, InCTRLv2Model
 from anomalib_inctrl.backbones import backbone_preprocessing
 from anomalib_inctrl.backbones.text_prompts import text_prompts
 
@@ -96,9 +97,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for batch in args.batches:
             images = torch.empty(batch, 3, *clip.visual.image_size)
             memory = peak_bytes(lambda images=images: clip.encode_image(images))
-            for name in MODELS:
+            for name, kind in (("InCTRL", InCTRLModel), ("InCTRLv2", InCTRLv2Model)):
                 for k_shot in args.shots:
-                    model = add_prompts(MODELS[name](clip), [k_shot])
+                    model = add_prompts(kind(clip), [k_shot])
                     counted = _count(model, images, f"K = {k_shot}")
                     operations = counted["operations"] / batch
                     rows.append(

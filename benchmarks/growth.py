@@ -24,7 +24,7 @@ from anomalib.data import PredictDataset
 from anomalib.engine import Engine
 from lightning.pytorch import Callback
 from PIL import Image
-from timing import TOWERS, clock_of, parse, parser_of, report, time_interleaved
+from timing import DEMO, TOWERS, clock_of, parse, parser_of, report, time_interleaved
 
 from anomalib_inctrl import Detector, InCTRLDemo, InCTRLv2
 from anomalib_inctrl.io.images import list_images, read_image
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__, rounds=3)
     parser.add_argument("--images", type=int, default=10_000, help="images that are scored")
     parser.add_argument("--explained", type=int, default=500, help="images of the run that writes figures")
-    parser.add_argument("--tower", choices=TOWERS, default=list(TOWERS)[-1])
+    parser.add_argument("--tower", choices=TOWERS, default=DEMO)
     args = parse(parser, argv)
     torch.manual_seed(0)
     detector = Detector(InCTRLv2(**TOWERS[args.tower], k_shot=4), device=args.device)

@@ -26,21 +26,22 @@ import torch
 from anomalib.engine import Engine
 from torch import Tensor
 
-from anomalib_inctrl import InCTRLModel, InCTRLv2Model
+from anomalib_inctrl import InCTRL, InCTRLv2
 from anomalib_inctrl.backbones import Backbone
+from anomalib_inctrl.backbones.packaged import DEMO_BACKBONE, DEMO_PRETRAINED
 from anomalib_inctrl.io.files import write_text_atomic
 from anomalib_inctrl.models.components.few_shot_model import FewShotModel
 from anomalib_inctrl.models.components.prompt_bank import PromptContext
 from anomalib_inctrl.models.components.residuals import unit
 
-FULL_SIZE, MINIATURE = "ViT-B-16-plus-240", "mini-clip-16-240"
+FULL_SIZE, DEMO = "ViT-B-16-plus-240", "demonstration encoder"
 # Random weights where none are at hand: the cost is the same.
 TOWERS: dict[str, dict[str, Any]] = {
     FULL_SIZE: {"backbone": FULL_SIZE, "pretrained": None},
     "DINOv2 ViT-S/14 at 448": {"backbone": "timm/vit_small_patch14_dinov2", "pretrained": None, "image_size": 448},
-    "demonstration encoder": {"backbone": MINIATURE, "pretrained": "demo"},
+    DEMO: {"backbone": DEMO_BACKBONE, "pretrained": DEMO_PRETRAINED},
 }
-MODELS: dict[str, type[FewShotModel]] = {"InCTRL": InCTRLModel, "InCTRLv2": InCTRLv2Model}
+MODELS: dict[str, Any] = {"InCTRL": InCTRL, "InCTRLv2": InCTRLv2}
 NOT_RUN = "not run"
 Name = TypeVar("Name", bound=Hashable)
 

@@ -4,15 +4,12 @@
 
 import importlib
 import json
-from importlib.util import find_spec
 
 import pytest
 import timing
 import torch
 
-from tests.benchmarks.conftest import BACKBONE
-
-TOWER, KINDS = "demonstration encoder", ("float32", "bf16")
+DINO, KINDS = "DINOv2 ViT-S/14 at 448", ("float32", "bf16")
 
 
 def run(name, tmp_path, *arguments):
@@ -23,58 +20,50 @@ def run(name, tmp_path, *arguments):
     return content["tables"]
 
 
-@pytest.fixture
-def tiny_tower(monkeypatch):
-    """The benchmark's small tower is a tiny one."""
-    monkeypatch.setitem(timing.TOWERS, TOWER, {"backbone": BACKBONE, "pretrained": None})
-
-
-@pytest.mark.usefixtures("tiny_tower")
-def test_the_gpu_benchmark_fills_every_table_on_the_cpu_too(tmp_path):
-    tables = run("gpu", tmp_path, "--small")
-    assert {(row["precision"], row["K"]) for row in tables["Throughput"]} >= {(p, k) for p in KINDS for k in (1, 4)}
-    assert all(row["over bare tower"] > 0 for row in tables["Throughput"])
-    exact, *half = tables["Scores in half precision"]
+def test_what_make_gpu_runs_fills_every_table_on_the_cpu_too(tmp_path):
+    tables = run("speed", tmp_path, "--small", "--device", "cuda")
+    assert {(row["precision"], row["K"]) for row in tables["Speed"]} >= {(p, k) for p in KINDS for k in (1, 4)}
+    assert all(row["over bare tower"] > 0 for row in tables["Speed"])
+    one, _, two, _ = (row for row in tables["Speed"] if row["precision"] == "float32")
+    assert 0 < one["bare tower MB"] <= one["MB"] < two["MB"]
+    exact, *half = tables["Scores"]
     assert exact["largest change"] == 0
     assert all(0 < row["largest change"] < 0.05 for row in half)
-    one, two = (row for row in tables["Peak memory"] if row["precision"] == "float32")
-    assert 0 < one["bare tower MB"] <= one["K = 1, MB"] < two["K = 1, MB"]
     assert [row["store"] for row in tables["Training"]] == ["none", "memory"]
-    models = [row["model"] for row in tables["Models of anomalib, K = 4"]]
-    assert models == ["InCTRL", "InCTRLv2", "WinCLIP", "InCTRL", "InCTRLv2", "AnomalyDINO"]
-    page = (tmp_path / "gpu.md").read_text()
+    assert [row["model"] for row in tables["Models of anomalib, K = 4"]] == ["InCTRL", "InCTRLv2", "WinCLIP"]
+    page = (tmp_path / "speed.md").read_text()
     assert all(f"## {title}\n" in page for title in tables)
 
 
-@pytest.mark.usefixtures("tiny_tower")
 def test_steps_that_would_begin_too_late_are_not_run(tmp_path):
-    tables = run("gpu", tmp_path, "--small", "--minutes", "0")
-    assert len(tables) == 5
+    tables = run("speed", tmp_path, "--small", "--minutes", "0")
+    assert len(tables) == 4
     assert not any(tables.values())
-    assert (tmp_path / "gpu.md").read_text().count("\nnot run\n") == 5
+    assert (tmp_path / "speed.md").read_text().count("\nnot run\n") == 4
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="runs there")
-def test_the_gpu_benchmark_says_what_to_do_without_a_gpu(tmp_path, capsys):
+def test_without_a_gpu_the_error_names_what_to_do(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        run("gpu", tmp_path)
+        run("speed", tmp_path, "--device", "cuda")
     assert "no CUDA GPU was found. Use --small" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("tiny_tower")
-def test_precisions_are_compared_with_float32(tmp_path):
-    options = ["--towers", TOWER, "--batches", "2", "--categories", "brick", "--images", "6", "--no-compile"]
-    tables = run("precision", tmp_path, *options)
-    exact, *others = tables["Scores"]
-    assert (exact["precision"], exact["largest change"]) == ("float32", 0)
-    changes = {row["precision"]: row["largest change"] for row in others}
-    assert 0 < changes["bf16"] < 0.05
-    if find_spec("openvino"):
-        assert changes["OpenVINO f32"] < 1e-4
-    assert [row["precision"] for row in tables["Images a second"]] == ["float32", *changes]
+def test_openvino_scores_as_float32(tmp_path):
+    pytest.importorskip("openvino")
+    options = ["--tables", "scores", "speed", "--towers", timing.DEMO, "--batches", "2", "--categories", "brick"]
+    tables = run("speed", tmp_path, *options, "--images", "6")
+    changes = {row["precision"]: row["largest change"] for row in tables["Scores"]}
+    assert changes["OpenVINO f32"] < 1e-4
+    assert [row["precision"] for row in tables["Speed"]] == list(changes)
 
 
-@pytest.mark.usefixtures("tiny_tower")
+def test_anomaly_dino_is_timed_beside_both_models(tmp_path, monkeypatch):
+    monkeypatch.setitem(timing.TOWERS, DINO, timing.TOWERS[DINO] | {"image_size": 112})
+    (rows,) = run("speed", tmp_path, "--tables", "peers", "--towers", DINO, "--peer_images", "1").values()
+    assert [row["model"] for row in rows] == ["InCTRL", "InCTRLv2", "AnomalyDINO"]
+
+
 def test_growth_reports_rates_memory_and_parts(tmp_path):
     stream, engine, parts = run("growth", tmp_path, "--images", "10", "--explained", "5").values()
     assert [row["images"] for row in stream] == [2, 4, 6, 8, 10]
