@@ -62,8 +62,8 @@ def test_a_number_is_the_mean_over_seeds_of_the_mean_over_categories(config, tab
 
 
 def test_missing_numbers_name_the_reason(config, table):
-    blind = table.assign(pixel_AUROC=table.pixel_AUROC.where(table.model != "ours"))
-    lines = lines_of(Report(config, blind, CATEGORIES), "pixel AUROC")
+    unmeasured = table.assign(pixel_AUROC=table.pixel_AUROC.where(table.model != "ours"))
+    lines = lines_of(Report(config, unmeasured, CATEGORIES), "pixel AUROC")
     assert lines["absent"] == ["not run"] * 2
     assert lines["ours"] == ["no masks"] * 2
     incomplete = Report(config, table[table.category == "candle"], CATEGORIES)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from anomalib_inctrl.errors import DatasetError
-from tests.benchmarks.conftest import AUXILIARY, BACKBONE, COUNTS, UNSEEN
+from tests.shared import AUXILIARY, BACKBONE, COUNTS, TARGETS
 
 CONFIG = {
     "setup": {"backbone": BACKBONE, "pretrained": None, "seeds": [0, 1], "k_shot": 2, "steps": 2, "batch_size": 4},
@@ -22,10 +22,10 @@ CONFIG = {
 
 
 @pytest.fixture
-def config(data_root, tmp_path):
-    source = {"datamodule": "InCTRLDemo", "root": str(data_root), "options": COUNTS}
+def config(data, tmp_path):
+    source = {"datamodule": "InCTRLDemo", "root": str(data), "options": COUNTS}
     content = CONFIG | {"setup": CONFIG["setup"] | {"auxiliary": [source | {"categories": AUXILIARY}]}}
-    content["setup"]["targets"] = {"unseen": source | {"categories": UNSEEN}}
+    content["setup"]["targets"] = {"unseen": source | {"categories": TARGETS}}
     path = tmp_path / "ablation.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
@@ -36,7 +36,7 @@ def test_rows_are_trained_measured_and_kept(config, tmp_path, capsys):
     assert ablate.main(["--config", str(config), "--output", str(output)]) == 0
     results = pd.read_csv(output / "results.csv")
     assert sorted(results["row"].unique()) == ["InCTRL", "InCTRLv2", "baseline"]
-    assert len(results) == 3 * 2 * len(UNSEEN)
+    assert len(results) == 3 * 2 * len(TARGETS)
     checkpoints = {path: path.stat().st_mtime_ns for path in (output / "weights").glob("*.ckpt")}
     assert len(checkpoints) == 4  # two trained rows, two seeds
 
