@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print(
         "The backbone is the package's demonstration encoder, a small CLIP trained on rendered images, so that\n"
         "nothing is downloaded: this shows how the package works, not how well the models can perform.\n"
-        "It takes about three minutes on two cores that have nothing else to do."
+        "It takes three to four minutes on two cores that have nothing else to do."
     )
     console.print(f"1. Rendering {len(_PRODUCTS)} products to train on and {len(_UNSEEN)} to test on, to {args.data}")
     categories = dict.fromkeys(_PRODUCTS, _COUNTS) | {name: {} for name in _UNSEEN}
